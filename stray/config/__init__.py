@@ -1,0 +1,74 @@
+"""Every setting of stray: frozen, keyword-only dataclasses, a line of documentation under each field.
+
+Decoding (YAML, dotted overrides, error messages) is `stray.recipe`'s work; these classes only say what exists.
+"""
+
+from stray.config.contrastive import (
+    AugmentConfig,
+    ClipLossConfig,
+    ContrastiveConfig,
+    FrozenTowerConfig,
+    GeneTowerConfig,
+    LossesConfig,
+    MlpTowerConfig,
+    ProjectionConfig,
+    TorchvisionConfig,
+)
+from stray.config.evaluation import EvalConfig, LabelSourcesConfig
+from stray.config.gene import GeneConfig, PanelConfig, ScviConfig
+from stray.config.ingest import (
+    H5adSourceConfig,
+    Her2stSourceConfig,
+    IngestConfig,
+    LabelTableConfig,
+    PatchConfig,
+    SourceConfig,
+    SyntheticSourceConfig,
+)
+from stray.config.optim import OptimConfig
+from stray.config.recipe import FoldsConfig, MethodConfig, Recipe
+from stray.config.run import RunConfig, TrackConfig
+from stray.config.search import (
+    ChoiceConfig,
+    DistributionConfig,
+    IntUniformConfig,
+    LogUniformConfig,
+    SearchConfig,
+    UniformConfig,
+)
+
+__all__ = [
+    "AugmentConfig",
+    "ChoiceConfig",
+    "ClipLossConfig",
+    "ContrastiveConfig",
+    "DistributionConfig",
+    "EvalConfig",
+    "FoldsConfig",
+    "FrozenTowerConfig",
+    "GeneConfig",
+    "GeneTowerConfig",
+    "H5adSourceConfig",
+    "Her2stSourceConfig",
+    "IngestConfig",
+    "IntUniformConfig",
+    "LabelSourcesConfig",
+    "LabelTableConfig",
+    "LogUniformConfig",
+    "LossesConfig",
+    "MethodConfig",
+    "MlpTowerConfig",
+    "OptimConfig",
+    "PanelConfig",
+    "PatchConfig",
+    "ProjectionConfig",
+    "Recipe",
+    "RunConfig",
+    "ScviConfig",
+    "SearchConfig",
+    "SourceConfig",
+    "SyntheticSourceConfig",
+    "TorchvisionConfig",
+    "TrackConfig",
+    "UniformConfig",
+]

@@ -1,0 +1,122 @@
+"""The contrastive stage: towers, projections, losses, augmentation, training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stray.config.optim import OptimConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchvisionConfig:
+    """An image encoder from torchvision, without its classifier."""
+
+    kind: Literal["torchvision"] = "torchvision"
+    name: str = "resnet18"
+    """Name of a torchvision ResNet (resnet18, resnet34, resnet50, ...)."""
+    weights: str = "none"
+    """`none` (random), `DEFAULT` (torchvision downloads its best), or the path of a state_dict file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenTowerConfig:
+    """The gene stage's encoder, frozen: codes are computed once."""
+
+    kind: Literal["frozen"] = "frozen"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MlpTowerConfig:
+    """A plain MLP on log1p counts of the panel, trained together with the image encoder (the CLIP baseline)."""
+
+    kind: Literal["mlp"] = "mlp"
+    n_hidden: Annotated[int, Field(ge=1)] = 128
+    """Width of the hidden layers."""
+    n_layers: Annotated[int, Field(ge=1)] = 1
+    """Hidden layers."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Dropout after each hidden layer."""
+
+
+GeneTowerConfig = Annotated[FrozenTowerConfig | MlpTowerConfig, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectionConfig:
+    """The head that takes a tower's features to the shared space; one a tower."""
+
+    kind: Literal["linear", "mlp"] = "linear"
+    """A linear map, or one hidden layer before it."""
+    size: Annotated[int, Field(ge=2)] = 128
+    """Dimensions of the shared space."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipLossConfig:
+    """Symmetric InfoNCE over the global batch (Radford et al. 2021)."""
+
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight in the sum of losses."""
+    temperature: Annotated[float, Field(gt=0)] = 0.07
+    """Temperature at the start (the logit scale is its inverse)."""
+    learned: bool = True
+    """Whether the temperature is trained."""
+    max_logit_scale: Annotated[float, Field(gt=0)] = 100.0
+    """The logit scale is clamped to this after each step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossesConfig:
+    """The weighted sum that the contrastive stage minimises."""
+
+    clip: ClipLossConfig = field(default_factory=ClipLossConfig)
+    """Symmetric InfoNCE."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """What is done to the patches of a batch, drawn from (seed, epoch, step)."""
+
+    flips: bool = True
+    """Mirror each patch with probability one half."""
+    rotations: bool = True
+    """Turn each patch by 0, 90, 180 or 270 degrees."""
+    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Factor drawn from 1 - b to 1 + b."""
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Factor drawn from 1 - c to 1 + c."""
+    saturation: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Factor drawn from 1 - s to 1 + s."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    """Shift drawn from -h to h, in turns of the colour circle."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig:
+    """The contrastive stage trains an image encoder to meet the gene codes in one space."""
+
+    image: TorchvisionConfig = field(default_factory=TorchvisionConfig)
+    """The image encoder."""
+    gene_tower: GeneTowerConfig = field(default_factory=FrozenTowerConfig)
+    """What codes the genes."""
+    projection: ProjectionConfig = field(default_factory=ProjectionConfig)
+    """The heads into the shared space."""
+    losses: LossesConfig = field(default_factory=LossesConfig)
+    """What is minimised."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Augmentation of the patches."""
+    epochs: Annotated[int, Field(ge=1)] = 30
+    """Passes over the training spots."""
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    """Spots in a global batch, whatever the number of workers."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the image encoder."""
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(
+            lr=1e-3, weight_decay=1e-4, decoupled=True, schedule="cosine", warmup_share=0.1
+        )
+    )
+    """The optimiser."""

@@ -1,0 +1,86 @@
+"""What the paired dataset is made of: sources, label tables, patches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Her2stSourceConfig:
+    """HER2ST in the layout of its public repository."""
+
+    kind: Literal["her2st"] = "her2st"
+    path: str
+    """Folder that holds `data/ST-cnts`, `data/ST-spotfiles`, `data/ST-imgs`, `data/ST-pat`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class H5adSourceConfig:
+    """AnnData files in the scanpy/squidpy convention; a file, or a folder of them."""
+
+    kind: Literal["h5ad"] = "h5ad"
+    path: str
+    """One .h5ad file, or a folder whose .h5ad files are all read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticSourceConfig:
+    """A cohort with known truth: tissue classes, patient batch effects, a link between image and genes."""
+
+    kind: Literal["synthetic"] = "synthetic"
+    seed: int = 0
+    """The cohort's seed; everything in it is a function of this and of the sizes below."""
+    patients: Annotated[int, Field(ge=2)] = 6
+    """Number of patients, named P1, P2, ..."""
+    sections_per_patient: Annotated[int, Field(ge=1)] = 2
+    """Sections of each patient."""
+    spots_per_section: Annotated[int, Field(ge=16)] = 84
+    """Spots of each section, on a hexagonal array."""
+    genes: Annotated[int, Field(ge=50)] = 600
+    """Number of genes measured."""
+    patch_px: Annotated[int, Field(ge=16)] = 64
+    """Side of a drawn patch at the section image's own resolution, in pixels of that image."""
+
+
+SourceConfig = Annotated[
+    Her2stSourceConfig | H5adSourceConfig | SyntheticSourceConfig, Field(discriminator="kind")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelTableConfig:
+    """A CSV with the columns section, spot, label that fills labels which a source leaves empty."""
+
+    name: str
+    """Becomes the `label_source` of every label that the table fills."""
+    path: str
+    """The CSV file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchConfig:
+    """The picture around a spot: a crop of a physical size, resampled to a number of pixels."""
+
+    size_um: Annotated[float, Field(gt=0)] = 112.0
+    """Side of the crop, in micrometres of tissue."""
+    size_px: Annotated[int, Field(ge=8)] = 64
+    """Side of the stored patch, in pixels."""
+    encoding: Literal["png", "jpeg"] = "png"
+    """How a patch is stored; png loses nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig:
+    """From sources to one paired dataset."""
+
+    sources: tuple[SourceConfig, ...] = ()
+    """Where sections come from; several sources become one cohort."""
+    labels: tuple[LabelTableConfig, ...] = ()
+    """Label tables, applied in order; each fills only labels that are still empty."""
+    prefer: tuple[str, ...] = ()
+    """Which source wins where two hold a section: `KIND:SECTION`, such as `h5ad:A1`."""
+    patch: PatchConfig = field(default_factory=PatchConfig)
+    """Size and encoding of the patches."""

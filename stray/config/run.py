@@ -1,0 +1,34 @@
+"""Where and how the work runs, and where it is tracked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Workers of the cluster."""
+
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Workers of a training; auto: one a GPU, or one a node with all its CPUs where there is no GPU."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """CPUs that each worker reserves; auto: an equal share of what the cluster has."""
+    gpu: bool | Literal["auto"] = "auto"
+    """Whether workers hold a GPU each; auto: when the cluster has any."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """How often a training may lose workers and go on from its last whole checkpoint."""
+    memory_budget_gib: Annotated[float, Field(gt=0)] = 16.0
+    """Largest training set that a node keeps in Ray's object store, in GiB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackConfig:
+    """MLflow."""
+
+    uri: str | None = None
+    """Tracking server or store; MLFLOW_TRACKING_URI where it is not given, else `sqlite:///OUTPUT/mlflow.db`."""
+    experiment: str | None = None
+    """Name of the MLflow experiment; the recipe's name where it is not given."""

@@ -1,0 +1,78 @@
+"""The hyperparameter search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+Scalar = bool | int | float | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogUniformConfig:
+    """A positive real, uniform in its logarithm."""
+
+    kind: Literal["loguniform"] = "loguniform"
+    low: Annotated[float, Field(gt=0)]
+    high: Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformConfig:
+    """A real."""
+
+    kind: Literal["uniform"] = "uniform"
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntUniformConfig:
+    """A whole number, both ends included."""
+
+    kind: Literal["int"] = "int"
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceConfig:
+    """One of several values."""
+
+    kind: Literal["choice"] = "choice"
+    values: Annotated[tuple[Scalar, ...], Field(min_length=1)]
+
+
+DistributionConfig = Annotated[
+    LogUniformConfig | UniformConfig | IntUniformConfig | ChoiceConfig, Field(discriminator="kind")
+]
+
+
+def _default_space() -> dict[str, DistributionConfig]:
+    return {
+        "contrastive.losses.clip.temperature": LogUniformConfig(low=0.02, high=0.5),
+        "contrastive.optim.lr": LogUniformConfig(low=1e-4, high=3e-3),
+        "contrastive.projection.size": ChoiceConfig(values=(32, 64, 128, 256)),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """Optuna proposes, Ray Tune runs, the probe's balanced accuracy on inner validation patients decides."""
+
+    method: str | None = None
+    """The method that is tuned; the recipe's last one where it is not given."""
+    space: dict[str, DistributionConfig] = field(default_factory=_default_space)
+    """Dotted recipe path to distribution."""
+    trials: Annotated[int, Field(ge=1)] = 20
+    """Number of trials."""
+    held_out: tuple[str, ...] = ()
+    """Patients that the search never sees, so that a later comparison on them is honest."""
+    validation: tuple[str, ...] = ()
+    """Inner validation patients that score a trial; the last labelled training patient where none is given."""
+    seed: int = 0
+    """Seed of the sampler."""
+    max_concurrent: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Trials at a time; auto: as many as the cluster holds."""

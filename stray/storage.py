@@ -1,0 +1,62 @@
+"""Files by path or URI (`s3://`, `gs://`, `file://`): the one place that turns either into a filesystem."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+from pyarrow import fs
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """`path` as a URI unchanged, or as an absolute local path (Ray workers change directory)."""
+    text = os.fspath(path)
+    return text if "://" in text else str(Path(text).expanduser().resolve())
+
+
+def resolve(path: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
+    """The filesystem that `path` lives on, and its place there."""
+    filesystem, inner = fs.FileSystem.from_uri(absolute(path))
+    return filesystem, inner
+
+
+def is_local(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` lies on this machine's filesystem (which other nodes may not see)."""
+    return isinstance(resolve(path)[0], fs.LocalFileSystem)
+
+
+def join(path: str | os.PathLike[str], *parts: str) -> str:
+    """`path` with `parts` appended, for paths and URIs alike."""
+    return "/".join([os.fspath(path).rstrip("/"), *parts])
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether a file or folder is there."""
+    filesystem, inner = resolve(path)
+    return filesystem.get_file_info(inner).type != fs.FileType.NotFound
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The whole file. Raises FileNotFoundError when it is absent."""
+    filesystem, inner = resolve(path)
+    with filesystem.open_input_stream(inner) as stream:
+        return stream.read()
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write the whole file or nothing: a reader sees the old content or the new, never a part.
+
+    Raises OSError when the place cannot be written; the old file is then as it was.
+    """
+    filesystem, inner = resolve(path)
+    filesystem.create_dir(inner.rsplit("/", 1)[0], recursive=True)
+    partial = f"{inner}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        with filesystem.open_output_stream(partial) as stream:
+            stream.write(content)
+        filesystem.move(partial, inner)
+    except BaseException:
+        if filesystem.get_file_info(partial).type != fs.FileType.NotFound:
+            filesystem.delete_file(partial)
+        raise
