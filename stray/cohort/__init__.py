@@ -1,0 +1,1 @@
+"""The cohort: reading sections from sources, writing and reading the paired dataset."""

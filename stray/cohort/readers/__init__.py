@@ -1,0 +1,67 @@
+"""Where sections come from. A reader lists a source's sections cheaply and reads one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from stray.cohort.section import Genes, Section
+from stray.config.ingest import (
+    H5adSourceConfig,
+    Her2stSourceConfig,
+    SourceConfig,
+    SyntheticSourceConfig,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SectionHandle:
+    """A section that a source holds, known without reading it."""
+
+    name: str
+    """The section's name, unique within the source."""
+    patient: str
+    """The patient that it belongs to."""
+    inputs: tuple[str, ...] = ()
+    """Absolute paths of every file that the section is made from: their size and time tell whether it changed."""
+    options: Mapping[str, object] = field(default_factory=dict)
+    """What else the section is a function of (the settings of the synthetic cohort, say); JSON values."""
+
+
+class Reader(Protocol):
+    """A source of sections. Cheap to make and to pickle: it goes to one Ray task a section."""
+
+    kind: str
+    """`her2st`, `h5ad`, `synthetic`: what `--prefer KIND:SECTION` names."""
+    place: str
+    """The path (or the settings) that the source was made from, for messages."""
+
+    def sections(self) -> tuple[SectionHandle, ...]:
+        """All sections, in a fixed order. Raises InputError when the source is not what it should be."""
+        ...
+
+    def genes(self, name: str) -> Genes | None:
+        """The genes of section `name` in the order of its counts, read without them; None when it has no counts."""
+        ...
+
+    def read(self, name: str) -> Section:
+        """Section `name`, its picture unopened. Raises InputError with all that is wrong with it."""
+        ...
+
+
+def make_reader(source: SourceConfig) -> Reader:
+    """The reader of a source. Readers are imported when they are used: each drags its own libraries in."""
+    match source:
+        case Her2stSourceConfig():
+            from stray.cohort.readers.her2st import Her2stReader
+
+            return Her2stReader(source)
+        case H5adSourceConfig():
+            from stray.cohort.readers.h5ad import H5adReader
+
+            return H5adReader(source)
+        case SyntheticSourceConfig():
+            from stray.cohort.readers.synthetic import SyntheticReader
+
+            return SyntheticReader(source)
