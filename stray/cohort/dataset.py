@@ -1,0 +1,216 @@
+"""The paired dataset as training sees it: one table of spots, and counts and patches by row.
+
+Legend: N rows asked for, G genes of the cohort, P pixels of a patch's side. A *row* is a spot's place among all
+spots of the dataset, in the order of the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import fs
+from scipy import sparse
+
+from stray import columns as c
+from stray import storage
+from stray.cohort.decode import counts_csr, decode_patches, read_row_groups
+from stray.cohort.manifest import FileEntry, Manifest
+from stray.cohort.schema import ROW_GROUP_SPOTS
+from stray.errors import InputError, Problem, raise_if_any
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpotTable:
+    """What is known of spots besides counts and pictures; parallel arrays, a spot an entry."""
+
+    spot_id: np.ndarray
+    """Unique in the cohort; object (str)."""
+    patient: np.ndarray
+    """object (str)."""
+    section: np.ndarray
+    """object (str)."""
+    x_um: np.ndarray
+    """Micrometres to the right in the section's frame; float64."""
+    y_um: np.ndarray
+    """Micrometres downwards in the section's frame; float64."""
+    label: np.ndarray
+    """Class name, None where nobody annotated the spot; object."""
+    label_source: np.ndarray
+    """Where the label comes from, None where there is none; object."""
+    total_count: np.ndarray
+    """Sum of the spot's counts, 0 where it has none; int64."""
+    has_image: np.ndarray
+    """bool."""
+    has_counts: np.ndarray
+    """bool."""
+
+    def __len__(self) -> int:
+        return len(self.spot_id)
+
+    def take(self, rows: np.ndarray | Sequence[int]) -> SpotTable:
+        """The spots at `rows` (integers or a mask), in that order."""
+        chosen = np.asarray(rows)
+        if chosen.size == 0:
+            chosen = chosen.astype(np.int64)
+        return SpotTable(**{column.name: getattr(self, column.name)[chosen] for column in fields(self)})
+
+
+class PairedDataset:
+    """A paired dataset, opened for reading. Make it with `open`; it pickles as its path and manifest."""
+
+    def __init__(self, path: str, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: str) -> PairedDataset:
+        """The dataset at `path` (path or URI).
+
+        Raises InputError when there is none, when it is of another contract version, and when files are missing or
+        have another size than the manifest says.
+        """
+        dataset = cls(storage.absolute(path), Manifest.load(path))
+        raise_if_any(dataset._size_problems())
+        return dataset
+
+    def __reduce__(self) -> tuple[type[PairedDataset], tuple[str, Manifest]]:
+        return type(self), (self.path, self.manifest)
+
+    @cached_property
+    def genes(self) -> pa.Table:
+        """Every gene of the cohort: `index`, `symbol`, `id`, `n_sections`."""
+        return read_row_groups(storage.join(self.path, c.GENES), None, ["index", "symbol", "id", "n_sections"])
+
+    def files(self) -> tuple[str, ...]:
+        """Absolute paths (or URIs) of the spot files, in the order of the rows."""
+        return tuple(storage.join(self.path, file.path) for file in self.manifest.files)
+
+    def file_rows(self) -> np.ndarray:
+        """First row of each spot file, and the number of all rows at the end; int64 (files + 1)."""
+        return np.cumsum([0, *(file.rows for file in self.manifest.files)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return self.manifest.n_spots
+
+    def spots(self) -> SpotTable:
+        """All spots, in the order of the rows. Read once and kept."""
+        return self._spots
+
+    @cached_property
+    def _spots(self) -> SpotTable:
+        columns = [c.SPOT_ID, c.PATIENT, c.SECTION, c.X_UM, c.Y_UM, c.LABEL, c.LABEL_SOURCE, c.TOTAL_COUNT]
+        columns.append(c.TISSUE_FRACTION)
+        # Plain strings, because every file has a label dictionary of its own.
+        table = pa.concat_tables(_with_plain_labels(read_row_groups(path, None, columns)) for path in self.files())
+        return SpotTable(
+            **{name: _objects(table[name]) for name in (c.SPOT_ID, c.PATIENT, c.SECTION, c.LABEL, c.LABEL_SOURCE)},
+            x_um=table[c.X_UM].to_numpy(),
+            y_um=table[c.Y_UM].to_numpy(),
+            total_count=table[c.TOTAL_COUNT].fill_null(0).to_numpy(),
+            # Present exactly where the picture (the counts) are, and far smaller.
+            has_image=table[c.TISSUE_FRACTION].is_valid().to_numpy(),
+            has_counts=table[c.TOTAL_COUNT].is_valid().to_numpy(),
+        )
+
+    def counts(self, rows: np.ndarray | Sequence[int]) -> sparse.csr_matrix:
+        """Raw counts of all genes at `rows`, (N, G) uint32. A spot without counts is an empty row.
+
+        Raises InputError that names the file and row group which cannot be read.
+        """
+        wanted = self._checked(rows)
+        parts, order = [], []
+        for path, group, within, where in self._pieces(wanted):
+            table = read_row_groups(path, [group], [c.GENE_INDEX, c.GENE_COUNT])
+            try:
+                matrix = counts_csr(table[c.GENE_INDEX], table[c.GENE_COUNT], self.manifest.n_genes)
+            except ValueError as error:
+                raise InputError(Problem(f"{path}, row group {group}", str(error), "ingest again")) from None
+            parts.append(matrix[within])
+            order.append(where)
+        if not parts:
+            return sparse.csr_matrix((0, self.manifest.n_genes), dtype=np.uint32)
+        stacked = sparse.csr_matrix(sparse.vstack(parts, format="csr"))
+        return stacked[np.argsort(np.concatenate(order), kind="stable")]
+
+    def patches(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Patches at `rows`, uint8 (N, P, P, 3).
+
+        Raises InputError that names the file and row group where a patch is absent or cannot be read.
+        """
+        wanted = self._checked(rows)
+        size_px = self.manifest.patch.size_px
+        patches_NPPC = np.empty((len(wanted), size_px, size_px, 3), dtype=np.uint8)
+        for path, group, within, where in self._pieces(wanted):
+            encoded = read_row_groups(path, [group], [c.IMAGE])[c.IMAGE].take(pa.array(within))
+            patches_NPPC[where] = decode_patches(encoded, size_px, f"{path}, row group {group}")
+        return patches_NPPC
+
+    def verify(self) -> None:
+        """Compare the SHA-256 of every file with the manifest. Raises InputError that lists every file that differs."""
+        problems = self._size_problems()
+        damaged = {problem.place for problem in problems}
+        for path, entry in self._entries():
+            if path not in damaged and _sha256(path) != entry.sha256:
+                problems.append(Problem(path, "its content is not what was ingested (SHA-256 differs)", _RESTORE))
+        raise_if_any(problems)
+
+    def _entries(self) -> Iterator[tuple[str, FileEntry]]:
+        for entry in (self.manifest.genes, *self.manifest.files):
+            yield storage.join(self.path, entry.path), entry
+
+    def _size_problems(self) -> list[Problem]:
+        problems = []
+        for path, entry in self._entries():
+            filesystem, inner = storage.resolve(path)
+            info = filesystem.get_file_info(inner)
+            if info.type != fs.FileType.File:
+                problems.append(Problem(path, "is missing, the manifest lists it", _RESTORE))
+            elif info.size != entry.bytes:
+                what = f"has {info.size} bytes, the manifest says {entry.bytes}: it was changed after the ingest"
+                problems.append(Problem(path, what, _RESTORE))
+        return problems
+
+    def _checked(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
+        wanted = np.asarray(rows, dtype=np.int64)
+        if wanted.ndim != 1 or (wanted.size and (wanted.min() < 0 or wanted.max() >= len(self))):
+            raise IndexError(f"rows must be a list of integers from 0 to {len(self) - 1}")
+        return wanted
+
+    def _pieces(self, wanted: np.ndarray) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:
+        """(file, row group, rows within it, their places in `wanted`) of everything that `wanted` touches."""
+        starts = self.file_rows()
+        file_of = np.searchsorted(starts, wanted, side="right") - 1
+        within_file = wanted - starts[file_of]
+        group_of = within_file // ROW_GROUP_SPOTS
+        files = self.files()
+        for file, group in np.unique(np.stack([file_of, group_of], axis=1), axis=0):
+            where = np.flatnonzero((file_of == file) & (group_of == group))
+            yield files[file], int(group), within_file[where] - group * ROW_GROUP_SPOTS, where
+
+
+_RESTORE = "restore the file, or run the ingest again: it writes anew what has changed"
+
+
+def _with_plain_labels(table: pa.Table) -> pa.Table:
+    return table.set_column(table.column_names.index(c.LABEL), c.LABEL, table[c.LABEL].cast(pa.string()))
+
+
+def _objects(column: pa.ChunkedArray) -> np.ndarray:
+    """Strings as an object array with None for null."""
+    values = np.empty(len(column), dtype=object)
+    values[:] = column.to_pylist()
+    return values
+
+
+def _sha256(path: str) -> str:
+    filesystem, inner = storage.resolve(path)
+    digest = hashlib.sha256()
+    with filesystem.open_input_stream(inner) as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

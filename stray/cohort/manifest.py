@@ -1,0 +1,150 @@
+"""What a paired dataset is: its sections, files, patch size and origin. Where it stands, the dataset is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+
+from pydantic import TypeAdapter, ValidationError
+
+from stray import storage
+from stray.columns import CONTRACT_VERSION, MANIFEST
+from stray.config.ingest import PatchConfig
+from stray.errors import InputError, Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """One file of the dataset."""
+
+    path: str
+    """Relative to the dataset."""
+    sha256: str
+    """Of the file's bytes."""
+    bytes: int
+    """Its size."""
+    rows: int
+    """Rows of the table in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SectionEntry:
+    """One section of the dataset."""
+
+    name: str
+    patient: str
+    source: str
+    """Kind of the reader: `her2st`, `h5ad`, `synthetic`."""
+    place: str
+    """Path (or settings) of the source that it was read from."""
+    fingerprint: str
+    """Digest of everything that the section's file is a function of: a re-run skips it where this is unchanged."""
+    n_spots: int
+    n_genes: int
+    """Genes measured in this section; 0 without counts."""
+    has_image: bool
+    has_counts: bool
+    microns_per_pixel: float
+    """Of the picture's frame, in micrometres."""
+    labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Label source -> class -> number of spots."""
+    dropped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Reason -> names of the spots that were left out for it."""
+    warnings: tuple[str, ...] = ()
+    files: tuple[FileEntry, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The whole dataset; written last and atomically."""
+
+    contract_version: int = CONTRACT_VERSION
+    digest: str
+    """SHA-256 over the digests of all files: identifies the dataset."""
+    sections: tuple[SectionEntry, ...]
+    """Sorted by patient and section; the order of the dataset's rows."""
+    genes: FileEntry
+    """The gene table."""
+    n_genes: int
+    """Genes of the cohort."""
+    patch: PatchConfig
+    ingest: Mapping[str, object] = field(default_factory=dict)
+    """The readers and their options, as they were given."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Versions of the software that wrote it."""
+    warnings: tuple[str, ...] = ()
+    """What concerns the cohort and no single section."""
+
+    @property
+    def n_spots(self) -> int:
+        """Spots of all sections."""
+        return sum(section.n_spots for section in self.sections)
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """All patients, sorted."""
+        return tuple(sorted({section.patient for section in self.sections}))
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """The spot files, in the order of the rows."""
+        return tuple(file for section in self.sections for file in section.files)
+
+    @classmethod
+    def load(cls, dataset_path: str) -> Manifest:
+        """The manifest of the dataset at `dataset_path` (path or URI).
+
+        Raises InputError when there is none, when it is of another contract version or not readable as a manifest.
+        """
+        place = storage.join(dataset_path, MANIFEST)
+        try:
+            text = storage.read_bytes(place)
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputError(
+                Problem(
+                    place,
+                    "there is no manifest: this is no paired dataset, or its ingest has not finished",
+                    f"check the path, or run `stray ingest {dataset_path} ...` (again: it goes on where it stopped)",
+                )
+            ) from None
+        except OSError as error:
+            raise InputError(Problem(place, f"cannot be read: {error}", "check the path and its rights")) from error
+        return _parse(text, place)
+
+    def save(self, dataset_path: str) -> None:
+        """Write the manifest atomically. Raises OSError when the place cannot be written."""
+        text = json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False)
+        storage.write_bytes(storage.join(dataset_path, MANIFEST), text.encode())
+
+
+def dataset_digest(files: Iterable[FileEntry]) -> str:
+    """SHA-256 over paths and digests of `files`: the same content gives the same digest wherever it lies."""
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda file: file.path):
+        digest.update(f"{file.path}\0{file.sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def _parse(text: bytes, place: str) -> Manifest:
+    try:
+        tree = json.loads(text)
+    except ValueError as error:
+        raise InputError(Problem(place, f"is not JSON: {error}", "ingest the cohort again")) from None
+    version = tree.get("contract_version") if isinstance(tree, dict) else None
+    if version != CONTRACT_VERSION:
+        raise InputError(
+            Problem(
+                place,
+                f"follows version {version} of the dataset contract; this stray reads version {CONTRACT_VERSION}",
+                "ingest the cohort again with this version, or install the stray that wrote it",
+            )
+        )
+    try:
+        return TypeAdapter(Manifest).validate_json(text)
+    except ValidationError as error:
+        raise InputError(
+            Problem(f"{place}: {'.'.join(str(part) for part in problem['loc'])}", problem["msg"], "ingest again")
+            for problem in error.errors()
+        ) from None
