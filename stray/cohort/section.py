@@ -6,7 +6,7 @@ Legend: S spots kept, G genes measured in this section.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
@@ -172,3 +172,24 @@ def repeated(names: tuple[str, ...]) -> list[str]:
     """The names that occur more than once, each once, sorted."""
     unique, counts = np.unique(np.asarray(names, dtype=object).astype(str), return_counts=True)
     return [str(name) for name in unique[counts > 1]]
+
+
+def keep_spots(section: Section, keep: np.ndarray, reason: str) -> Section:
+    """The section with the spots where `keep` (S,) is true; the others are listed as dropped for `reason`."""
+    if keep.all():
+        return section
+    gone = tuple(spot for spot, kept in zip(section.spots, keep, strict=True) if not kept)
+
+    def rows(column: np.ndarray | None) -> np.ndarray | None:
+        return None if column is None else column[keep]
+
+    return replace(
+        section,
+        spots=tuple(spot for spot, kept in zip(section.spots, keep, strict=True) if kept),
+        counts=None if section.counts is None else sparse.csr_matrix(section.counts[keep]),
+        xy_px=section.xy_px[keep],
+        array_row=rows(section.array_row),
+        array_col=rows(section.array_col),
+        labels=rows(section.labels),
+        dropped={**section.dropped, reason: (*section.dropped.get(reason, ()), *gone)},
+    )

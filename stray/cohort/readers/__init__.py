@@ -41,6 +41,10 @@ class Reader(Protocol):
         """All sections, in a fixed order. Raises InputError when the source is not what it should be."""
         ...
 
+    def remarks(self) -> tuple[str, ...]:
+        """What the user should know about the source as a whole, a sentence each; most have none."""
+        ...
+
     def genes(self, name: str) -> Genes | None:
         """The genes of section `name` in the order of its counts, read without them; None when it has no counts."""
         ...

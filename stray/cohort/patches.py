@@ -1,0 +1,98 @@
+"""The picture around a spot: a crop of a physical size, resampled to a number of pixels.
+
+A spot whose centre lies off the picture is dropped (there is nothing to see); a crop that only sticks out over the
+edge is padded with white, the colour of empty glass, so that a spot at the tissue's edge is not lost with it.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from stray.errors import InputError, Problem
+
+GLASS = (255, 255, 255)
+_JPEG_QUALITY = 95
+_bomb_lock = threading.Lock()
+
+
+@contextmanager
+def any_size() -> Iterator[None]:
+    """Let PIL open pictures of any size: a section has 100 million pixels and is no decompression bomb."""
+    with _bomb_lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def open_picture(path: str) -> Image.Image:
+    """The picture at `path`, decoded to RGB. Raises InputError when it is missing, truncated or no picture."""
+    try:
+        with any_size(), Image.open(path) as image:
+            image.load()
+            return to_rgb(image)
+    except FileNotFoundError:
+        raise InputError(
+            Problem(path, "the picture is missing", "put it there, or remove what refers to it")
+        ) from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(
+            Problem(path, f"the picture cannot be decoded: {error}", "fetch the file again: it is damaged or cut short")
+        ) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """`image` as RGB; what is transparent becomes glass."""
+    if image.mode == "RGB":
+        return image.copy() if image.readonly else image
+    if "A" in image.mode or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        ground = Image.new("RGB", image.size, GLASS)
+        ground.paste(layered, mask=layered.getchannel("A"))
+        return ground
+    return image.convert("RGB")
+
+
+def inside(xy_px: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Which spot centres (S, 2) lie on a picture of `size` (width, height); bool (S,)."""
+    return ((xy_px >= 0) & (xy_px < np.asarray(size))).all(axis=1)
+
+
+def crop(image: Image.Image, x: float, y: float, side: float, size_px: int) -> Image.Image:
+    """The square of `side` pixels around (x, y), resampled to `size_px` pixels; white where it sticks out."""
+    left, top = x - side / 2, y - side / 2
+    box = (left, top, left + side, top + side)
+    if left < 0 or top < 0 or box[2] > image.width or box[3] > image.height:
+        x0, y0 = int(np.floor(left)), int(np.floor(top))
+        ground = Image.new("RGB", (int(np.ceil(box[2])) - x0, int(np.ceil(box[3])) - y0), GLASS)
+        seen = (max(x0, 0), max(y0, 0), min(x0 + ground.width, image.width), min(y0 + ground.height, image.height))
+        ground.paste(image.crop(seen), (seen[0] - x0, seen[1] - y0))
+        image, box = ground, (left - x0, top - y0, left - x0 + side, top - y0 + side)
+    # Lanczos widens its window with the scale: no aliasing of nuclei when a patch is shrunk.
+    return image.resize((size_px, size_px), Image.Resampling.LANCZOS, box=box)
+
+
+def tissue_fraction(patch: Image.Image) -> float:
+    """Share of a patch's pixels that are stained: coloured, and neither glass nor a black mask."""
+    pixels = np.asarray(patch)
+    lightest, darkest = pixels.max(axis=2), pixels.min(axis=2)
+    # Glass is grey and light; fields that a scanner or a curator blanked are black. Eosin and haematoxylin are coloured.
+    return float(((lightest.astype(np.int16) - darkest >= 20) & (lightest >= 40)).mean())
+
+
+def encode(patch: Image.Image, encoding: Literal["png", "jpeg"]) -> bytes:
+    """The patch as the bytes of a PNG or JPEG file."""
+    buffer = io.BytesIO()
+    if encoding == "png":
+        patch.save(buffer, "PNG")
+    else:
+        patch.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    return buffer.getvalue()

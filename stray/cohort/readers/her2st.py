@@ -1,0 +1,259 @@
+"""HER2ST (Andersson et al. 2021) in the layout of its public repository.
+
+    data/ST-cnts/A1.tsv.gz                             counts, spots x genes; index `XxY` (array column x array row)
+    data/ST-spotfiles/A1_selection.tsv                 x, y (array), pixel_x, pixel_y (on the picture)
+    data/ST-imgs/A/A1/*.jpg                            the picture, for some sections
+    data/ST-pat/lbl/A1_labeled_coordinates.tsv         x, y (array, not rounded), label, for some sections
+
+The label tables' own pixels are in another frame (y flipped), so labels join on the rounded array position.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from stray.cohort.patches import open_picture
+from stray.cohort.readers import SectionHandle
+from stray.cohort.scale import choose_microns_per_pixel, regressed_microns_per_pixel
+from stray.cohort.section import Genes, Section, SectionImage, check_section, repeated
+from stray.config.ingest import Her2stSourceConfig
+from stray.errors import InputError, Problem
+
+PITCH_UM = 200.0
+"""Distance of neighbouring spots on the arrays of HER2ST."""
+_PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+_SECTION = re.compile(r"([A-Za-z]+)\d+")
+
+
+class Her2stReader:
+    """Sections of HER2ST."""
+
+    kind = "her2st"
+
+    def __init__(self, config: Her2stSourceConfig) -> None:
+        self.place = str(Path(config.path).expanduser().resolve())
+        self._data = Path(self.place) / "data"
+
+    def sections(self) -> tuple[SectionHandle, ...]:
+        counted, spotted = self._names("ST-cnts", ".tsv.gz"), self._names("ST-spotfiles", "_selection.tsv")
+        names = sorted(counted | spotted)
+        if not names:
+            raise InputError(
+                Problem(
+                    self.place,
+                    "holds neither data/ST-cnts/*.tsv.gz nor data/ST-spotfiles/*_selection.tsv",
+                    "give the folder that a clone of the her2st repository makes (with its counts unpacked there)",
+                )
+            )
+        problems = [
+            Problem(
+                str(self._file("ST-spotfiles", name)),
+                f"is missing: the spots of section {name} have counts but no coordinates",
+                "fetch the spot file",
+            )
+            for name in sorted(counted - spotted)
+        ]
+        if problems:
+            raise InputError(problems)
+        return tuple(
+            SectionHandle(name=name, patient=_patient(name), inputs=self._inputs(name), options={"pitch_um": PITCH_UM})
+            for name in names
+        )
+
+    def remarks(self) -> tuple[str, ...]:
+        labelled = self._names("ST-pat/lbl", "_labeled_coordinates.tsv")
+        known = self._names("ST-cnts", ".tsv.gz") | self._names("ST-spotfiles", "_selection.tsv")
+        return tuple(
+            f"section {name} has labels but neither counts nor spot coordinates: it is left out"
+            for name in sorted(labelled - known)
+        )
+
+    def genes(self, name: str) -> Genes | None:
+        path = self._file("ST-cnts", name)
+        if not path.exists():
+            return None
+        try:
+            with gzip.open(path, "rt", encoding="utf-8") as lines:
+                header = lines.readline().rstrip("\r\n").split("\t")
+        except (OSError, EOFError, UnicodeDecodeError) as error:
+            raise _unreadable(path, error) from error
+        return Genes(symbols=tuple(header[1:]))
+
+    def read(self, name: str) -> Section:
+        spots = self._spot_file(name)
+        genes = self.genes(name)
+        dropped: dict[str, tuple[str, ...]] = {}
+        warnings: list[str] = []
+        counts = None
+        # From all spots of the file, those without counts too: the more spots, the better the regression.
+        microns, remarks = choose_microns_per_pixel(
+            regressed_microns_per_pixel(
+                spots[["pixel_x", "pixel_y"]].to_numpy(float), spots["y"].to_numpy(), spots["x"].to_numpy(), PITCH_UM
+            ),
+            None,
+            str(self._file("ST-spotfiles", name)),
+            "the spot file needs 8 spots or more that do not lie on a line",
+        )
+        warnings += remarks
+        if genes is not None:
+            table = self._counts(name)
+            no_place = tuple(spot for spot in table.index if spot not in spots.index)
+            no_counts = tuple(spot for spot in spots.index if spot not in table.index)
+            dropped |= {"has counts but no coordinates": no_place} if no_place else {}
+            dropped |= {"has coordinates but no counts": no_counts} if no_counts else {}
+            table = table.loc[[spot for spot in table.index if spot in spots.index]]
+            spots = spots.loc[table.index]
+            counts = sparse.csr_matrix(table.to_numpy())
+            empty = table.index[np.asarray(counts.sum(axis=1)).ravel() == 0]
+            if len(empty):
+                warnings.append(f"{len(empty)} spots have no counts at all and are kept: {', '.join(empty[:5])}")
+        labels, lost = self._labels(name, spots.index)
+        if lost:
+            dropped["label without array coordinates"] = lost
+            warnings.append(f"{len(lost)} rows of the label table have no array coordinates and label no spot")
+        section = Section(
+            name=name,
+            patient=_patient(name),
+            spots=tuple(spots.index),
+            genes=genes,
+            counts=counts,
+            xy_px=spots[["pixel_x", "pixel_y"]].to_numpy(float),
+            microns_per_pixel=microns,
+            array_row=spots["y"].to_numpy(np.int32),
+            array_col=spots["x"].to_numpy(np.int32),
+            labels=labels,
+            image=self._image(name),
+            dropped=dropped,
+            warnings=tuple(warnings),
+        )
+        check_section(section, str(self._file("ST-cnts" if genes else "ST-spotfiles", name)))
+        return section
+
+    def _names(self, folder: str, suffix: str) -> set[str]:
+        return {
+            path.name.removesuffix(suffix)
+            for path in (self._data / folder).glob(f"*{suffix}")
+            if _SECTION.fullmatch(path.name.removesuffix(suffix))
+        }
+
+    def _file(self, folder: str, name: str) -> Path:
+        suffix = {
+            "ST-cnts": ".tsv.gz",
+            "ST-spotfiles": "_selection.tsv",
+            "ST-pat/lbl": "_labeled_coordinates.tsv",
+        }[folder]
+        return self._data / folder / f"{name}{suffix}"
+
+    def _inputs(self, name: str) -> tuple[str, ...]:
+        files = [self._file(folder, name) for folder in ("ST-cnts", "ST-spotfiles", "ST-pat/lbl")]
+        return tuple(str(path) for path in (*files, *self._pictures(name)) if path.exists())
+
+    def _pictures(self, name: str) -> list[Path]:
+        folder = self._data / "ST-imgs" / _patient(name) / name
+        return sorted(path for path in folder.glob("*") if path.suffix.lower() in _PICTURES)
+
+    def _image(self, name: str) -> SectionImage | None:
+        folder = self._data / "ST-imgs" / _patient(name) / name
+        if not folder.exists():
+            return None
+        pictures = self._pictures(name)
+        if len(pictures) != 1:
+            found = ", ".join(path.name for path in pictures) or "none"
+            raise InputError(
+                Problem(
+                    str(folder),
+                    f"should hold the one picture of section {name}, found {found}",
+                    "put the picture there, or remove the folder to ingest the section without pictures",
+                )
+            )
+        path = str(pictures[0])
+        if not pictures[0].exists():
+            raise InputError(
+                Problem(path, "the picture is missing: the link leads nowhere", "fetch it, or remove its folder")
+            )
+        return SectionImage(place=path, load=lambda: open_picture(path))
+
+    def _spot_file(self, name: str) -> pd.DataFrame:
+        path = self._file("ST-spotfiles", name)
+        table = _table(path, ("x", "y", "pixel_x", "pixel_y"))
+        place = table[["x", "y", "pixel_x", "pixel_y"]].apply(pd.to_numeric, errors="coerce")
+        if not np.isfinite(place.to_numpy(float)).all():
+            raise InputError(Problem(str(path), "holds coordinates that are not numbers", "correct the spot file"))
+        table = place.assign(x=place["x"].round().astype(int), y=place["y"].round().astype(int))
+        table.index = pd.Index([f"{x}x{y}" for x, y in zip(table["x"], table["y"], strict=True)])
+        _check_unique(tuple(table.index), path)
+        return table
+
+    def _counts(self, name: str) -> pd.DataFrame:
+        path = self._file("ST-cnts", name)
+        try:
+            table = pd.read_csv(path, sep="\t", index_col=0)
+        except (OSError, EOFError, ValueError) as error:
+            raise _unreadable(path, error) from error
+        words = [str(column) for column, kind in table.dtypes.items() if kind == object]
+        if words:
+            raise InputError(
+                Problem(str(path), f"counts of {len(words)} genes are not numbers, such as {words[0]}", "correct them")
+            )
+        table.index = table.index.astype(str)
+        _check_unique(tuple(table.index), path)
+        return table
+
+    def _labels(self, name: str, spots: pd.Index) -> tuple[np.ndarray | None, tuple[str, ...]]:
+        """Labels of `spots`, and names of the label rows that cannot be placed; None where there is no table."""
+        path = self._file("ST-pat/lbl", name)
+        if not path.exists():
+            return None, ()
+        table = _table(path, ("x", "y", "label"))
+        x, y = (pd.to_numeric(table[axis], errors="coerce") for axis in ("x", "y"))
+        placed = (x.notna() & y.notna()).to_numpy()
+        lost = tuple(f"row {row + 1}" for row in np.flatnonzero(~placed))
+        keys = [f"{round(a)}x{round(b)}" for a, b in zip(x[placed], y[placed], strict=True)]
+        _check_unique(tuple(keys), path)
+        known = dict(zip(keys, table["label"][placed], strict=True))
+        labels = np.empty(len(spots), dtype=object)
+        labels[:] = [_label(known.get(spot)) for spot in spots]
+        if not any(spot in known for spot in spots):
+            raise InputError(
+                Problem(str(path), f"none of its {len(known)} labels joins a spot of section {name}", "check x and y")
+            )
+        return labels, lost
+
+
+def _patient(name: str) -> str:
+    match = _SECTION.fullmatch(name)
+    return match.group(1) if match else name
+
+
+def _label(value: object) -> str | None:
+    text = "" if value is None else str(value).strip()
+    return None if text.lower() in ("", "nan", "na", "none") else text
+
+
+def _table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, sep="\t")
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    missing = [column for column in needed if column not in table.columns]
+    if missing:
+        found = ", ".join(str(column) for column in table.columns)
+        raise InputError(Problem(str(path), f"lacks the columns {', '.join(missing)}; it has {found}", "correct it"))
+    return table
+
+
+def _check_unique(spots: tuple[str, ...], path: Path) -> None:
+    twice = repeated(spots)
+    if twice:
+        what = f"names {len(twice)} spots more than once: {', '.join(twice[:5])}"
+        raise InputError(Problem(str(path), what, "a spot name must be unique in its section: remove the copies"))
+
+
+def _unreadable(path: Path, error: BaseException) -> InputError:
+    return InputError(Problem(str(path), f"cannot be read: {error}", "fetch the file again"))
