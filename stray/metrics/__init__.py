@@ -1,0 +1,1 @@
+"""Measures of what an embedding knows: arrays in, floats out."""

@@ -1,0 +1,49 @@
+"""Scores under flat names: what a tracker stores and `stray compare` reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from stray.metrics.bootstrap import Interval
+from stray.metrics.scores import Scores
+
+
+def safe_name(name: str) -> str:
+    """A class or source as a part of a metric name: MLflow takes letters, digits, and `_-. :`."""
+    return re.sub(r"[^\w\-. :]", "_", name).strip(". ") or "_"
+
+
+def flat_metrics(
+    scores: Mapping[tuple[str, str], Scores],
+    intervals: Mapping[tuple[str, str, str], Interval],
+    missing: Mapping[str, tuple[str, ...]],
+    weak: Sequence[str],
+) -> dict[str, float]:
+    """`eval/SOURCE/CLASSIFIER/SCORE` and, per class, `eval/SOURCE/CLASSIFIER/SCORE/CLASS`; finite values only.
+
+    Intervals stand beside their score as `SCORE_low` and `SCORE_high`.
+    """
+    metrics: dict[str, float] = {}
+    for (source, classifier), result in scores.items():
+        place = f"eval/{safe_name(source)}/{classifier}"
+        metrics |= {f"{place}/{name}": value for name, value in result.summary.items()}
+        if classifier == "majority":
+            metrics[f"eval/{safe_name(source)}/n_spots"] = float(result.confusion_KK.sum())
+            metrics[f"eval/{safe_name(source)}/weak"] = float(source in weak)
+            metrics[f"eval/{safe_name(source)}/classes_missing_in_training"] = float(len(missing[source]))
+            continue
+        for name, one in result.per_class.items():
+            metrics |= {f"{place}/{key}/{safe_name(name)}": float(value) for key, value in asdict(one).items()}
+        areas = [one.auc for one in result.per_class.values() if np.isfinite(one.auc)]
+        if areas:
+            metrics[f"{place}/auc_macro"] = float(np.mean(areas))
+    for (source, classifier, name), interval in intervals.items():
+        stem, _, one = name.partition("/")
+        tail = f"/{safe_name(one)}" if one else ""
+        metrics[f"eval/{safe_name(source)}/{classifier}/{stem}_low{tail}"] = interval.low
+        metrics[f"eval/{safe_name(source)}/{classifier}/{stem}_high{tail}"] = interval.high
+    return {name: value for name, value in metrics.items() if np.isfinite(value)}
