@@ -1,0 +1,150 @@
+"""Contradictions between settings that are each fine by themselves."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from urllib.parse import urlparse
+
+from stray.columns import ANNOTATED
+from stray.config import ChoiceConfig, Recipe
+from stray.errors import Problem
+
+Finding = tuple[tuple[str, ...], Problem]
+"""The settings that contradict each other, and the problem."""
+
+
+def contradictions(recipe: Recipe) -> Iterator[Finding]:
+    """Every contradiction in `recipe`, with the settings that it rests on."""
+    yield from _names(recipe)
+    yield from _grid(recipe)
+    yield from _stages(recipe)
+    yield from _evaluation(recipe)
+    yield from _search(recipe)
+    yield from _ingest(recipe)
+
+
+def _finding(place: str, what: str, remedy: str, *others: str) -> Finding:
+    return (place, *others), Problem(place, what, remedy)
+
+
+def _repeated(values: Iterable[object]) -> list[str]:
+    return [str(value) for value, times in Counter(values).items() if times > 1]
+
+
+def _names(recipe: Recipe) -> Iterator[Finding]:
+    if not re.fullmatch(r"\w[\w.-]*", recipe.name):
+        yield _finding("name", f"{recipe.name!r} cannot name a folder", "use letters, digits, `.`, `_` and `-`")
+    if not recipe.output:
+        yield _finding("output", "is empty", "give a folder or a URI")
+    elif recipe.output == recipe.dataset:
+        yield _finding("output", f"is the dataset itself ({recipe.dataset})", "give a folder of its own", "dataset")
+    uri = recipe.track.uri
+    if uri is not None and (urlparse(uri).scheme in ("", "file") and uri != "databricks"):
+        remedy = "give `sqlite:///PATH/mlflow.db` or the address of a server; MLflow no longer keeps runs in folders"
+        yield _finding("track.uri", f"{uri!r} is a folder, not a store", remedy)
+    if recipe.track.experiment == "":
+        yield _finding("track.experiment", "is empty", "give a name, or null for the recipe's own")
+
+
+def _grid(recipe: Recipe) -> Iterator[Finding]:
+    for path, values in {"seeds": recipe.seeds, "folds.held_out": recipe.folds.held_out}.items():
+        if repeated := _repeated(values):
+            yield _finding(path, f"{', '.join(repeated)} given more than once", "give each once")
+    if recipe.folds.kind == "none" and recipe.folds.held_out:
+        patients = ", ".join(recipe.folds.held_out)
+        remedy = "set folds.kind to leave_one_out, or folds.held_out to []"
+        yield _finding("folds.held_out", f"{patients} held out although `folds.kind` is none", remedy, "folds.kind")
+    for name, method in recipe.methods.items():
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            remedy = "use letters, digits, `_` and `-`"
+            yield _finding(f"methods.{name}", f"{name!r} cannot be part of a dotted path", remedy)
+        for path in method.set if method.train == "nothing" else ():
+            if not path.startswith("contrastive.image"):
+                what = "has no effect: the method trains nothing"
+                yield _finding(f"methods.{name}.set.{path}", what, "remove it, or set `train: contrastive`")
+
+
+def _stages(recipe: Recipe) -> Iterator[Finding]:
+    for stage, batch in {"gene": recipe.gene.batch_size, "contrastive": recipe.contrastive.batch_size}.items():
+        if isinstance(recipe.run.workers, int) and recipe.run.workers > batch:
+            what = f"a batch of {batch} spots cannot be shared by {recipe.run.workers} workers"
+            yield _finding(f"{stage}.batch_size", what, "a larger batch, or fewer `run.workers`", "run.workers")
+    for number, pattern in enumerate(recipe.gene.panel.exclude):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            place = f"gene.panel.exclude.{number}"
+            yield _finding(place, f"{pattern!r} is no regular expression: {error}", "escape what is meant literally")
+    clip = recipe.contrastive.losses.clip
+    if clip.weight == 0:
+        what = "every loss has weight 0: nothing is minimised"
+        yield _finding("contrastive.losses.clip.weight", what, "give a weight above 0")
+    if 1 / clip.temperature > clip.max_logit_scale:
+        what = f"{clip.temperature} starts at a logit scale of {1 / clip.temperature:g}, above {clip.max_logit_scale:g}"
+        remedy = "a higher temperature, or a higher `max_logit_scale`"
+        place = "contrastive.losses.clip"
+        yield _finding(f"{place}.temperature", what, remedy, f"{place}.max_logit_scale")
+
+
+def _evaluation(recipe: Recipe) -> Iterator[Finding]:
+    sources = recipe.eval.label_sources
+    place = "eval.label_sources"
+    for name, values in {"train": sources.train, "score": sources.score, "trusted": sources.trusted}.items():
+        if repeated := _repeated(values):
+            yield _finding(f"{place}.{name}", f"{', '.join(repeated)} given more than once", "give each once")
+        if not values and name != "trusted":
+            remedy = f"give a source, such as {ANNOTATED}"
+            yield _finding(f"{place}.{name}", "is empty: nothing could be evaluated", remedy)
+    unused = [name for name in sources.trusted if name not in sources.train + sources.score]
+    if unused:
+        what = f"{', '.join(unused)} trusted, but neither trained on nor scored"
+        remedy = f"add it to `{place}.train` or `{place}.score`, or remove it here"
+        yield _finding(f"{place}.trusted", what, remedy, f"{place}.train", f"{place}.score")
+    if not recipe.eval.probe_c:
+        yield _finding("eval.probe_c", "is empty: the probe has no strength to choose", "give at least one number")
+    elif repeated := _repeated(recipe.eval.probe_c):
+        yield _finding("eval.probe_c", f"{', '.join(repeated)} given more than once", "give each once")
+
+
+def _search(recipe: Recipe) -> Iterator[Finding]:
+    search = recipe.search
+    if search.method is not None and search.method not in recipe.methods:
+        near = difflib.get_close_matches(search.method, recipe.methods, n=1)
+        remedy = f"did you mean `{near[0]}`?" if near else f"methods: {', '.join(recipe.methods)}"
+        yield _finding("search.method", f"no method {search.method!r}", remedy, "methods")
+    elif search.method is not None and recipe.methods[search.method].train == "nothing":
+        remedy = "name a method that trains"
+        yield _finding("search.method", f"{search.method!r} trains nothing that could be tuned", remedy, "methods")
+    for path, values in {"held_out": search.held_out, "validation": search.validation}.items():
+        if repeated := _repeated(values):
+            yield _finding(f"search.{path}", f"{', '.join(repeated)} given more than once", "give each once")
+    if both := sorted(set(search.validation) & set(search.held_out)):
+        what = f"{', '.join(both)} would score trials, but is in `search.held_out`"
+        yield _finding("search.validation", what, "take it out of one of them", "search.held_out")
+    for path, dist in search.space.items():
+        place = f"search.space.{path}"
+        if isinstance(dist, ChoiceConfig):
+            if repeated := _repeated(dist.values):
+                yield _finding(f"{place}.values", f"{', '.join(repeated)} given more than once", "give each once")
+        elif dist.low >= dist.high:
+            what = f"low {dist.low:g} is not below high {dist.high:g}"
+            yield _finding(f"{place}.low", what, "exchange them, or take the setting out of the space", f"{place}.high")
+
+
+def _ingest(recipe: Recipe) -> Iterator[Finding]:
+    ingest = recipe.ingest
+    if repeated := _repeated(table.name for table in ingest.labels):
+        yield _finding("ingest.labels", f"{', '.join(repeated)} names more than one table", "give each its own name")
+    for number, table in enumerate(ingest.labels):
+        if table.name == ANNOTATED:
+            what = f"{ANNOTATED!r} is the name of the labels that sections bring themselves"
+            yield _finding(f"ingest.labels.{number}.name", what, "choose another name")
+    for number, source in enumerate(ingest.sources):
+        if source in ingest.sources[:number]:
+            yield _finding(f"ingest.sources.{number}", "is given twice", "remove one")
+    for number, text in enumerate(ingest.prefer):
+        if not re.fullmatch(r"[^:]+:[^:]+", text):
+            yield _finding(f"ingest.prefer.{number}", f"{text!r} is not SOURCE:SECTION", "write it like `h5ad:A1`")

@@ -1,0 +1,307 @@
+"""From a tree to a `Recipe`: defaults filled in, every problem found at once, each with its dotted place."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from stray.config import Recipe
+from stray.errors import Problem, raise_if_any
+from stray.recipe.checks import contradictions
+from stray.recipe.paths import assign_all, suggest
+from stray.recipe.schema import (
+    ADAPTER,
+    ROOT,
+    Group,
+    Leaf,
+    Named,
+    Node,
+    Sequence,
+    Tree,
+    alternatives,
+    defaults,
+    literals,
+    plain,
+    settings,
+)
+
+METHOD_ROOTS = ("gene", "contrastive")
+"""What methods and searches may change; all else is shared, so that cells can be compared."""
+
+
+def decode(tree: Tree) -> Recipe:
+    """The recipe that `tree` describes. Raises InputError with every problem at once."""
+    recipe, problems = read(tree)
+    raise_if_any(problems)
+    assert recipe is not None
+    return recipe
+
+
+def read(tree: Any) -> tuple[Recipe | None, list[Problem]]:
+    """The recipe (defaults in the places of refused values; None where nothing is left), and what is wrong with it."""
+    if not isinstance(tree, dict):
+        return None, [Problem("recipe", f"expected settings, found {show(tree)}", "write `name: value` lines")]
+    recipe, problems, bad, complete = _decode(tree)
+    if recipe is None:
+        return None, problems
+    found = [(paths, problem) for paths, problem in contradictions(recipe) if not _touches(paths, bad)]
+    problems += [problem for _, problem in found]
+    problems += _method_problems(recipe, complete, problems, bad)
+    problems += _space_problems(recipe, complete, bad)
+    return recipe, problems
+
+
+def merge(tree: Tree, changes: Tree) -> tuple[Recipe | None, list[Problem]]:
+    """A complete `tree` with dotted `changes`: values and contradictions are checked, methods and search are not."""
+    tree = copy.deepcopy(tree)
+    problems = assign_all(tree, changes)
+    recipe, more, bad, _ = _decode(tree)
+    problems += more
+    if recipe is not None:
+        problems += [problem for paths, problem in contradictions(recipe) if not _touches(paths, bad)]
+    return recipe, problems
+
+
+def _decode(tree: Tree) -> tuple[Recipe | None, list[Problem], list[str], Tree]:
+    """The recipe, its problems, their places, and the complete tree; faulty values are replaced by their defaults."""
+    problems: list[Problem] = []
+    complete = _walk(fill(tree, ROOT, defaults(Recipe)), ROOT, "", problems)
+    bad = [problem.place for problem in problems]
+    # Each round puts defaults where pydantic refused a value, so that contradictions elsewhere are still found.
+    for _ in range(4):
+        try:
+            return ADAPTER.validate_json(json.dumps(complete, default=str), strict=True), problems, bad, complete
+        except ValidationError as error:
+            for place, problem in _explain(error, complete).items():
+                problems.append(problem)
+                bad.append(problem.place)
+                _drop(complete, place)
+            complete = fill(complete, ROOT, defaults(Recipe))
+    return None, problems, bad, {}
+
+
+def _walk(tree: Any, node: Node, place: str, problems: list[Problem]) -> Any:
+    """A copy of `tree` without unknown settings and infinite numbers (both reported), and with `1e-4` as a number."""
+    if isinstance(node, Group) and isinstance(tree, dict):
+        # Without a `kind`, which pydantic will ask for, any member's settings may be meant.
+        cls = node.member(tree.get("kind"))
+        members = [cls] if cls else list(node.members.values())
+        known = {name: setting.node for member in members for name, setting in settings(member).items()}
+        out = {}
+        for key, value in tree.items():
+            path = f"{place}.{key}".lstrip(".")
+            if key in known:
+                out[key] = _walk(value, known[key], path, problems)
+            else:
+                problems.append(_unknown(path, value, node, tree.get("kind")))
+        return out
+    if isinstance(node, Named) and isinstance(tree, dict):
+        return {key: _walk(value, node.value, f"{place}.{key}", problems) for key, value in tree.items()}
+    if isinstance(node, Sequence) and isinstance(tree, list | tuple):
+        return [_walk(value, node.item, f"{place}.{index}", problems) for index, value in enumerate(tree)]
+    if isinstance(node, Leaf):
+        return _number(tree, node, place, problems)
+    return tree
+
+
+def _unknown(path: str, value: Any, node: Group, kind: Any) -> Problem:
+    name = path.rpartition(".")[2]
+    cls = node.member(kind)
+    siblings = list(settings(cls)) if cls else [name for member in node.members.values() for name in settings(member)]
+    others = [other for other, member in node.members.items() if name in settings(member)]
+    if others:
+        what = f"`kind: {kind}` has no such setting (value {show(value)})"
+        return Problem(path, what, f"set `{path.rpartition('.')[0]}.kind` to {' or '.join(others)}, or remove it")
+    return Problem(path, f"unknown setting (value {show(value)})", suggest(path, siblings))
+
+
+def _number(value: Any, node: Leaf, place: str, problems: list[Problem]) -> Any:
+    kinds = alternatives(node.hint)
+    if isinstance(value, str) and float in kinds and str not in kinds and value not in literals(node.hint):
+        # PyYAML reads 1e-4 (without a point) as text.
+        try:
+            value = float(value)
+        except ValueError:
+            return value
+    if isinstance(value, float) and not math.isfinite(value):
+        problems.append(Problem(place, f"expected a finite number, found {value}", "give a finite number"))
+        return 1.0
+    return value
+
+
+def fill(tree: Any, node: Node, default: Any) -> Any:
+    """`tree` laid over `default`, so that a group given in part keeps the defaults of its place, not of its class."""
+    if isinstance(node, Group) and isinstance(tree, dict):
+        default_kind = default.get("kind") if isinstance(default, dict) else None
+        cls = node.member(tree.get("kind", default_kind))
+        if cls is None:
+            return tree
+        base = default if isinstance(default, dict) and node.member(default_kind) is cls else defaults(cls)
+        known = settings(cls)
+        return {
+            **copy.deepcopy(base),
+            **{k: fill(v, known[k].node, base.get(k)) if k in known else v for k, v in tree.items()},
+        }
+    if isinstance(node, Named) and isinstance(tree, dict):
+        return {key: fill(value, node.value, None) for key, value in tree.items()}
+    if isinstance(node, Sequence) and isinstance(tree, list):
+        return [fill(value, node.item, None) for value in tree]
+    return tree
+
+
+def _explain(error: ValidationError, tree: Tree) -> dict[tuple[str | int, ...], Problem]:
+    """One problem a place; the members of a union each complain by themselves, in one place."""
+    grouped: dict[tuple[str | int, ...], list[ErrorDetails]] = {}
+    for detail in error.errors(include_url=False):
+        grouped.setdefault(_place(detail, tree), []).append(detail)
+    return {place: _problem(place, details, tree) for place, details in grouped.items()}
+
+
+def _place(detail: ErrorDetails, tree: Any) -> tuple[str | int, ...]:
+    """Where in the tree pydantic means: its location also names union members, which are no place."""
+    place: list[str | int] = []
+    for step in detail["loc"]:
+        if _inside(tree, step):
+            tree = tree[step]
+            place.append(step)
+    if detail["type"] == "missing":
+        place.append(detail["loc"][-1])
+    return tuple(place)
+
+
+def _problem(place: tuple[str | int, ...], details: list[ErrorDetails], tree: Any) -> Problem:
+    path = ".".join(map(str, place))
+    kind, value = details[0]["type"], details[0]["input"]
+    if kind == "missing":
+        remedy = f"add `{place[-1]}` under `{path.rpartition('.')[0]}`"
+        return Problem(path, "must be given, there is no default", remedy)
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        expected = details[0].get("ctx", {}).get("expected_tags", "")
+        if kind == "union_tag_not_found":
+            return Problem(path, "`kind` must be given, there is no default", "add `kind`")
+        return Problem(f"{path}.kind", f"expected one of {expected}, found {show(value.get('kind'))}", "")
+    texts = " or ".join(dict.fromkeys(_message(detail) for detail in details))
+    return Problem(path, f"{texts.replace(' or expected ', ' or ')}, found {show(value)}", _remedy(value, details))
+
+
+_WORDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "dict_type": "a group of settings",
+    "dataclass_type": "a group of settings",
+    "none_required": "null",
+}
+
+
+def _message(detail: ErrorDetails) -> str:
+    words = _WORDS.get(detail["type"])
+    if words:
+        return f"expected {words}"
+    message = detail["msg"].replace("Input should be a valid", "expected a").replace("Input should be", "expected")
+    return message[0].lower() + message[1:]
+
+
+def _remedy(value: Any, details: list[ErrorDetails]) -> str:
+    kinds = {detail["type"] for detail in details}
+    if "tuple_type" in kinds:
+        return f"write a list: [{value}]" if not isinstance(value, dict) else "write a list"
+    if "string_type" in kinds and isinstance(value, int | float):
+        return f"write it in quotes: '{value}'"
+    if isinstance(value, float) and value.is_integer() and kinds & {"int_type", "int_from_float"}:
+        return f"write {int(value)}"
+    if isinstance(value, bool) and kinds & {"int_type", "float_type"}:
+        return "give a number"
+    return ""
+
+
+def _method_problems(recipe: Recipe, tree: Tree, known: list[Problem], bad: list[str]) -> list[Problem]:
+    """Applies each method's `set` by itself and reports what that breaks."""
+    seen = {(problem.place, problem.what) for problem in known}
+    found: list[Problem] = []
+    for name, method in recipe.methods.items():
+        if f"methods.{name}" in bad:
+            continue
+        changes, foreign = _split(dict(method.set), f"methods.{name}.set")
+        _, problems = merge(tree, changes)
+        found += foreign
+        found += [
+            Problem(f"methods.{name}.set.{problem.place}", problem.what, problem.remedy)
+            for problem in problems
+            if (problem.place, problem.what) not in seen
+        ]
+    return found
+
+
+def _split(changes: Tree, place: str) -> tuple[Tree, list[Problem]]:
+    """What methods and searches may change, and a problem for each of the rest."""
+    allowed = {path: value for path, value in changes.items() if path.partition(".")[0] in METHOD_ROOTS}
+    roots = " and ".join(f"`{root}`" for root in METHOD_ROOTS)
+    foreign = []
+    for path in changes.keys() - allowed.keys():
+        hint = suggest(path, list(METHOD_ROOTS))
+        remedy = hint if path not in plain(settings(Recipe)) and "did you" in hint else f"only settings under {roots}"
+        foreign.append(Problem(f"{place}.{path}", f"only settings under {roots} may change here", remedy))
+    return allowed, sorted(foreign, key=lambda problem: problem.place)
+
+
+def _space_problems(recipe: Recipe, tree: Tree, bad: list[str]) -> list[Problem]:
+    """Tries the ends of every distribution on the tuned method: a search must not propose what the recipe refuses."""
+    space = {path: dist for path, dist in recipe.search.space.items() if f"search.space.{path}" not in bad}
+    _, foreign = _split(dict(space), "search.space")
+    method = recipe.methods.get(recipe.search.method or next(reversed(recipe.methods)))
+    base = dict(method.set) if method else {}
+    candidates = {}
+    for path, dist in space.items():
+        if path.partition(".")[0] in METHOD_ROOTS:
+            candidates[path] = list(dist.values) if dist.kind == "choice" else [dist.low, dist.high]
+    first = {path: values[0] for path, values in candidates.items()}
+    seen = {(problem.place, problem.what) for problem in merge(tree, base)[1]}
+    found: dict[str, Problem] = {}
+    for path, values in candidates.items():
+        for value in values:
+            for problem in merge(tree, {**base, **first, path: value})[1]:
+                if (problem.place, problem.what) in seen:
+                    continue
+                place = f"search.space.{problem.place if problem.place in candidates else path}"
+                what = problem.what if problem.place in candidates else f"{problem.place}: {problem.what}"
+                remedy = problem.remedy
+                if isinstance(value, float) and "whole number" in what:
+                    remedy = "draw whole numbers: `kind: int`, or list them: `kind: choice`"
+                found.setdefault(place, Problem(place, what, remedy))
+    return foreign + list(found.values())
+
+
+def _inside(tree: Any, step: str | int) -> bool:
+    return step in tree if isinstance(tree, dict) else isinstance(tree, list) and isinstance(step, int)
+
+
+def _drop(tree: Any, place: tuple[str | int, ...]) -> None:
+    for depth, step in enumerate(place):
+        if not _inside(tree, step):
+            return
+        if depth == len(place) - 1 or isinstance(tree[step], list):
+            # A list goes as a whole: taking members out would move the places of the others.
+            del tree[step]
+            return
+        tree = tree[step]
+
+
+def _touches(paths: tuple[str, ...], bad: list[str]) -> bool:
+    """Whether any of `paths` stands on a value that was refused."""
+    pairs = [(f"{path}.", f"{place}.") for path in paths for place in bad]
+    return any(path.startswith(place) or place.startswith(path) for path, place in pairs)
+
+
+def show(value: Any) -> str:
+    """A value as it would be written in YAML's flow style, cut to a line."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
