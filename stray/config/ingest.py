@@ -41,8 +41,8 @@ class SyntheticSourceConfig:
     """Spots of each section, on a hexagonal array."""
     genes: Annotated[int, Field(ge=50)] = 600
     """Number of genes measured."""
-    patch_px: Annotated[int, Field(ge=16)] = 64
-    """Side of a drawn patch at the section image's own resolution, in pixels of that image."""
+    microns_per_pixel: Annotated[float, Field(ge=0.25, le=4)] = 1.75
+    """Resolution of the drawn sections: at 1.75, a patch of 112 micrometres is 64 pixels of the picture."""
 
 
 SourceConfig = Annotated[

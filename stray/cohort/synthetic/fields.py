@@ -81,7 +81,7 @@ def jittered_points(
     `jitter` is the largest move along an axis as a share of the spacing.
     """
     rise = spacing_um * np.sqrt(3) / 2
-    rows, columns = int(np.ceil(height_um / rise)) + 1, int(np.ceil(width_um / spacing_um)) + 1
+    rows, columns = (int(np.ceil(height_um / rise)) + 1, int(np.ceil(width_um / spacing_um)) + 1)
     row, column = np.mgrid[0:rows, 0:columns]
     points = np.stack([(column + 0.5 * (row % 2)) * spacing_um, row * rise], axis=-1).reshape(-1, 2)
     return points + rng.uniform(-jitter, jitter, points.shape) * spacing_um
