@@ -53,7 +53,7 @@ class Recipe:
     """Path or URI of the paired dataset."""
     output: str = "stray-runs"
     """Path or URI under which checkpoints and results are kept; on a cluster of several nodes, one that all see."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     """Seeds; every method and fold is run once with each."""
     folds: FoldsConfig = field(default_factory=FoldsConfig)
     """Patients held out."""

@@ -16,7 +16,9 @@ class LogUniformConfig:
 
     kind: Literal["loguniform"] = "loguniform"
     low: Annotated[float, Field(gt=0)]
+    """Smallest value."""
     high: Annotated[float, Field(gt=0)]
+    """Largest value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,9 @@ class UniformConfig:
 
     kind: Literal["uniform"] = "uniform"
     low: float
+    """Smallest value."""
     high: float
+    """Largest value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,9 @@ class IntUniformConfig:
 
     kind: Literal["int"] = "int"
     low: int
+    """Smallest value."""
     high: int
+    """Largest value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +49,7 @@ class ChoiceConfig:
 
     kind: Literal["choice"] = "choice"
     values: Annotated[tuple[Scalar, ...], Field(min_length=1)]
+    """The values."""
 
 
 DistributionConfig = Annotated[

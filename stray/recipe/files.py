@@ -68,6 +68,12 @@ def dump(tree: Any) -> str:
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
+def inline(value: Any) -> str:
+    """`value` on one line, as `--set` takes it."""
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=10**9)
+    return text.removesuffix("...\n").strip()
+
+
 def shipped_recipes() -> dict[str, Path]:
     """Name to file of the recipes that come with stray."""
     package = Path(stray.__file__).parent

@@ -1,0 +1,37 @@
+"""Arguments that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+
+from stray.config import Recipe
+from stray.recipe import load_recipe, shipped_recipes
+
+
+def add_recipe(parser: argparse.ArgumentParser, *, default: str | None = None, optional: bool = False) -> None:
+    """The positional RECIPE and `--set a.b=c`, read by `recipe_from`."""
+    shipped = ", ".join(shipped_recipes())
+    parser.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        nargs="?" if optional or default is not None else None,
+        default=default,
+        help=f"path or URI of a YAML recipe, or a shipped one: {shipped}",
+    )
+    add_overrides(parser)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """`--set a.b=c`, as often as needed."""
+    parser.add_argument(
+        "--set",
+        metavar="PATH=VALUE",
+        action="append",
+        default=[],
+        help="override one setting by its dotted path, such as contrastive.optim.lr=3e-4; may be repeated",
+    )
+
+
+def recipe_from(args: argparse.Namespace) -> Recipe:
+    """The recipe that the command line names, overrides applied. Raises InputError with every problem at once."""
+    return load_recipe(args.recipe, args.set)

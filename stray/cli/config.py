@@ -1,0 +1,42 @@
+"""Print a recipe as it is resolved: the file, the overrides, and the defaults of everything else.
+
+stray config her2st --set contrastive.gene_tower.kind=mlp    the whole recipe as YAML
+stray config her2st --flat                                   one dotted path a line, as --set takes them
+stray config her2st --method clip_scvi                       as that method sees it
+stray config --describe                                      every setting with its type, default and meaning
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from stray.cli.arguments import add_recipe, recipe_from
+from stray.recipe import dump_yaml, flatten, for_method
+from stray.recipe.describe import describe
+from stray.recipe.files import inline
+
+HELP = "print a recipe as it is resolved, or every setting that there is"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `stray config`."""
+    add_recipe(parser, optional=True)
+    parser.add_argument("--method", metavar="NAME", help="apply what this method changes")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--flat", action="store_true", help="one `path=value` a line")
+    form.add_argument("--describe", action="store_true", help="YAML with type, default and meaning of every setting")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the recipe on stdout. Raises InputError with every problem at once."""
+    recipe = recipe_from(args)
+    if args.method is not None:
+        recipe = for_method(recipe, args.method)
+    if args.flat:
+        text = "".join(f"{path}={inline(value)}\n" for path, value in flatten(recipe).items())
+    else:
+        text = describe(recipe) if args.describe else dump_yaml(recipe)
+    # Not through rich: what is printed here is read by programs, and must not be wrapped.
+    sys.stdout.write(text)
+    return 0
