@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import warnings
@@ -26,6 +27,11 @@ class Panel:
 
     def __len__(self) -> int:
         return len(self.symbols)
+
+    @property
+    def key(self) -> str:
+        """A digest of the genes and their order."""
+        return hashlib.blake2b("\n".join(self.symbols).encode(), digest_size=8).hexdigest()
 
     def to_json(self) -> str:
         """As text, for the folder of a trained model."""

@@ -20,6 +20,8 @@ class RunConfig:
     """Whether workers hold a GPU each; auto: when the cluster has any."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often a training may lose workers and go on from its last whole checkpoint."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 1
+    """Epochs between checkpoints; the last epoch always leaves one."""
     memory_budget_gib: Annotated[float, Field(gt=0)] = 16.0
     """Largest training set that a node keeps in Ray's object store, in GiB."""
 

@@ -1,0 +1,95 @@
+"""Reading the paired dataset in pieces: a row group becomes a block of arrays, with the global rows that it holds.
+
+The same functions serve Ray Data's read tasks and a process that reads without Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import scipy.sparse as sp
+
+from stray import storage
+from stray.cohort.dataset import PairedDataset
+from stray.cohort.decode import counts_csr, decode_patches, read_row_groups
+from stray.cohort.schema import ROW_GROUP_SPOTS
+from stray.columns import GENE_COUNT, GENE_INDEX, IMAGE
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """One Parquet file of the dataset."""
+
+    path: str
+    section: str
+    start: int
+    """Global row of its first spot."""
+    n_rows: int
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class PatchBlock:
+    """Decoded patches (n, px, px, 3) uint8 of the global `rows` (n,)."""
+
+    rows: np.ndarray
+    patches: np.ndarray
+
+
+@dataclass(frozen=True)
+class CountBlock:
+    """Counts over a panel (n, G) of the global `rows` (n,), sparse, in the smallest unsigned type that holds them."""
+
+    rows: np.ndarray
+    counts: sp.csr_matrix
+
+
+def fragments(dataset: PairedDataset, *, images: bool = False, counts: bool = False) -> tuple[Fragment, ...]:
+    """The dataset's files, or only those of sections with images or counts."""
+    found, place = [], 0
+    for section in dataset.manifest.sections:
+        for file in section.files:
+            if (section.has_image or not images) and (section.has_counts or not counts):
+                path = storage.join(dataset.path, file.path)
+                found.append(Fragment(path, section.name, place, file.rows, file.bytes))
+            place += file.rows
+    return tuple(found)
+
+
+def read_patches(fragment: Fragment, size_px: int) -> Iterator[PatchBlock]:
+    """A block a row group, of the spots that have a picture. Raises InputError naming the file and the row group."""
+    for place, start, table in _row_groups(fragment, [IMAGE]):
+        column = table.column(IMAGE).combine_chunks()
+        present = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+        if len(present):
+            patches = decode_patches(column.take(pa.array(present)), size_px, place)
+            yield PatchBlock(start + present, patches)
+
+
+def read_counts(fragment: Fragment, panel_index: np.ndarray, n_genes: int) -> Iterator[CountBlock]:
+    """A block a row group, of the spots that have counts, over the genes at `panel_index` of the gene table."""
+    for _, start, table in _row_groups(fragment, [GENE_INDEX, GENE_COUNT]):
+        index = table.column(GENE_INDEX).combine_chunks()
+        present = np.flatnonzero(index.is_valid().to_numpy(zero_copy_only=False))
+        if len(present):
+            keep = pa.array(present)
+            count = table.column(GENE_COUNT).combine_chunks()
+            counts = counts_csr(index.take(keep), count.take(keep), n_genes)[:, panel_index]
+            yield CountBlock(start + present, compact(counts))
+
+
+def compact(counts: sp.csr_matrix) -> sp.csr_matrix:
+    """The same counts as uint16 where they fit, else uint32."""
+    largest = counts.data.max(initial=0)
+    return sp.csr_matrix(
+        (counts.data.astype(np.uint16 if largest < 2**16 else np.uint32), counts.indices, counts.indptr), shape=counts.shape
+    )
+
+
+def _row_groups(fragment: Fragment, columns: list[str]) -> Iterator[tuple[str, int, pa.Table]]:
+    """Each row group's name for error messages, the global row of its first spot, and its table."""
+    for group, start in enumerate(range(0, fragment.n_rows, ROW_GROUP_SPOTS)):
+        yield f"{fragment.path}, row group {group}", fragment.start + start, read_row_groups(fragment.path, [group], columns)

@@ -1,0 +1,67 @@
+"""Likelihoods of gene counts, as scvi-tools writes them (`scvi/distributions/_negative_binomial.py`).
+
+Symbols: x counts, mu mean, theta inverse dispersion (variance = mu + mu^2 / theta), pi logit of an extra zero.
+Shapes: N spots, G genes; every function broadcasts its arguments and works element by element.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPS = 1e-8
+
+
+def nb_log_prob(x_NG: Tensor, mu_NG: Tensor, theta_G: Tensor) -> Tensor:
+    """Log-probability (N, G) of counts under NB(mean mu > 0, inverse dispersion theta > 0).
+
+    theta [log(theta+e) - log(theta+mu+e)] + x [log(mu+e) - log(theta+mu+e)] + lgamma(x+theta) - lgamma(theta) - lgamma(x+1)
+    """
+    log_theta_mu = torch.log(theta_G + mu_NG + EPS)
+    return (
+        theta_G * (torch.log(theta_G + EPS) - log_theta_mu)
+        + x_NG * (torch.log(mu_NG + EPS) - log_theta_mu)
+        + torch.lgamma(x_NG + theta_G)
+        - torch.lgamma(theta_G)
+        - torch.lgamma(x_NG + 1)
+    )
+
+
+def zinb_log_prob(x_NG: Tensor, mu_NG: Tensor, theta_G: Tensor, pi_NG: Tensor) -> Tensor:
+    """Log-probability (N, G) of counts under NB with extra zeros of logit pi.
+
+    With A = -pi + theta (log(theta+e) - log(theta+mu+e)):
+    x = 0: softplus(A) - softplus(-pi);  x > 0: -softplus(-pi) + A + x (log(mu+e) - log(theta+mu+e)) + the lgamma terms.
+    """
+    log_theta_mu = torch.log(theta_G + mu_NG + EPS)
+    softplus_pi = F.softplus(-pi_NG)
+    a = -pi_NG + theta_G * (torch.log(theta_G + EPS) - log_theta_mu)
+    at_zero = F.softplus(a) - softplus_pi
+    above = (
+        -softplus_pi
+        + a
+        + x_NG * (torch.log(mu_NG + EPS) - log_theta_mu)
+        + torch.lgamma(x_NG + theta_G)
+        - torch.lgamma(theta_G)
+        - torch.lgamma(x_NG + 1)
+    )
+    return torch.where(x_NG < EPS, at_zero, above)
+
+
+def nb_sample(mu_NG: Tensor, theta_G: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw counts (N, G): a gamma rate of shape theta and mean mu, then Poisson."""
+    theta_NG = theta_G.expand_as(mu_NG)
+    # torch.distributions.Gamma takes no generator; the standard gamma below does.
+    rate_NG = torch._standard_gamma(theta_NG, generator=generator) * mu_NG / theta_NG
+    return torch.poisson(rate_NG, generator=generator)
+
+
+def zinb_mean(mu_NG: Tensor, pi_NG: Tensor) -> Tensor:
+    """Mean (N, G) of the zero-inflated negative binomial: mu times the probability of no extra zero."""
+    return mu_NG * torch.sigmoid(-pi_NG)
+
+
+def kl_standard_normal(mean_NZ: Tensor, variance_NZ: Tensor) -> Tensor:
+    """KL(N(mean, variance) || N(0, I)) of each spot, shape (N,)."""
+    return 0.5 * (mean_NZ.square() + variance_NZ - 1.0 - variance_NZ.log()).sum(dim=-1)

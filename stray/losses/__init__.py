@@ -1,0 +1,1 @@
+"""Losses: pure functions of local embeddings, gathered embeddings and `rows`, so that one process can test any layout."""

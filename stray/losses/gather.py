@@ -1,0 +1,29 @@
+"""The only collective of the losses: both modalities' embeddings of the whole global batch, with gradient.
+
+Gathering without gradient would scale the towers' gradients by 1/W or turn them the wrong way; so would negatives drawn from
+one worker alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from stray.collective import gather_rows, share
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Embeddings of length one: n local rows, N of the global batch, `rows` the places of the local among the global."""
+
+    image_nD: Tensor
+    gene_nD: Tensor
+    image_ND: Tensor
+    gene_ND: Tensor
+    rows: slice
+
+
+def gather(image_nD: Tensor, gene_nD: Tensor, count: int) -> Gathered:
+    """Gather a global batch of `count` spots, of which this rank holds its share."""
+    return Gathered(image_nD, gene_nD, gather_rows(image_nD, count), gather_rows(gene_nD, count), share(count))

@@ -1,0 +1,64 @@
+"""Randomness carried in hand: every draw is keyed by (seed, epoch, step, site), never by rank or by time.
+
+A draw is made for the *global* batch and each rank takes its rows. The same spots then get the same dropout mask, latent noise
+and augmentation on any number of workers, and a resumed run draws what the uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stray.collective import share
+
+
+def key(*parts: int | str) -> int:
+    """A 63-bit seed from the parts, the same on every machine and in every process."""
+    digest = hashlib.blake2b("/".join(str(part) for part in parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def numpy_generator(*parts: int | str) -> np.random.Generator:
+    """A numpy generator seeded by `key(parts)`."""
+    return np.random.default_rng(key(*parts))
+
+
+def torch_generator(*parts: int | str) -> torch.Generator:
+    """A CPU torch generator seeded by `key(parts)`; draws are made on the CPU so that devices agree."""
+    return torch.Generator().manual_seed(key(*parts))
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise of one step: draws for the `count` spots of the global batch, of which this rank holds `rows`."""
+
+    seed: int
+    epoch: int
+    step: int
+    count: int
+    rows: slice
+
+    @staticmethod
+    def of_rank(seed: int, epoch: int, step: int, count: int) -> Noise:
+        """The noise of a global batch of `count` spots, for this rank's share of it."""
+        return Noise(seed, epoch, step, count, share(count))
+
+    def normal(self, site: str, size: int, like: Tensor) -> Tensor:
+        """Standard normal (local rows, size), on the device and of the type of `like`."""
+        generator = torch_generator(self.seed, self.epoch, self.step, site)
+        draw_NZ = torch.randn(self.count, size, generator=generator)
+        return draw_NZ[self.rows].to(like)
+
+    def uniform(self, site: str, size: int, like: Tensor) -> Tensor:
+        """Uniform on [0, 1) (local rows, size), on the device and of the type of `like`."""
+        generator = torch_generator(self.seed, self.epoch, self.step, site)
+        draw_NZ = torch.rand(self.count, size, generator=generator)
+        return draw_NZ[self.rows].to(like)
+
+    def keep(self, site: str, rate: float, like_nD: Tensor) -> Tensor:
+        """Dropout's factors for `like_nD`: 0 with probability `rate`, else 1 / (1 - rate)."""
+        return (self.uniform(site, like_nD.shape[1], like_nD) >= rate).to(like_nD) / (1.0 - rate)

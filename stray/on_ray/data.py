@@ -1,0 +1,140 @@
+"""The paired dataset in the cluster: Ray Data reads and decodes it once, every worker and trial of a node reads it there.
+
+The blocks of a materialised dataset stay in Ray's object store; workers get references and read them as numpy views. Ray Data's own
+shards would give each worker the same rows every epoch and drop remainders, so batches are drawn by `train.plan` instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import scipy.sparse as sp
+from ray.data import Datasource, ReadTask
+from ray.data.block import BlockMetadata
+from ray.data.extensions import ArrowTensorArray
+
+from stray.cohort.dataset import PairedDataset
+from stray.cohort.fragments import CountBlock, Fragment, PatchBlock, fragments, read_counts, read_patches
+from stray.cohort.panel import Panel
+from stray.columns import GENE_COUNT, GENE_INDEX, PATCHES, ROWS
+from stray.errors import InputError, Problem
+from stray.on_ray.failures import input_error
+from stray.train.blocks import Counts, Patches
+
+
+class _Fragments(Datasource):
+    """A read task for each Parquet file of the dataset, a block for each row group."""
+
+    def __init__(self, files: Sequence[Fragment], read: Callable[[Fragment], Iterable[pa.Table]]) -> None:
+        self._files, self._read = files, read
+
+    def get_name(self) -> str:
+        return "PairedDataset"
+
+    def estimate_inmemory_data_size(self) -> int:
+        return sum(f.n_bytes for f in self._files)
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        read = self._read
+        return [
+            ReadTask(lambda f=f: read(f), BlockMetadata(f.n_rows, f.n_bytes, None, input_files=(f.path,)))
+            for f in self._files
+        ]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """References to the blocks in the object store. The driver keeps this object as long as workers need them."""
+
+    patches: tuple[Any, ...] = ()
+    counts: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """By the digest of the panel and the sections read."""
+
+    def with_counts(self, key: str, refs: tuple[Any, ...]) -> Placed:
+        """The same with the counts of one panel added."""
+        return Placed(self.patches, {**self.counts, key: refs})
+
+
+def place_patches(dataset: PairedDataset, budget_gib: float) -> Placed:
+    """Decode every patch of the dataset into the object store.
+
+    Raises InputError when that would pass the memory budget, or a file cannot be read.
+    """
+    size_px = dataset.manifest.patch.size_px
+    need_gib = int(dataset.spots().has_image.sum()) * size_px**2 * 3 / 2**30
+    if need_gib > budget_gib:
+        what = f"the decoded patches take {need_gib:.1f} GiB on each node, the budget is {budget_gib:.1f} GiB"
+        remedy = "raise run.memory_budget_gib if the nodes have the memory, or ingest at fewer pixels (--patch-px)"
+        raise InputError(Problem("run.memory_budget_gib", what, remedy))
+
+    def read(fragment: Fragment) -> Iterable[pa.Table]:
+        for block in read_patches(fragment, size_px):
+            yield pa.table({ROWS: block.rows, PATCHES: ArrowTensorArray.from_numpy(block.patches)})
+
+    return Placed(patches=_materialise(fragments(dataset, images=True), read))
+
+
+def place_counts(dataset: PairedDataset, panel: Panel, patients: tuple[str, ...]) -> tuple[Any, ...]:
+    """Put the counts over `panel` of these patients' spots into the object store; returns the blocks' references."""
+    index, n_genes = np.array(panel.index), dataset.manifest.n_genes
+    wanted = {section.name for section in dataset.manifest.sections if section.patient in patients}
+
+    def read(fragment: Fragment) -> Iterable[pa.Table]:
+        for block in read_counts(fragment, index, n_genes):
+            offsets = block.counts.indptr.astype(np.int64)
+            lists = [pa.LargeListArray.from_arrays(offsets, values) for values in (block.counts.indices, block.counts.data)]
+            yield pa.table({ROWS: block.rows, GENE_INDEX: lists[0], GENE_COUNT: lists[1]})
+
+    return _materialise([f for f in fragments(dataset, counts=True) if f.section in wanted], read)
+
+
+def _materialise(files: Sequence[Fragment], read: Callable[[Fragment], Iterable[pa.Table]]) -> tuple[Any, ...]:
+    if not files:
+        return ()
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    try:
+        placed = ray.data.read_datasource(_Fragments(files, read), override_num_blocks=len(files)).materialize()
+    except Exception as error:  # Ray wraps what a read task raised in classes of its own
+        raise input_error(error) or error from None
+    return tuple(ref for bundle in placed.iter_internal_ref_bundles() for ref in bundle.block_refs)
+
+
+class PlacedData:
+    """A worker's view of what was placed: `train.stages.StageData` over the object store of its node."""
+
+    def __init__(self, placed: Placed) -> None:
+        self._placed = placed
+        self._patches: list[PatchBlock] | None = None
+
+    def patches(self, rows: np.ndarray) -> Patches:
+        """Patches of the global rows, read in place."""
+        if self._patches is None:
+            tables = ray.get(list(self._placed.patches))
+            self._patches = [PatchBlock(_rows(t), t.column(PATCHES).combine_chunks().to_numpy()) for t in tables if len(t)]
+        return Patches(self._patches, rows)
+
+    def counts(self, panel: Panel, rows: np.ndarray) -> Counts:
+        """Counts over `panel` of the global rows, read in place."""
+        tables = ray.get(list(self._placed.counts[panel.key]))
+        return Counts([_count_block(table, len(panel)) for table in tables if len(table)], rows)
+
+
+def _rows(table: pa.Table) -> np.ndarray:
+    return table.column(ROWS).combine_chunks().to_numpy()
+
+
+def _count_block(table: pa.Table, n_genes: int) -> CountBlock:
+    index, count = (table.column(name).combine_chunks() for name in (GENE_INDEX, GENE_COUNT))
+    offsets = index.offsets.to_numpy()
+    start, stop = offsets[0], offsets[-1]
+    parts = (count.values.to_numpy()[start:stop], index.values.to_numpy()[start:stop], offsets - start)
+    return CountBlock(_rows(table), sp.csr_matrix(parts, shape=(len(table), n_genes), copy=False))

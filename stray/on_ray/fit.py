@@ -1,0 +1,88 @@
+"""Stages on a group of Ray Train workers. What can share a group does: starting one takes longer than many a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray.train
+from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from stray import storage
+from stray.on_ray.data import Placed, PlacedData
+from stray.on_ray.failures import input_error
+from stray.on_ray.logger import MailboxTracker
+from stray.on_ray.session import Layout
+from stray.on_ray.worker import RayWorker
+from stray.train.results import digest
+from stray.train.stages import Stage, run_stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """One stage, and who hears of it."""
+
+    stage: Stage
+    targets: tuple[str, ...]
+    """Keys of the MLflow runs that its metrics go to."""
+    title: str
+    """For the person who watches."""
+    epochs: int
+    """0 where nothing is trained."""
+
+
+def fit(
+    assignments: Sequence[Assignment],
+    placed: Placed,
+    *,
+    layout: Layout,
+    max_failures: int,
+    checkpoint_every: int,
+    folder: str,
+    mailbox: Any,
+    callbacks: Sequence[Any] = (),
+) -> None:
+    """Run the stages in their order on one worker group; a group that loses a worker goes on from its last whole checkpoint.
+
+    Raises InputError when a worker found its input at fault, and Ray's TrainingFailedError when a worker failed otherwise more often
+    than `max_failures`.
+    """
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={
+            "assignments": tuple(assignments),
+            "placed": placed,
+            "mailbox": mailbox,
+            "checkpoint_every": checkpoint_every,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=layout.workers, use_gpu=layout.gpu, resources_per_worker={"CPU": layout.cpus_per_worker}
+        ),
+        torch_config=TorchConfig(backend="nccl" if layout.gpu else "gloo"),
+        run_config=ray.train.RunConfig(
+            # The same stages find the same run, and with it the checkpoint that a driver which was ended left behind.
+            name="group-" + digest([a.stage.key for a in assignments]),
+            storage_path=storage.absolute(folder),
+            failure_config=FailureConfig(max_failures=max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            callbacks=list(callbacks),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:  # Ray wraps what a worker raised in classes of its own
+        raise input_error(error) or error from None
+
+
+def _work(config: dict[str, Any]) -> None:
+    """What every worker runs."""
+    data = PlacedData(config["placed"])
+    for assignment in config["assignments"]:
+        facts = {"title": assignment.title, "epochs": assignment.epochs}
+        tracker = MailboxTracker(config["mailbox"], list(assignment.targets), facts)
+        worker = RayWorker(assignment.stage.key, lambda epoch, t=tracker: t.note(f"goes on after epoch {epoch}"))
+        run_stage(assignment.stage, data, worker, tracker, checkpoint_every=config["checkpoint_every"])
+        if worker.rank == 0:
+            tracker.note("done")

@@ -1,0 +1,112 @@
+"""From workers to the tracking store: a zero-CPU mailbox beside the driver, emptied by the driver, the store's only owner.
+
+So a local SQLite store works on a cluster of several nodes, and a slow or absent tracking server holds up no worker.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+POLL_S = 0.3
+Letter = dict[str, Any]
+
+
+@ray.remote(num_cpus=0)
+class Mailbox:
+    """Keeps letters until the driver takes them."""
+
+    def __init__(self) -> None:
+        self._letters: list[Letter] = []
+
+    def put(self, letters: list[Letter]) -> None:
+        """Add letters."""
+        self._letters += letters
+
+    def drain(self) -> list[Letter]:
+        """Take all letters."""
+        taken, self._letters = self._letters, []
+        return taken
+
+
+def open_mailbox() -> Any:
+    """A mailbox on the driver's node."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Mailbox.options(scheduling_strategy=here).remote()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class MailboxTracker:
+    """A worker's tracker: sends what it is given to the runs `targets`, in bundles of half a second."""
+
+    def __init__(self, mailbox: Any, targets: list[str], facts: Mapping[str, Any]) -> None:
+        """`facts` go with every letter (the stage, its epochs) and feed the progress display."""
+        self._mailbox, self._targets, self._facts = mailbox, targets, dict(facts)
+        self._held: list[Letter] = []
+        self._sent_at = time.monotonic()
+
+    def params(self, params: Mapping[str, Any]) -> None:
+        self._post({"params": dict(params)})
+
+    def metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._post({"metrics": dict(metrics), "step": step})
+
+    def artifact(self, path: str | Path, folder: str = "") -> None:
+        self._post({"artifact": Path(path).name, "content": Path(path).read_bytes(), "folder": folder})
+
+    def note(self, text: str) -> None:
+        """A line for the person who watches."""
+        self._post({"note": text})
+        self.flush()
+
+    def close(self, status: str = "FINISHED") -> None:
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is held."""
+        if self._held:
+            self._mailbox.put.remote(self._held)
+            self._held = []
+        self._sent_at = time.monotonic()
+
+    def _post(self, letter: Letter) -> None:
+        self._held.append({**self._facts, "targets": self._targets, **letter})
+        if time.monotonic() - self._sent_at > 0.5:
+            self.flush()
+
+
+class Relay:
+    """A thread of the driver that empties a mailbox into `deliver`, until it is closed."""
+
+    def __init__(self, mailbox: Any, deliver: Callable[[Letter], None]) -> None:
+        self._mailbox, self._deliver = mailbox, deliver
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="stray-relay", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Deliver what is left and stop. Raises what `deliver` raised, if anything."""
+        self._stop.set()
+        self._thread.join(timeout=30)
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.wait(POLL_S):
+                self._once()
+            self._once()
+        except BaseException as error:
+            self._error = error
+
+    def _once(self) -> None:
+        if not ray.is_initialized():
+            return
+        for letter in ray.get(self._mailbox.drain.remote()):
+            self._deliver(letter)

@@ -1,0 +1,54 @@
+"""`train.worker.Worker` over Ray Train."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import Checkpoint
+from torch import Tensor
+
+from stray import collective
+
+STATE = "state.pt"
+
+
+class RayWorker:
+    """One worker of a Ray Train group, for one stage of the run: checkpoints carry the stage that they belong to."""
+
+    def __init__(self, stage: str, on_restore: Callable[[int], None] | None = None) -> None:
+        """`on_restore` is told the epoch from which the stage goes on."""
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.device = ray.train.torch.get_device()
+        self._stage, self._on_restore = stage, on_restore
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        return collective.all_sum(tensor.detach().to(self.device))
+
+    def report(self, metrics: Mapping[str, float], state: Mapping[str, Any] | None) -> None:
+        if state is None:
+            return  # each report costs a round with the controller; the curves travel through the tracker
+        with tempfile.TemporaryDirectory(prefix="stray-checkpoint-") as folder:
+            checkpoint = None
+            if self.rank == 0:
+                torch.save({"stage": self._stage, "state": dict(state)}, Path(folder) / STATE)
+                checkpoint = Checkpoint.from_directory(folder)
+            ray.train.report(dict(metrics), checkpoint=checkpoint)
+
+    def restore(self) -> dict[str, Any] | None:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return None
+        with checkpoint.as_directory() as folder:
+            saved = torch.load(Path(folder) / STATE, map_location=self.device, weights_only=True)
+        if saved["stage"] != self._stage:
+            return None
+        if self._on_restore is not None:
+            self._on_restore(saved["state"]["epoch"])
+        return saved["state"]

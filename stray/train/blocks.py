@@ -1,0 +1,73 @@
+"""The training data as a worker holds it: read-only blocks of arrays (views into shared memory under Ray), gathered by position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stray.cohort.fragments import CountBlock, PatchBlock
+
+
+class _Blocks:
+    """Rows kept in several blocks: `position` i is the i-th of `rows`, wherever its block lies."""
+
+    def __init__(self, block_rows: Sequence[np.ndarray], rows: np.ndarray) -> None:
+        held = np.concatenate(block_rows) if block_rows else np.empty(0, dtype=np.int64)
+        block = np.repeat(np.arange(len(block_rows)), [len(r) for r in block_rows])
+        offset = np.concatenate([np.arange(len(r)) for r in block_rows]) if block_rows else held
+        order = np.argsort(held, kind="stable")
+        place = np.searchsorted(held, rows, sorter=order)
+        if len(held) == 0 or (place >= len(held)).any() or (held[order[np.minimum(place, len(held) - 1)]] != rows).any():
+            raise ValueError("a training spot is in none of the blocks")
+        self.rows = rows
+        self._block, self._offset = block[order[place]], offset[order[place]]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def _parts(self, positions: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
+        """Block, places in the batch, offsets in the block."""
+        block = self._block[positions]
+        found = [(int(b), np.flatnonzero(block == b)) for b in np.unique(block)]
+        return [(b, places, self._offset[positions[places]]) for b, places in found]
+
+
+class Patches(_Blocks):
+    """Patches of some global rows."""
+
+    def __init__(self, blocks: Sequence[PatchBlock], rows: np.ndarray) -> None:
+        """Raises ValueError when a row is in no block."""
+        super().__init__([b.rows for b in blocks], rows)
+        self._patches = [b.patches for b in blocks]
+
+    def gather(self, positions: np.ndarray) -> Tensor:
+        """Patches (n, 3, px, px) uint8, channels last in memory (as they are stored, and as convolutions like them)."""
+        out_nHWC = np.empty((len(positions), *self._patches[0].shape[1:]), dtype=np.uint8)
+        for block, places, offsets in self._parts(positions):
+            out_nHWC[places] = self._patches[block][offsets]
+        return torch.from_numpy(out_nHWC).permute(0, 3, 1, 2)
+
+
+class Counts(_Blocks):
+    """Counts over the panel of some global rows, sparse."""
+
+    def __init__(self, blocks: Sequence[CountBlock], rows: np.ndarray) -> None:
+        """Raises ValueError when a row is in no block."""
+        super().__init__([b.rows for b in blocks], rows)
+        self._counts = [b.counts for b in blocks]
+        self.n_genes = self._counts[0].shape[1]
+
+    def totals(self) -> np.ndarray:
+        """Counts over the panel of each position."""
+        per_block = [np.asarray(c.sum(axis=1, dtype=np.int64)).ravel() for c in self._counts]
+        return np.array([per_block[b][o] for b, o in zip(self._block, self._offset, strict=True)])
+
+    def gather(self, positions: np.ndarray) -> Tensor:
+        """Counts (n, G) as float32."""
+        out_nG = np.zeros((len(positions), self.n_genes), dtype=np.float32)
+        for block, places, offsets in self._parts(positions):
+            out_nG[places] = self._counts[block][offsets].toarray()
+        return torch.from_numpy(out_nG)

@@ -1,0 +1,51 @@
+"""What a stage is to the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stray.noise import Noise
+from stray.train.averages import Averages
+from stray.train.plan import BatchPlan
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What one step gives on one rank: what is minimised, apart from what is logged."""
+
+    loss: Tensor
+    """This rank's share of the global loss: the shares of all ranks add up to it."""
+    sums: Mapping[str, Tensor]
+    """Logged terms, summed over this rank's items."""
+    count: float
+    """This rank's items."""
+
+
+class Task(Protocol):
+    """One stage: a module to train, the batches it trains on, and the step."""
+
+    module: torch.nn.Module
+    plan: BatchPlan
+    epochs: int
+
+    def gather(self, positions: np.ndarray, noise: Noise) -> Any:
+        """This rank's batch as tensors on the host: the training spots at `positions`. Runs beside the step before it."""
+        ...
+
+    def step(self, batch: Any, noise: Noise) -> StepOutput:
+        """Forward and loss of one batch. `noise` knows the epoch, the step, the global batch and this rank's rows."""
+        ...
+
+    def after_step(self) -> None:
+        """What follows the optimiser's step (clamping)."""
+        ...
+
+    def validate(self, epoch: int) -> Averages:
+        """Validation metrics over this rank's share of the validation spots; none where there are no such spots."""
+        ...

@@ -1,0 +1,45 @@
+"""From a rank's loss to one step of the optimiser that every rank takes alike."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import Parameter
+
+from stray.collective import world_size
+from stray.train.state import TrainState
+from stray.train.task import StepOutput
+
+
+def update(state: TrainState, output: StepOutput, rate: float, clip_norm: float | None) -> Tensor:
+    """Backward, sum of gradients over ranks, step. Returns the global loss and the gradient's norm, shape (2,), on the device."""
+    output.loss.backward()
+    trained = [p for group in state.optimizer.param_groups for p in group["params"]]
+    loss = sum_over_ranks(trained, output.loss.detach())
+    norm = torch.nn.utils.clip_grad_norm_(trained, clip_norm if clip_norm is not None else float("inf"))
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    return torch.stack([loss.float(), norm.float()])
+
+
+def sum_over_ranks(parameters: list[Parameter], loss: Tensor) -> Tensor:
+    """Replace each gradient by its sum over ranks, in one collective with the loss; returns the summed loss.
+
+    Each rank's loss is its share of the global one, so sums, not means, give the gradient of the whole batch.
+    """
+    if world_size() == 1:
+        return loss
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    flat = torch.cat([*(p.grad.reshape(-1) for p in parameters if p.grad is not None), loss.reshape(1)])
+    dist.all_reduce(flat)
+    place = 0
+    for parameter in parameters:
+        assert parameter.grad is not None
+        parameter.grad.copy_(flat[place : place + parameter.numel()].view_as(parameter))
+        place += parameter.numel()
+    return flat[-1]

@@ -1,0 +1,62 @@
+"""How the training meets the machines: a protocol of six members, and the worker that needs none of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from stray import collective, storage
+
+
+class Worker(Protocol):
+    """One process of a training."""
+
+    rank: int
+    """The global rank."""
+    world_size: int
+    """Number of processes."""
+    device: torch.device
+    """Where tensors live."""
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """The sum of `tensor` over all workers."""
+        ...
+
+    def report(self, metrics: Mapping[str, float], state: Mapping[str, Any] | None) -> None:
+        """Called by every worker at the same points. A `state` becomes the newest checkpoint, whole or not at all."""
+        ...
+
+    def restore(self) -> dict[str, Any] | None:
+        """The newest whole checkpoint's state, or None at the start."""
+        ...
+
+
+class LocalWorker:
+    """A single process, or one of a plain process group (gloo, nccl): a unit test, a notebook, a debugger."""
+
+    def __init__(self, checkpoint: str | Path | None = None, device: str = "cpu") -> None:
+        """`checkpoint` is the file that keeps the state; without it nothing is kept."""
+        self.rank, self.world_size = collective.rank(), collective.world_size()
+        self.device = torch.device(device)
+        self.reports: list[dict[str, float]] = []
+        self._file = None if checkpoint is None else storage.absolute(checkpoint)
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        return collective.all_sum(tensor.detach())
+
+    def report(self, metrics: Mapping[str, float], state: Mapping[str, Any] | None) -> None:
+        self.reports.append(dict(metrics))
+        if state is not None and self._file is not None and self.rank == 0:
+            buffer = io.BytesIO()
+            torch.save(dict(state), buffer)
+            storage.write_bytes(self._file, buffer.getvalue())
+
+    def restore(self) -> dict[str, Any] | None:
+        if self._file is None or not storage.exists(self._file):
+            return None
+        return torch.load(io.BytesIO(storage.read_bytes(self._file)), map_location=self.device, weights_only=True)
