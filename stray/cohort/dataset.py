@@ -6,7 +6,6 @@ spots of the dataset, in the order of the manifest.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -19,7 +18,7 @@ from scipy import sparse
 from stray import columns as c
 from stray import storage
 from stray.cohort.decode import counts_csr, decode_patches, read_row_groups
-from stray.cohort.manifest import FileEntry, Manifest
+from stray.cohort.manifest import FileEntry, Manifest, file_sha256
 from stray.cohort.schema import ROW_GROUP_SPOTS
 from stray.errors import InputError, Problem, raise_if_any
 
@@ -57,7 +56,12 @@ class SpotTable:
         chosen = np.asarray(rows)
         if chosen.size == 0:
             chosen = chosen.astype(np.int64)
-        return SpotTable(**{column.name: getattr(self, column.name)[chosen] for column in fields(self)})
+        return SpotTable(
+            **{
+                column.name: getattr(self, column.name)[chosen]
+                for column in fields(self)
+            }
+        )
 
 
 class PairedDataset:
@@ -84,7 +88,11 @@ class PairedDataset:
     @cached_property
     def genes(self) -> pa.Table:
         """Every gene of the cohort: `index`, `symbol`, `id`, `n_sections`."""
-        return read_row_groups(storage.join(self.path, c.GENES), None, ["index", "symbol", "id", "n_sections"])
+        return read_row_groups(
+            storage.join(self.path, c.GENES),
+            None,
+            ["index", "symbol", "id", "n_sections"],
+        )
 
     def files(self) -> tuple[str, ...]:
         """Absolute paths (or URIs) of the spot files, in the order of the rows."""
@@ -92,7 +100,9 @@ class PairedDataset:
 
     def file_rows(self) -> np.ndarray:
         """First row of each spot file, and the number of all rows at the end; int64 (files + 1)."""
-        return np.cumsum([0, *(file.rows for file in self.manifest.files)], dtype=np.int64)
+        return np.cumsum(
+            [0, *(file.rows for file in self.manifest.files)], dtype=np.int64
+        )
 
     def __len__(self) -> int:
         return self.manifest.n_spots
@@ -103,12 +113,27 @@ class PairedDataset:
 
     @cached_property
     def _spots(self) -> SpotTable:
-        columns = [c.SPOT_ID, c.PATIENT, c.SECTION, c.X_UM, c.Y_UM, c.LABEL, c.LABEL_SOURCE, c.TOTAL_COUNT]
+        columns = [
+            c.SPOT_ID,
+            c.PATIENT,
+            c.SECTION,
+            c.X_UM,
+            c.Y_UM,
+            c.LABEL,
+            c.LABEL_SOURCE,
+            c.TOTAL_COUNT,
+        ]
         columns.append(c.TISSUE_FRACTION)
         # Plain strings, because every file has a label dictionary of its own.
-        table = pa.concat_tables(_with_plain_labels(read_row_groups(path, None, columns)) for path in self.files())
+        table = pa.concat_tables(
+            _with_plain_labels(read_row_groups(path, None, columns))
+            for path in self.files()
+        )
         return SpotTable(
-            **{name: _objects(table[name]) for name in (c.SPOT_ID, c.PATIENT, c.SECTION, c.LABEL, c.LABEL_SOURCE)},
+            **{
+                name: _objects(table[name])
+                for name in (c.SPOT_ID, c.PATIENT, c.SECTION, c.LABEL, c.LABEL_SOURCE)
+            },
             x_um=table[c.X_UM].to_numpy(),
             y_um=table[c.Y_UM].to_numpy(),
             total_count=table[c.TOTAL_COUNT].fill_null(0).to_numpy(),
@@ -127,9 +152,13 @@ class PairedDataset:
         for path, group, within, where in self._pieces(wanted):
             table = read_row_groups(path, [group], [c.GENE_INDEX, c.GENE_COUNT])
             try:
-                matrix = counts_csr(table[c.GENE_INDEX], table[c.GENE_COUNT], self.manifest.n_genes)
+                matrix = counts_csr(
+                    table[c.GENE_INDEX], table[c.GENE_COUNT], self.manifest.n_genes
+                )
             except ValueError as error:
-                raise InputError(Problem(f"{path}, row group {group}", str(error), "ingest again")) from None
+                raise InputError(
+                    Problem(f"{path}, row group {group}", str(error), "ingest again")
+                ) from None
             parts.append(matrix[within])
             order.append(where)
         if not parts:
@@ -146,8 +175,12 @@ class PairedDataset:
         size_px = self.manifest.patch.size_px
         patches_NPPC = np.empty((len(wanted), size_px, size_px, 3), dtype=np.uint8)
         for path, group, within, where in self._pieces(wanted):
-            encoded = read_row_groups(path, [group], [c.IMAGE])[c.IMAGE].take(pa.array(within))
-            patches_NPPC[where] = decode_patches(encoded, size_px, f"{path}, row group {group}")
+            encoded = read_row_groups(path, [group], [c.IMAGE])[c.IMAGE].take(
+                pa.array(within)
+            )
+            patches_NPPC[where] = decode_patches(
+                encoded, size_px, f"{path}, row group {group}", within
+            )
         return patches_NPPC
 
     def verify(self) -> None:
@@ -155,8 +188,14 @@ class PairedDataset:
         problems = self._size_problems()
         damaged = {problem.place for problem in problems}
         for path, entry in self._entries():
-            if path not in damaged and _sha256(path) != entry.sha256:
-                problems.append(Problem(path, "its content is not what was ingested (SHA-256 differs)", _RESTORE))
+            if path not in damaged and file_sha256(path) != entry.sha256:
+                problems.append(
+                    Problem(
+                        path,
+                        "its content is not what was ingested (SHA-256 differs)",
+                        _RESTORE,
+                    )
+                )
         raise_if_any(problems)
 
     def _entries(self) -> Iterator[tuple[str, FileEntry]]:
@@ -169,7 +208,9 @@ class PairedDataset:
             filesystem, inner = storage.resolve(path)
             info = filesystem.get_file_info(inner)
             if info.type != fs.FileType.File:
-                problems.append(Problem(path, "is missing, the manifest lists it", _RESTORE))
+                problems.append(
+                    Problem(path, "is missing, the manifest lists it", _RESTORE)
+                )
             elif info.size != entry.bytes:
                 what = f"has {info.size} bytes, the manifest says {entry.bytes}: it was changed after the ingest"
                 problems.append(Problem(path, what, _RESTORE))
@@ -177,11 +218,17 @@ class PairedDataset:
 
     def _checked(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
         wanted = np.asarray(rows, dtype=np.int64)
-        if wanted.ndim != 1 or (wanted.size and (wanted.min() < 0 or wanted.max() >= len(self))):
-            raise IndexError(f"rows must be a list of integers from 0 to {len(self) - 1}")
+        if wanted.ndim != 1 or (
+            wanted.size and (wanted.min() < 0 or wanted.max() >= len(self))
+        ):
+            raise IndexError(
+                f"rows must be a list of integers from 0 to {len(self) - 1}"
+            )
         return wanted
 
-    def _pieces(self, wanted: np.ndarray) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:
+    def _pieces(
+        self, wanted: np.ndarray
+    ) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:
         """(file, row group, rows within it, their places in `wanted`) of everything that `wanted` touches."""
         starts = self.file_rows()
         file_of = np.searchsorted(starts, wanted, side="right") - 1
@@ -190,14 +237,21 @@ class PairedDataset:
         files = self.files()
         for file, group in np.unique(np.stack([file_of, group_of], axis=1), axis=0):
             where = np.flatnonzero((file_of == file) & (group_of == group))
-            yield files[file], int(group), within_file[where] - group * ROW_GROUP_SPOTS, where
+            yield (
+                files[file],
+                int(group),
+                within_file[where] - group * ROW_GROUP_SPOTS,
+                where,
+            )
 
 
 _RESTORE = "restore the file, or run the ingest again: it writes anew what has changed"
 
 
 def _with_plain_labels(table: pa.Table) -> pa.Table:
-    return table.set_column(table.column_names.index(c.LABEL), c.LABEL, table[c.LABEL].cast(pa.string()))
+    return table.set_column(
+        table.column_names.index(c.LABEL), c.LABEL, table[c.LABEL].cast(pa.string())
+    )
 
 
 def _objects(column: pa.ChunkedArray) -> np.ndarray:
@@ -205,12 +259,3 @@ def _objects(column: pa.ChunkedArray) -> np.ndarray:
     values = np.empty(len(column), dtype=object)
     values[:] = column.to_pylist()
     return values
-
-
-def _sha256(path: str) -> str:
-    filesystem, inner = storage.resolve(path)
-    digest = hashlib.sha256()
-    with filesystem.open_input_stream(inner) as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -110,7 +110,11 @@ class Manifest:
                 )
             ) from None
         except OSError as error:
-            raise InputError(Problem(place, f"cannot be read: {error}", "check the path and its rights")) from error
+            raise InputError(
+                Problem(
+                    place, f"cannot be read: {error}", "check the path and its rights"
+                )
+            ) from error
         return _parse(text, place)
 
     def save(self, dataset_path: str) -> None:
@@ -127,11 +131,23 @@ def dataset_digest(files: Iterable[FileEntry]) -> str:
     return digest.hexdigest()
 
 
+def file_sha256(path: str) -> str:
+    """SHA-256 of the file at `path` (path or URI), as hexadecimal. Raises OSError when it cannot be read."""
+    filesystem, inner = storage.resolve(path)
+    digest = hashlib.sha256()
+    with filesystem.open_input_stream(inner) as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def _parse(text: bytes, place: str) -> Manifest:
     try:
         tree = json.loads(text)
     except ValueError as error:
-        raise InputError(Problem(place, f"is not JSON: {error}", "ingest the cohort again")) from None
+        raise InputError(
+            Problem(place, f"is not JSON: {error}", "ingest the cohort again")
+        ) from None
     version = tree.get("contract_version") if isinstance(tree, dict) else None
     if version != CONTRACT_VERSION:
         raise InputError(
@@ -145,6 +161,10 @@ def _parse(text: bytes, place: str) -> Manifest:
         return TypeAdapter(Manifest).validate_json(text)
     except ValidationError as error:
         raise InputError(
-            Problem(f"{place}: {'.'.join(str(part) for part in problem['loc'])}", problem["msg"], "ingest again")
+            Problem(
+                f"{place}: {'.'.join(str(part) for part in problem['loc'])}",
+                problem["msg"],
+                "ingest again",
+            )
             for problem in error.errors()
         ) from None

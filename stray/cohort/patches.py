@@ -41,11 +41,19 @@ def open_picture(path: str) -> Image.Image:
             return to_rgb(image)
     except FileNotFoundError:
         raise InputError(
-            Problem(path, "the picture is missing", "put it there, or remove what refers to it")
+            Problem(
+                path,
+                "the picture is missing",
+                "put it there, or remove what refers to it",
+            )
         ) from None
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(
-            Problem(path, f"the picture cannot be decoded: {error}", "fetch the file again: it is damaged or cut short")
+            Problem(
+                path,
+                f"the picture cannot be decoded: {error}",
+                "fetch the file again: it is damaged or cut short",
+            )
         ) from error
 
 
@@ -63,17 +71,26 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def inside(xy_px: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Which spot centres (S, 2) lie on a picture of `size` (width, height); bool (S,)."""
-    return ((xy_px >= 0) & (xy_px < np.asarray(size))).all(axis=1)
+    return np.all((xy_px >= 0) & (xy_px < np.asarray(size)), axis=1)
 
 
-def crop(image: Image.Image, x: float, y: float, side: float, size_px: int) -> Image.Image:
+def crop(
+    image: Image.Image, x: float, y: float, side: float, size_px: int
+) -> Image.Image:
     """The square of `side` pixels around (x, y), resampled to `size_px` pixels; white where it sticks out."""
     left, top = x - side / 2, y - side / 2
     box = (left, top, left + side, top + side)
     if left < 0 or top < 0 or box[2] > image.width or box[3] > image.height:
         x0, y0 = int(np.floor(left)), int(np.floor(top))
-        ground = Image.new("RGB", (int(np.ceil(box[2])) - x0, int(np.ceil(box[3])) - y0), GLASS)
-        seen = (max(x0, 0), max(y0, 0), min(x0 + ground.width, image.width), min(y0 + ground.height, image.height))
+        ground = Image.new(
+            "RGB", (int(np.ceil(box[2])) - x0, int(np.ceil(box[3])) - y0), GLASS
+        )
+        seen = (
+            max(x0, 0),
+            max(y0, 0),
+            min(x0 + ground.width, image.width),
+            min(y0 + ground.height, image.height),
+        )
         ground.paste(image.crop(seen), (seen[0] - x0, seen[1] - y0))
         image, box = ground, (left - x0, top - y0, left - x0 + side, top - y0 + side)
     # Lanczos widens its window with the scale: no aliasing of nuclei when a patch is shrunk.
@@ -85,7 +102,9 @@ def tissue_fraction(patch: Image.Image) -> float:
     pixels = np.asarray(patch)
     lightest, darkest = pixels.max(axis=2), pixels.min(axis=2)
     # Glass is grey and light; fields that a scanner or a curator blanked are black. Eosin and haematoxylin are coloured.
-    return float(((lightest.astype(np.int16) - darkest >= 20) & (lightest >= 40)).mean())
+    return float(
+        ((lightest.astype(np.int16) - darkest >= 20) & (lightest >= 40)).mean()
+    )
 
 
 def encode(patch: Image.Image, encoding: Literal["png", "jpeg"]) -> bytes:

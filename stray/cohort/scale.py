@@ -13,7 +13,11 @@ VISIUM_PITCH_UM = 100.0
 
 def is_hexagonal(row: np.ndarray, col: np.ndarray) -> bool:
     """Whether array positions are those of a hexagonal grid: only every other place of each row is used."""
-    return len(row) >= _FEWEST_SPOTS and len(np.unique((row + col) % 2)) == 1 and len(np.unique(row % 2)) == 2
+    return (
+        len(row) >= _FEWEST_SPOTS
+        and len(np.unique((row + col) % 2)) == 1
+        and len(np.unique(row % 2)) == 2
+    )
 
 
 def regressed_microns_per_pixel(
@@ -27,7 +31,9 @@ def regressed_microns_per_pixel(
     if len(row) < _FEWEST_SPOTS:
         return None
     across, down = (0.5, 0.75**0.5) if is_hexagonal(row, col) else (1.0, 1.0)
-    design = np.stack([col * across * pitch_um, row * down * pitch_um, np.ones(len(row))], axis=1)
+    design = np.stack(
+        [col * across * pitch_um, row * down * pitch_um, np.ones(len(row))], axis=1
+    )
     solution, _, rank, _ = np.linalg.lstsq(design.astype(float), xy_px, rcond=None)
     if rank < 3:
         return None
@@ -49,8 +55,7 @@ def choose_microns_per_pixel(
         assert stated is not None
         return stated, ()
     if stated is not None and abs(stated / regressed - 1) > _DISAGREEMENT:
-        return regressed, (
-            f"the file says {stated:.4g} um per pixel, the array's spots {regressed:.4g} "
-            f"({abs(stated / regressed - 1):.0%} apart): the spots' value is used",
-        )
+        apart = abs(stated / regressed - 1)
+        both = f"the file says {stated:.4g} um per pixel, the array's spots {regressed:.4g} ({apart:.0%} apart)"
+        return regressed, (f"{both}: the spots' value is used",)
     return regressed, ()

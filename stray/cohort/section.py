@@ -26,7 +26,9 @@ class Genes:
 
     def __post_init__(self) -> None:
         if self.ids and len(self.ids) != len(self.symbols):
-            raise ValueError(f"{len(self.ids)} gene ids for {len(self.symbols)} symbols")
+            raise ValueError(
+                f"{len(self.ids)} gene ids for {len(self.symbols)} symbols"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +75,22 @@ class Section:
     def __post_init__(self) -> None:
         n_spots = len(self.spots)
         if self.xy_px.shape != (n_spots, 2):
-            raise ValueError(f"section {self.name}: xy_px is {self.xy_px.shape}, expected {(n_spots, 2)}")
+            raise ValueError(
+                f"section {self.name}: xy_px is {self.xy_px.shape}, expected {(n_spots, 2)}"
+            )
         if (self.counts is None) != (self.genes is None):
             raise ValueError(f"section {self.name}: counts and genes come together")
         if self.counts is not None and self.genes is not None:
             expected = (n_spots, len(self.genes.symbols))
             if self.counts.shape != expected:
-                raise ValueError(f"section {self.name}: counts are {self.counts.shape}, expected {expected}")
+                raise ValueError(
+                    f"section {self.name}: counts are {self.counts.shape}, expected {expected}"
+                )
         for column in (self.array_row, self.array_col, self.labels):
             if column is not None and column.shape != (n_spots,):
-                raise ValueError(f"section {self.name}: a spot column is {column.shape}, expected {(n_spots,)}")
+                raise ValueError(
+                    f"section {self.name}: a spot column is {column.shape}, expected {(n_spots,)}"
+                )
 
     @property
     def spot_ids(self) -> tuple[str, ...]:
@@ -103,10 +111,20 @@ def check_section(section: Section, place: str) -> None:
     problems = [*_name_problems(section, place), *_count_problems(section, place)]
     if not np.isfinite(section.xy_px).all():
         bad = int((~np.isfinite(section.xy_px).all(axis=1)).sum())
-        problems.append(Problem(place, f"{bad} spots have no finite pixel coordinates", "drop them with a reason"))
+        problems.append(
+            Problem(
+                place,
+                f"{bad} spots have no finite pixel coordinates",
+                "drop them with a reason",
+            )
+        )
     if not (np.isfinite(section.microns_per_pixel) and section.microns_per_pixel > 0):
         problems.append(
-            Problem(place, f"microns per pixel is {section.microns_per_pixel}", "it must be a positive number")
+            Problem(
+                place,
+                f"microns per pixel is {section.microns_per_pixel}",
+                "it must be a positive number",
+            )
         )
     if problems:
         raise InputError(problems)
@@ -142,7 +160,13 @@ def _count_problems(section: Section, place: str) -> list[Problem]:
     values = section.counts.data
     remedy = "give the raw integer counts: not normalised, scaled or logarithms"
     if not np.isfinite(values).all():
-        return [Problem(place, f"section {section.name} has counts that are not finite numbers", remedy)]
+        return [
+            Problem(
+                place,
+                f"section {section.name} has counts that are not finite numbers",
+                remedy,
+            )
+        ]
     problems = []
     negative = values < 0
     if negative.any():
@@ -164,13 +188,19 @@ def _count_problems(section: Section, place: str) -> list[Problem]:
             )
         )
     if values.size and values.max() > np.iinfo(np.uint32).max:
-        problems.append(Problem(place, f"section {section.name} has a count of {values.max()}", remedy))
+        problems.append(
+            Problem(
+                place, f"section {section.name} has a count of {values.max()}", remedy
+            )
+        )
     return problems
 
 
 def repeated(names: tuple[str, ...]) -> list[str]:
     """The names that occur more than once, each once, sorted."""
-    unique, counts = np.unique(np.asarray(names, dtype=object).astype(str), return_counts=True)
+    unique, counts = np.unique(
+        np.asarray(names, dtype=object).astype(str), return_counts=True
+    )
     return [str(name) for name in unique[counts > 1]]
 
 
@@ -178,15 +208,21 @@ def keep_spots(section: Section, keep: np.ndarray, reason: str) -> Section:
     """The section with the spots where `keep` (S,) is true; the others are listed as dropped for `reason`."""
     if keep.all():
         return section
-    gone = tuple(spot for spot, kept in zip(section.spots, keep, strict=True) if not kept)
+    gone = tuple(
+        spot for spot, kept in zip(section.spots, keep, strict=True) if not kept
+    )
 
     def rows(column: np.ndarray | None) -> np.ndarray | None:
         return None if column is None else column[keep]
 
     return replace(
         section,
-        spots=tuple(spot for spot, kept in zip(section.spots, keep, strict=True) if kept),
-        counts=None if section.counts is None else sparse.csr_matrix(section.counts[keep]),
+        spots=tuple(
+            spot for spot, kept in zip(section.spots, keep, strict=True) if kept
+        ),
+        counts=None
+        if section.counts is None
+        else sparse.csr_matrix(section.counts[keep]),
         xy_px=section.xy_px[keep],
         array_row=rows(section.array_row),
         array_col=rows(section.array_col),

@@ -24,6 +24,9 @@ class H5adSourceConfig:
     kind: Literal["h5ad"] = "h5ad"
     path: str
     """One .h5ad file, or a folder whose .h5ad files are all read."""
+    pitch_um: Annotated[float, Field(gt=0)] | None = None
+    """Distance of neighbouring spots on the capture array, in micrometres, where the array is known: pixels are then
+    measured by it. null: the size of a pixel is the file's own (or the 100 um of a Visium array)."""
 
 
 @dataclass(frozen=True, kw_only=True)

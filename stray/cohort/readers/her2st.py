@@ -41,7 +41,10 @@ class Her2stReader:
         self._data = Path(self.place) / "data"
 
     def sections(self) -> tuple[SectionHandle, ...]:
-        counted, spotted = self._names("ST-cnts", ".tsv.gz"), self._names("ST-spotfiles", "_selection.tsv")
+        counted, spotted = (
+            self._names("ST-cnts", ".tsv.gz"),
+            self._names("ST-spotfiles", "_selection.tsv"),
+        )
         names = sorted(counted | spotted)
         if not names:
             raise InputError(
@@ -62,13 +65,20 @@ class Her2stReader:
         if problems:
             raise InputError(problems)
         return tuple(
-            SectionHandle(name=name, patient=_patient(name), inputs=self._inputs(name), options={"pitch_um": PITCH_UM})
+            SectionHandle(
+                name=name,
+                patient=_patient(name),
+                inputs=self._inputs(name),
+                options={"pitch_um": PITCH_UM},
+            )
             for name in names
         )
 
     def remarks(self) -> tuple[str, ...]:
         labelled = self._names("ST-pat/lbl", "_labeled_coordinates.tsv")
-        known = self._names("ST-cnts", ".tsv.gz") | self._names("ST-spotfiles", "_selection.tsv")
+        known = self._names("ST-cnts", ".tsv.gz") | self._names(
+            "ST-spotfiles", "_selection.tsv"
+        )
         return tuple(
             f"section {name} has labels but neither counts nor spot coordinates: it is left out"
             for name in sorted(labelled - known)
@@ -94,7 +104,10 @@ class Her2stReader:
         # From all spots of the file, those without counts too: the more spots, the better the regression.
         microns, remarks = choose_microns_per_pixel(
             regressed_microns_per_pixel(
-                spots[["pixel_x", "pixel_y"]].to_numpy(float), spots["y"].to_numpy(), spots["x"].to_numpy(), PITCH_UM
+                spots[["pixel_x", "pixel_y"]].to_numpy(float),
+                spots["y"].to_numpy(),
+                spots["x"].to_numpy(),
+                PITCH_UM,
             ),
             None,
             str(self._file("ST-spotfiles", name)),
@@ -112,11 +125,15 @@ class Her2stReader:
             counts = sparse.csr_matrix(table.to_numpy())
             empty = table.index[np.asarray(counts.sum(axis=1)).ravel() == 0]
             if len(empty):
-                warnings.append(f"{len(empty)} spots have no counts at all and are kept: {', '.join(empty[:5])}")
+                warnings.append(
+                    f"{len(empty)} spots have no counts at all and are kept: {', '.join(empty[:5])}"
+                )
         labels, lost = self._labels(name, spots.index)
         if lost:
             dropped["label without array coordinates"] = lost
-            warnings.append(f"{len(lost)} rows of the label table have no array coordinates and label no spot")
+            warnings.append(
+                f"{len(lost)} rows of the label table have no array coordinates and label no spot"
+            )
         section = Section(
             name=name,
             patient=_patient(name),
@@ -132,7 +149,9 @@ class Her2stReader:
             dropped=dropped,
             warnings=tuple(warnings),
         )
-        check_section(section, str(self._file("ST-cnts" if genes else "ST-spotfiles", name)))
+        check_section(
+            section, str(self._file("ST-cnts" if genes else "ST-spotfiles", name))
+        )
         return section
 
     def _names(self, folder: str, suffix: str) -> set[str]:
@@ -151,12 +170,19 @@ class Her2stReader:
         return self._data / folder / f"{name}{suffix}"
 
     def _inputs(self, name: str) -> tuple[str, ...]:
-        files = [self._file(folder, name) for folder in ("ST-cnts", "ST-spotfiles", "ST-pat/lbl")]
-        return tuple(str(path) for path in (*files, *self._pictures(name)) if path.exists())
+        files = [
+            self._file(folder, name)
+            for folder in ("ST-cnts", "ST-spotfiles", "ST-pat/lbl")
+        ]
+        return tuple(
+            str(path) for path in (*files, *self._pictures(name)) if path.exists()
+        )
 
     def _pictures(self, name: str) -> list[Path]:
         folder = self._data / "ST-imgs" / _patient(name) / name
-        return sorted(path for path in folder.glob("*") if path.suffix.lower() in _PICTURES)
+        return sorted(
+            path for path in folder.glob("*") if path.suffix.lower() in _PICTURES
+        )
 
     def _image(self, name: str) -> SectionImage | None:
         folder = self._data / "ST-imgs" / _patient(name) / name
@@ -175,18 +201,34 @@ class Her2stReader:
         path = str(pictures[0])
         if not pictures[0].exists():
             raise InputError(
-                Problem(path, "the picture is missing: the link leads nowhere", "fetch it, or remove its folder")
+                Problem(
+                    path,
+                    "the picture is missing: the link leads nowhere",
+                    "fetch it, or remove its folder",
+                )
             )
         return SectionImage(place=path, load=lambda: open_picture(path))
 
     def _spot_file(self, name: str) -> pd.DataFrame:
         path = self._file("ST-spotfiles", name)
         table = _table(path, ("x", "y", "pixel_x", "pixel_y"))
-        place = table[["x", "y", "pixel_x", "pixel_y"]].apply(pd.to_numeric, errors="coerce")
+        place = table[["x", "y", "pixel_x", "pixel_y"]].apply(
+            pd.to_numeric, errors="coerce"
+        )
         if not np.isfinite(place.to_numpy(float)).all():
-            raise InputError(Problem(str(path), "holds coordinates that are not numbers", "correct the spot file"))
-        table = place.assign(x=place["x"].round().astype(int), y=place["y"].round().astype(int))
-        table.index = pd.Index([f"{x}x{y}" for x, y in zip(table["x"], table["y"], strict=True)])
+            raise InputError(
+                Problem(
+                    str(path),
+                    "holds coordinates that are not numbers",
+                    "correct the spot file",
+                )
+            )
+        table = place.assign(
+            x=place["x"].round().astype(int), y=place["y"].round().astype(int)
+        )
+        table.index = pd.Index(
+            [f"{x}x{y}" for x, y in zip(table["x"], table["y"], strict=True)]
+        )
         _check_unique(tuple(table.index), path)
         return table
 
@@ -199,13 +241,19 @@ class Her2stReader:
         words = [str(column) for column, kind in table.dtypes.items() if kind == object]
         if words:
             raise InputError(
-                Problem(str(path), f"counts of {len(words)} genes are not numbers, such as {words[0]}", "correct them")
+                Problem(
+                    str(path),
+                    f"counts of {len(words)} genes are not numbers, such as {words[0]}",
+                    "correct them",
+                )
             )
         table.index = table.index.astype(str)
         _check_unique(tuple(table.index), path)
         return table
 
-    def _labels(self, name: str, spots: pd.Index) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    def _labels(
+        self, name: str, spots: pd.Index
+    ) -> tuple[np.ndarray | None, tuple[str, ...]]:
         """Labels of `spots`, and names of the label rows that cannot be placed; None where there is no table."""
         path = self._file("ST-pat/lbl", name)
         if not path.exists():
@@ -214,14 +262,20 @@ class Her2stReader:
         x, y = (pd.to_numeric(table[axis], errors="coerce") for axis in ("x", "y"))
         placed = (x.notna() & y.notna()).to_numpy()
         lost = tuple(f"row {row + 1}" for row in np.flatnonzero(~placed))
-        keys = [f"{round(a)}x{round(b)}" for a, b in zip(x[placed], y[placed], strict=True)]
+        keys = [
+            f"{round(a)}x{round(b)}" for a, b in zip(x[placed], y[placed], strict=True)
+        ]
         _check_unique(tuple(keys), path)
         known = dict(zip(keys, table["label"][placed], strict=True))
         labels = np.empty(len(spots), dtype=object)
         labels[:] = [_label(known.get(spot)) for spot in spots]
         if not any(spot in known for spot in spots):
             raise InputError(
-                Problem(str(path), f"none of its {len(known)} labels joins a spot of section {name}", "check x and y")
+                Problem(
+                    str(path),
+                    f"none of its {len(known)} labels joins a spot of section {name}",
+                    "check x and y",
+                )
             )
         return labels, lost
 
@@ -244,7 +298,13 @@ def _table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
     missing = [column for column in needed if column not in table.columns]
     if missing:
         found = ", ".join(str(column) for column in table.columns)
-        raise InputError(Problem(str(path), f"lacks the columns {', '.join(missing)}; it has {found}", "correct it"))
+        raise InputError(
+            Problem(
+                str(path),
+                f"lacks the columns {', '.join(missing)}; it has {found}",
+                "correct it",
+            )
+        )
     return table
 
 
@@ -252,8 +312,16 @@ def _check_unique(spots: tuple[str, ...], path: Path) -> None:
     twice = repeated(spots)
     if twice:
         what = f"names {len(twice)} spots more than once: {', '.join(twice[:5])}"
-        raise InputError(Problem(str(path), what, "a spot name must be unique in its section: remove the copies"))
+        raise InputError(
+            Problem(
+                str(path),
+                what,
+                "a spot name must be unique in its section: remove the copies",
+            )
+        )
 
 
 def _unreadable(path: Path, error: BaseException) -> InputError:
-    return InputError(Problem(str(path), f"cannot be read: {error}", "fetch the file again"))
+    return InputError(
+        Problem(str(path), f"cannot be read: {error}", "fetch the file again")
+    )

@@ -1,0 +1,196 @@
+"""From a recipe to a whole dataset. Where the sections' tasks run is the caller's choice: here, or on a cluster."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+
+from pyarrow import fs
+
+from stray import storage
+from stray.cohort.manifest import Manifest, dataset_digest
+from stray.cohort.schema import GENE_TABLE
+from stray.cohort.sources import IngestPlan, SectionTask, make_plan
+from stray.cohort.write import SectionOutcome, run_task, write_table
+from stray.columns import GENES, MANIFEST
+from stray.config.ingest import IngestConfig
+from stray.errors import InputError, Problem, raise_if_any
+
+RunTasks = Callable[[Sequence[SectionTask], str], Iterable[SectionOutcome]]
+"""Runs every task for the dataset at a path; yields an outcome a task, in any order."""
+OnEvent = Callable[[dict], None]
+_WRITERS = ("stray", "pyarrow", "numpy", "pillow", "anndata")
+
+
+def run_here(tasks: Sequence[SectionTask], out: str) -> Iterator[SectionOutcome]:
+    """One section after the other, in this process."""
+    for task in tasks:
+        yield run_task(task, out)
+
+
+def build_dataset(
+    config: IngestConfig,
+    out: str,
+    *,
+    run_tasks: RunTasks = run_here,
+    on_event: OnEvent | None = None,
+) -> Manifest:
+    """Build the paired dataset of `config` at `out` (path or URI), and return its manifest.
+
+    Sections that stand there already, made from the same inputs, are kept. The manifest is taken away before the
+    first file changes and written after the last one: an ingest that fails or is killed leaves none.
+    `on_event` hears of the plan (`event: plan`), of each section (`event: section`, with `state` written, kept or
+    failed) and of the end (`event: done`).
+    Raises InputError with the problems of all sections; those that succeeded are kept for the next run.
+    """
+    tell = on_event or (lambda event: None)
+    out = storage.absolute(out)
+    _check_output(out)
+    plan = make_plan(config)
+    tell(
+        {
+            "event": "plan",
+            "sections": len(plan.tasks),
+            "genes": plan.genes.num_rows,
+            "warnings": plan.warnings,
+        }
+    )
+    if not _unchanged(plan, out):
+        _remove_manifest(out)
+    outcomes: list[SectionOutcome] = []
+    for outcome in run_tasks(plan.tasks, out):
+        outcomes.append(outcome)
+        tell(_section_event(outcome, len(outcomes), len(plan.tasks)))
+    failed = [problem for outcome in outcomes for problem in outcome.problems]
+    if failed:
+        # What a failed section leaves standing does not agree with its inputs any more.
+        _remove_manifest(out)
+        raise_if_any(failed)
+    manifest = _finish(plan, outcomes, out)
+    tell(
+        {
+            "event": "done",
+            "spots": manifest.n_spots,
+            "sections": len(manifest.sections),
+            "digest": manifest.digest,
+        }
+    )
+    return manifest
+
+
+def _finish(plan: IngestPlan, outcomes: Sequence[SectionOutcome], out: str) -> Manifest:
+    entries = sorted(
+        (outcome.entry for outcome in outcomes if outcome.entry is not None),
+        key=lambda entry: (entry.patient, entry.name),
+    )
+    genes = write_table(iter([plan.genes]), GENE_TABLE, out, GENES)
+    files = tuple(file for entry in entries for file in entry.files)
+    manifest = Manifest(
+        digest=dataset_digest([genes, *files]),
+        sections=tuple(entries),
+        genes=genes,
+        n_genes=plan.genes.num_rows,
+        patch=plan.config.patch,
+        ingest=_as_json(plan.config),
+        versions={"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in _WRITERS},
+        warnings=plan.warnings,
+    )
+    _remove_strangers({file.path for file in files}, out)
+    try:
+        manifest.save(out)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    return manifest
+
+
+def _as_json(config: IngestConfig) -> dict[str, object]:
+    tree = asdict(config)
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in tree.items()
+    }
+
+
+def _section_event(outcome: SectionOutcome, done: int, total: int) -> dict:
+    entry = outcome.entry
+    return {
+        "event": "section",
+        "section": outcome.name,
+        "patient": outcome.patient,
+        "state": "failed" if entry is None else "kept" if outcome.kept else "written",
+        "spots": 0 if entry is None else entry.n_spots,
+        "dropped": 0
+        if entry is None
+        else sum(len(spots) for spots in entry.dropped.values()),
+        "has_image": entry is not None and entry.has_image,
+        "warnings": () if entry is None else entry.warnings,
+        "problems": outcome.problems,
+        "seconds": outcome.seconds,
+        "done": done,
+        "total": total,
+    }
+
+
+def _check_output(out: str) -> None:
+    """Refuse, before anything is read, a place that cannot be written or that holds something else."""
+    filesystem, inner = storage.resolve(out)
+    try:
+        info = filesystem.get_file_info(inner)
+        if info.type == fs.FileType.File:
+            raise InputError(Problem(out, "is a file", "name a folder for the dataset"))
+        if info.type == fs.FileType.Directory:
+            names = {
+                child.base_name
+                for child in filesystem.get_file_info(fs.FileSelector(inner))
+            }
+            if names and not names & {MANIFEST, ".ingest", "spots"}:
+                what = f"holds other things already: {', '.join(sorted(names)[:5])}"
+                raise InputError(
+                    Problem(out, what, "name an empty or a new folder for the dataset")
+                )
+        storage.write_bytes(storage.join(out, ".ingest", "started"), b"")
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: str, error: OSError) -> InputError:
+    return InputError(
+        Problem(
+            out,
+            f"cannot be written: {error}",
+            "choose another output, or set its rights",
+        )
+    )
+
+
+def _unchanged(plan: IngestPlan, out: str) -> bool:
+    """Whether the dataset that stands at `out` is the one that the plan would make."""
+    try:
+        manifest = Manifest.load(out)
+    except InputError:
+        return False
+    return manifest.ingest == _as_json(plan.config) and [
+        task.fingerprint for task in plan.tasks
+    ] == [entry.fingerprint for entry in manifest.sections]
+
+
+def _remove_manifest(out: str) -> None:
+    filesystem, inner = storage.resolve(storage.join(out, MANIFEST))
+    if filesystem.get_file_info(inner).type == fs.FileType.File:
+        filesystem.delete_file(inner)
+
+
+def _remove_strangers(files: set[str], out: str) -> None:
+    """Delete spot files of sections that are no longer of the cohort: whoever reads the folder would mix them in."""
+    filesystem, inner = storage.resolve(out)
+    for info in filesystem.get_file_info(
+        fs.FileSelector(f"{inner}/spots", recursive=True)
+    ):
+        if (
+            info.type == fs.FileType.File
+            and info.path.removeprefix(f"{inner}/") not in files
+        ):
+            filesystem.delete_file(info.path)

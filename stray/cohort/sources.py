@@ -1,0 +1,289 @@
+"""From a recipe's sources to a plan: which section is read from where, with which labels, over which genes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from stray.cohort.labels import LabelRows, label_tables
+from stray.cohort.readers import Reader, SectionHandle, make_reader
+from stray.cohort.schema import GENE_TABLE
+from stray.cohort.section import Genes
+from stray.columns import CONTRACT_VERSION
+from stray.config.ingest import IngestConfig, PatchConfig
+from stray.errors import InputError, Problem, raise_if_any
+
+
+@dataclass(frozen=True, kw_only=True)
+class SectionTask:
+    """Everything that one section of the dataset is made from. Travels to the worker that makes it."""
+
+    handle: SectionHandle
+    reader: Reader
+    others: tuple[Reader, ...]
+    """Sources that hold the section too and were not preferred."""
+    labels: tuple[LabelRows, ...]
+    """In the order in which they fill."""
+    gene_index: np.ndarray | None
+    """Cohort-wide index of each of the section's genes, int32; None without counts."""
+    patch: PatchConfig
+    fingerprint: str
+    """Digest of all of this and of the input files' sizes and times."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestPlan:
+    """What an ingest is going to do."""
+
+    tasks: tuple[SectionTask, ...]
+    """Sorted by patient and section."""
+    genes: pa.Table
+    """Every gene of the cohort."""
+    warnings: tuple[str, ...]
+    config: IngestConfig
+
+
+def make_plan(config: IngestConfig) -> IngestPlan:
+    """List the sources' sections, settle which source gives which, join label tables, and unite the genes.
+
+    Reads no counts and no pictures. Raises InputError with all that is wrong.
+    """
+    if not config.sources:
+        raise InputError(
+            Problem(
+                "ingest.sources",
+                "there is no source",
+                "name one: --her2st PATH, --h5ad PATH or --synthetic",
+            )
+        )
+    readers, handles, problems = [], [], []
+    for source in config.sources:
+        try:
+            reader = make_reader(source)
+            handles.append({handle.name: handle for handle in reader.sections()})
+            readers.append(reader)
+        except InputError as error:
+            problems += error.problems
+    raise_if_any(problems)
+    chosen, choice_problems = _choose(readers, handles, config.prefer)
+    tables, table_problems = label_tables(config.labels, set(chosen))
+    raise_if_any(choice_problems + table_problems)
+
+    genes_of: dict[str, Genes] = {}
+    for name, (first, _) in chosen.items():
+        try:
+            genes = readers[first].genes(name)
+        except InputError as error:
+            problems += error.problems
+            continue
+        if genes is not None:
+            genes_of[name] = genes
+    raise_if_any(problems)
+    gene_table, gene_warnings = unite_genes(genes_of)
+    index_of = {
+        symbol: index for index, symbol in enumerate(gene_table["symbol"].to_pylist())
+    }
+    tasks = []
+    for name, (first, rest) in chosen.items():
+        handle, reader = handles[first][name], readers[first]
+        others = tuple(readers[other] for other in rest)
+        other_handles = [handles[other][name] for other in rest]
+        gene_index = None
+        if name in genes_of:
+            gene_index = np.array(
+                [index_of[symbol] for symbol in genes_of[name].symbols], dtype=np.int32
+            )
+        labels = tuple(
+            rows for table in tables if (rows := table.get(name)) is not None
+        )
+        fingerprint = _fingerprint(
+            reader, handle, other_handles, labels, gene_index, config.patch
+        )
+        tasks.append(
+            SectionTask(
+                handle=handle,
+                reader=reader,
+                others=others,
+                labels=labels,
+                gene_index=gene_index,
+                patch=config.patch,
+                fingerprint=fingerprint,
+            )
+        )
+    remarks = [
+        f"{reader.kind} {reader.place}: {remark}"
+        for reader in readers
+        for remark in reader.remarks()
+    ]
+    return IngestPlan(
+        tasks=tuple(
+            sorted(tasks, key=lambda task: (task.handle.patient, task.handle.name))
+        ),
+        genes=gene_table,
+        warnings=(*remarks, *gene_warnings),
+        config=config,
+    )
+
+
+def unite_genes(genes_of: Mapping[str, Genes]) -> tuple[pa.Table, tuple[str, ...]]:
+    """The cohort's gene table from each section's genes, joined by symbol; and what to warn of."""
+    n_sections: Counter[str] = Counter()
+    ids: dict[str, dict[str, None]] = defaultdict(dict)
+    for genes in genes_of.values():
+        n_sections.update(set(genes.symbols))
+        for symbol, accession in zip(genes.symbols, genes.ids, strict=False):
+            if accession:
+                ids[symbol][accession.split(".")[0]] = None
+    symbols = sorted(n_sections)
+    table = pa.table(
+        {
+            "index": pa.array(range(len(symbols)), pa.int32()),
+            "symbol": pa.array(symbols, pa.string()),
+            "id": pa.array(
+                [
+                    next(iter(ids[symbol]), None) if symbol in ids else None
+                    for symbol in symbols
+                ]
+            ).cast(pa.string()),
+            "n_sections": pa.array(
+                [n_sections[symbol] for symbol in symbols], pa.int32()
+            ),
+        },
+        schema=GENE_TABLE,
+    )
+    torn = [symbol for symbol in symbols if len(ids.get(symbol, ())) > 1]
+    if not torn:
+        return table, ()
+    example = f"{torn[0]}: {', '.join(ids[torn[0]])}"
+    return table, (
+        f"{len(torn)} gene symbols stand for different accessions in different sections ({example})",
+    )
+
+
+def _choose(
+    readers: list[Reader],
+    handles: list[dict[str, SectionHandle]],
+    prefer: tuple[str, ...],
+) -> tuple[dict[str, tuple[int, list[int]]], list[Problem]]:
+    """For every section the number of the reader that gives it and those of the others that hold it too."""
+    holders: dict[str, list[int]] = defaultdict(list)
+    for number, sections in enumerate(handles):
+        for name in sections:
+            holders[name].append(number)
+    wanted, problems = _preferences(readers, handles, prefer)
+    chosen = {}
+    undecided: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for name, numbers in holders.items():
+        if len(numbers) > 1 and name not in wanted:
+            undecided[tuple(numbers)].append(name)
+        first = wanted.get(name, numbers[0])
+        chosen[name] = (first, [number for number in numbers if number != first])
+        patients = {handles[number][name].patient for number in numbers}
+        if len(patients) > 1:
+            what = f"section {name} belongs to patient {' and to '.join(sorted(patients))} in different sources"
+            problems.append(
+                Problem(
+                    "ingest.sources",
+                    what,
+                    "correct the sources: a section is of one patient",
+                )
+            )
+    for numbers, names in undecided.items():
+        sources = [readers[number] for number in numbers]
+        kinds = [source.kind for source in sources]
+        keys = (
+            kinds
+            if len(set(kinds)) == len(kinds)
+            else [source.place for source in sources]
+        )
+        problems.append(
+            Problem(
+                "ingest.sources",
+                f"{len(sources)} sources hold the sections {', '.join(sorted(names))}: "
+                + " and ".join(f"{source.kind} ({source.place})" for source in sources),
+                "choose: "
+                + " or ".join(
+                    f"--prefer {key}:{','.join(sorted(names))}" for key in keys
+                ),
+            )
+        )
+    return chosen, problems
+
+
+def _preferences(
+    readers: list[Reader],
+    handles: list[dict[str, SectionHandle]],
+    prefer: tuple[str, ...],
+) -> tuple[dict[str, int], list[Problem]]:
+    """Section -> number of the preferred reader."""
+    wanted: dict[str, int] = {}
+    problems = []
+    for entry in prefer:
+        key, colon, names = entry.rpartition(":")
+        if not colon or not key or not names:
+            problems.append(
+                Problem(
+                    "ingest.prefer",
+                    f"{entry!r} is not KIND:SECTION",
+                    "write it like h5ad:A1",
+                )
+            )
+            continue
+        for name in names.split(","):
+            matches = [
+                number
+                for number, reader in enumerate(readers)
+                if name in handles[number]
+                and key in (reader.kind, reader.place, Path(reader.place).name)
+            ]
+            if len(matches) == 1:
+                wanted[name] = matches[0]
+                continue
+            found = ", ".join(f"{reader.kind} ({reader.place})" for reader in readers)
+            what = f"{entry!r}: {len(matches)} sources called {key} hold section {name}; the sources are {found}"
+            problems.append(
+                Problem(
+                    "ingest.prefer", what, "name a source by its kind, or by its path"
+                )
+            )
+    return wanted, problems
+
+
+def _fingerprint(
+    reader: Reader,
+    handle: SectionHandle,
+    others: list[SectionHandle],
+    labels: tuple[LabelRows, ...],
+    gene_index: np.ndarray | None,
+    patch: PatchConfig,
+) -> str:
+    parts = {
+        "contract": CONTRACT_VERSION,
+        "source": [reader.kind, handle.name, handle.patient, dict(handle.options)],
+        "inputs": _stamps(handle),
+        "others": [_stamps(other) for other in others],
+        "labels": [[rows.name, sorted(rows.labels.items())] for rows in labels],
+        "genes": ""
+        if gene_index is None
+        else hashlib.sha256(gene_index.tobytes()).hexdigest(),
+        "patch": asdict(patch),
+    }
+    return hashlib.sha256(
+        json.dumps(parts, sort_keys=True, default=str).encode()
+    ).hexdigest()
+
+
+def _stamps(handle: SectionHandle) -> list[tuple[str, int, int]]:
+    """Name, size and time of each input file: enough to see a change, and free of reading gigabytes of pictures."""
+    return [
+        (path, (stat := os.stat(path)).st_size, stat.st_mtime_ns)
+        for path in handle.inputs
+    ]

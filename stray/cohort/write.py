@@ -1,0 +1,269 @@
+"""One section to its Parquet file: read, labelled, cropped and written, or skipped where nothing has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
+
+from stray import columns as c
+from stray import storage
+from stray.cohort.manifest import FileEntry, SectionEntry, file_sha256
+from stray.cohort.patches import inside
+from stray.cohort.schema import ROW_GROUP_SPOTS, SPOTS, folder_name, shard_path
+from stray.cohort.section import Section, keep_spots
+from stray.cohort.sources import SectionTask
+from stray.config.ingest import PatchConfig
+from stray.errors import InputError, Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class SectionOutcome:
+    """What became of one section's task. An error of the input is a value here: one section must not hide another's."""
+
+    name: str
+    patient: str
+    entry: SectionEntry | None = None
+    """The section in the manifest; None when it failed."""
+    problems: tuple[Problem, ...] = ()
+    kept: bool = False
+    """Whether it stood already, made from the same inputs."""
+    seconds: float = 0.0
+
+
+def run_task(task: SectionTask, out: str) -> SectionOutcome:
+    """Make the file of one section below `out`, or find that it stands already. Input errors are in the outcome."""
+    start = time.monotonic()
+    handle = task.handle
+    try:
+        entry = _standing(task, out)
+        kept = entry is not None
+        if entry is None:
+            entry = _write_section(task, out)
+    except InputError as error:
+        return SectionOutcome(
+            name=handle.name,
+            patient=handle.patient,
+            problems=error.problems,
+            seconds=time.monotonic() - start,
+        )
+    return SectionOutcome(
+        name=handle.name,
+        patient=handle.patient,
+        entry=entry,
+        kept=kept,
+        seconds=time.monotonic() - start,
+    )
+
+
+def note_path(patient: str, section: str) -> str:
+    """Place of the note that says what a section's file was made from, relative to the dataset.
+
+    Notes outlive the ingest: by them the next one knows what to skip. Nothing else reads them.
+    """
+    return f".ingest/{folder_name(patient)}/{folder_name(section)}.json"
+
+
+def write_table(
+    tables: Iterator[pa.Table], schema: pa.Schema, out: str, relative: str
+) -> FileEntry:
+    """Write `tables`, a row group each, as one Parquet file that appears whole or not at all.
+
+    Raises InputError when the place cannot be written.
+    """
+    place = storage.join(out, relative)
+    filesystem, inner = storage.resolve(place)
+    partial = f"{inner}.{uuid.uuid4().hex[:8]}.partial"
+    rows = 0
+    try:
+        filesystem.create_dir(inner.rsplit("/", 1)[0], recursive=True)
+        try:
+            with filesystem.open_output_stream(partial) as stream:
+                sink = _HashingSink(stream)
+                # Dictionaries pay for repeated strings only; encoded pictures and counts would fill them in vain.
+                with pq.ParquetWriter(
+                    pa.PythonFile(sink, mode="w"),
+                    schema,
+                    compression="zstd",
+                    use_dictionary=[
+                        name
+                        for name in (c.PATIENT, c.SECTION, c.LABEL, c.LABEL_SOURCE)
+                        if name in schema.names
+                    ],
+                ) as writer:
+                    for table in tables:
+                        writer.write_table(table, row_group_size=ROW_GROUP_SPOTS)
+                        rows += table.num_rows
+            filesystem.move(partial, inner)
+        except BaseException:
+            if filesystem.get_file_info(partial).is_file:
+                filesystem.delete_file(partial)
+            raise
+    except OSError as error:
+        raise InputError(
+            Problem(
+                place,
+                f"cannot be written: {error}",
+                "choose another output, or make room and set its rights",
+            )
+        ) from error
+    return FileEntry(
+        path=relative, sha256=sink.digest.hexdigest(), bytes=sink.size, rows=rows
+    )
+
+
+class _HashingSink:
+    """A file that digests what is written to it, so that nothing is read back."""
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self._stream = stream
+        self.digest = hashlib.sha256()
+        self.size = 0
+        self.closed = False
+
+    def write(self, data: bytes) -> int:
+        self._stream.write(data)
+        self.digest.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _standing(task: SectionTask, out: str) -> SectionEntry | None:
+    """The section's entry, if its file stands unharmed and was made from the same inputs."""
+    try:
+        note = storage.read_bytes(
+            storage.join(out, note_path(task.handle.patient, task.handle.name))
+        )
+        entry = TypeAdapter(SectionEntry).validate_json(note)
+        if entry.fingerprint != task.fingerprint:
+            return None
+        whole = all(
+            file_sha256(storage.join(out, file.path)) == file.sha256
+            for file in entry.files
+        )
+    except (OSError, ValidationError):
+        return None
+    return entry if whole else None
+
+
+def _write_section(task: SectionTask, out: str) -> SectionEntry:
+    section = task.reader.read(task.handle.name)
+    place = task.handle.inputs[0] if task.handle.inputs else task.reader.place
+    section = _without_rivals(task, section)
+    labels, label_sources, warnings = fill_labels(section, task.labels)
+    image = None
+    if section.image is not None:
+        image = section.image.load()
+        on_picture = inside(section.xy_px, image.size)
+        _check_frame(section, on_picture, image.size)
+        labels, label_sources = labels[on_picture], label_sources[on_picture]
+        section = keep_spots(section, on_picture, "centre outside the picture")
+        warnings += _picture_warnings(section, task.patch)
+    if not section.spots:
+        raise InputError(
+            Problem(
+                place,
+                f"section {section.name} has no spot left",
+                "see the spot coordinates",
+            )
+        )
+    if section.genes is not None and (
+        task.gene_index is None or len(section.genes.symbols) != len(task.gene_index)
+    ):
+        raise InputError(
+            Problem(
+                place,
+                "its genes have changed while the ingest ran",
+                "run the ingest again",
+            )
+        )
+    tables = row_groups(
+        section, labels, label_sources, image, task.gene_index, task.patch
+    )
+    relative = shard_path(section.patient, section.name)
+    file = write_table(tables, SPOTS, out, relative)
+    entry = SectionEntry(
+        name=section.name,
+        patient=section.patient,
+        source=task.reader.kind,
+        place=task.reader.place,
+        fingerprint=task.fingerprint,
+        n_spots=len(section.spots),
+        n_genes=0 if section.genes is None else len(section.genes.symbols),
+        has_image=image is not None,
+        has_counts=section.counts is not None,
+        microns_per_pixel=section.microns_per_pixel,
+        labels=count_labels(labels, label_sources),
+        dropped=dict(section.dropped),
+        warnings=(*section.warnings, *warnings),
+        files=(file,),
+    )
+    note = json.dumps(asdict(entry), sort_keys=True).encode()
+    storage.write_bytes(
+        storage.join(out, note_path(section.patient, section.name)), note
+    )
+    return entry
+
+
+def _without_rivals(task: SectionTask, section: Section) -> Section:
+    """List the spots that only sources know which were not preferred: they are lost by a choice, not in silence."""
+    known = {
+        *section.spots,
+        *(spot for spots in section.dropped.values() for spot in spots),
+    }
+    dropped = dict(section.dropped)
+    for other in task.others:
+        missing = tuple(
+            spot for spot in other.read(section.name).spots if spot not in known
+        )
+        if missing:
+            dropped[
+                f"only in {other.kind} ({other.place}), {task.reader.kind} was preferred"
+            ] = missing
+    return replace(section, dropped=dropped)
+
+
+def _check_frame(
+    section: Section, on_picture: np.ndarray, size: tuple[int, int]
+) -> None:
+    """Refuse a section most of whose spots miss its picture: the two are of different frames."""
+    if on_picture.mean() > 0.5:
+        return
+    (x0, y0), (x1, y1) = section.xy_px.min(axis=0), section.xy_px.max(axis=0)
+    swapped = inside(section.xy_px[:, ::-1], size).all()
+    hint = (
+        "x and y seem to be swapped"
+        if swapped
+        else "give coordinates in pixels of this very picture"
+    )
+    place = section.image.place if section.image else section.name
+    raise InputError(
+        Problem(
+            place,
+            f"{int((~on_picture).sum())} of {len(on_picture)} spots of section {section.name} lie outside the picture: "
+            f"x from {x0:.0f} to {x1:.0f} and y from {y0:.0f} to {y1:.0f} on {size[0]} x {size[1]} pixels",
+            hint,
+        )
+    )
+
+
+def _picture_warnings(section: Section, patch: PatchConfig) -> list[str]:
+    side = patch.size_um / section.microns_per_pixel
+    if round(side) >= patch.size_px:
+        return []
+    shown = f"{patch.size_um:g} um are {side:.1f} pixels of this picture, the patch has {patch.size_px}"
+    return [f"its patches are upsampled: {shown}"]
