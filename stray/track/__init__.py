@@ -1,0 +1,1 @@
+"""Where parameters, metrics, artifacts and models of a run go. Only `stray.track.mlflow` knows MLflow."""

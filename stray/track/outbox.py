@@ -1,0 +1,151 @@
+"""A queue between training and a tracking server: putting is instant, sending is retried, what cannot be sent is kept.
+
+Delivery is in order and at least once. What is still unsent when the outbox closes is written to a JSON-lines file,
+an item a line, from which it can be sent later.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+_FIRST_WAIT_SECONDS = 0.5
+_LONGEST_WAIT_SECONDS = 30.0
+_BATCH = 200
+"""Items that are handed to `send` at once, at most."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to send: plain JSON, so that it can be kept in a file."""
+
+    kind: str
+    """What it is: the sender knows the kinds."""
+    run: str
+    """Name of its run within the outbox."""
+    body: dict[str, Any]
+    """What goes with it."""
+
+
+class Outbox:
+    """Sends items from a thread of its own."""
+
+    def __init__(
+        self, send: Callable[[list[Item]], None], is_transient: Callable[[Exception], bool], spill_folder: str
+    ) -> None:
+        """`send` gets consecutive items of one kind and run and raises when they were not taken; `is_transient` tells
+        whether the same items may be taken later. `spill_folder` (made when needed) takes what never was."""
+        self._send, self._is_transient, self._spill_folder = send, is_transient, spill_folder
+        self._items: deque[Item] = deque()
+        self._rejected: list[Item] = []
+        self._changed = threading.Condition()
+        self._closing = self._given_up = False
+        self._thread = threading.Thread(target=self._work, name="stray-tracking", daemon=True)
+        self._thread.start()
+
+    def put(self, item: Item) -> None:
+        """Queue an item; never blocks on the server. Raises RuntimeError after `close`."""
+        with self._changed:
+            if self._closing:
+                raise RuntimeError("the tracking store is closed")
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def flush(self, timeout_seconds: float) -> bool:
+        """Wait until everything put so far is sent or rejected; False when the time was not enough."""
+        return self.wait_for(lambda: not self._items, timeout_seconds)
+
+    def wait_for(self, condition: Callable[[], bool], timeout_seconds: float) -> bool:
+        """Wait until `condition` holds; it is looked at after every send."""
+        with self._changed:
+            return self._changed.wait_for(condition, timeout_seconds)
+
+    def close(self, timeout_seconds: float) -> Path | None:
+        """Send what is left within the time; the file that holds the rest, or None when nothing is left."""
+        with self._changed:
+            if self._closing:
+                return None
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(timeout_seconds)
+        with self._changed:
+            self._given_up = True
+            left = [*self._rejected, *self._items]
+        if not left:
+            return None
+        try:
+            path = _spill(left, self._spill_folder)
+        except OSError as error:
+            logger.error("%d tracked items were not sent and could not be kept: %s", len(left), error)
+            return None
+        logger.warning("%d tracked items were not sent; they are kept in %s", len(left), path)
+        return path
+
+    def _work(self) -> None:
+        wait, away_since = _FIRST_WAIT_SECONDS, 0.0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._items) or self._closing)
+                if not self._items or self._given_up:
+                    return
+                batch = _head(self._items)
+            try:
+                self._send(batch)
+            except Exception as error:
+                if self._is_transient(error):
+                    if not away_since:
+                        away_since = time.monotonic()
+                        logger.warning("the tracking store does not answer; the run goes on, metrics wait (%s)", error)
+                    with self._changed:
+                        # Woken early by closing only: a new item is no reason to knock again.
+                        closing = self._closing
+                        self._changed.wait_for(lambda: self._closing and not closing, wait)  # noqa: B023
+                    wait = min(2 * wait, _LONGEST_WAIT_SECONDS if not self._closing else 1.0)
+                    continue
+                logger.warning("the tracking store refused %s of a run: %s", batch[0].kind, error)
+                self._rejected.extend(batch)
+            if away_since:
+                logger.warning("the tracking store answers again after %.0f s", time.monotonic() - away_since)
+            wait, away_since = _FIRST_WAIT_SECONDS, 0.0
+            with self._changed:
+                for _ in batch:
+                    self._items.popleft()
+                self._changed.notify_all()
+
+
+def _head(items: Iterable[Item]) -> list[Item]:
+    batch: list[Item] = []
+    for item in items:
+        if batch and (item.kind != batch[0].kind or item.run != batch[0].run or len(batch) == _BATCH):
+            break
+        batch.append(item)
+    return batch
+
+
+def _spill(items: list[Item], folder: str) -> Path:
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    path = place / f"unsent-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{time.monotonic_ns() % 10**6:06d}.jsonl"
+    path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items), encoding="utf-8")
+    return path
+
+
+def read_spill(path: str | os.PathLike[str]) -> list[Item]:
+    """The items of a file that `close` wrote. Raises ValueError when a line is no item."""
+    items = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            items.append(Item(**json.loads(line)))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}, line {number} is no tracked item: {error}") from error
+    return items

@@ -1,0 +1,37 @@
+"""What is read back of a run, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+METHOD, FOLD, SEED, KIND = "stray.method", "stray.fold", "stray.seed", "stray.kind"
+"""Tags that place a run in an experiment."""
+DATASET, VERSION, JOB, KEY = "stray.dataset", "stray.version", "stray.job", "stray.key"
+"""Tags that say what a run was made from, and which run it is."""
+CELL = "cell"
+"""Value of `stray.kind` of a run that evaluated one method on one fold with one seed."""
+PREDICTIONS = "predictions.parquet"
+"""Artifact of a cell: its table of predictions."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as its store knows it."""
+
+    run_id: str
+    name: str
+    status: str
+    """RUNNING, FINISHED, FAILED or KILLED."""
+    start_time: int
+    """Milliseconds since 1970."""
+    end_time: int | None
+    """The same; None while it runs."""
+    tags: dict[str, str]
+    params: dict[str, str]
+    metrics: dict[str, float]
+    """Last value of each metric."""
+
+    @property
+    def parent(self) -> str | None:
+        """Id of the run that it is nested under."""
+        return self.tags.get("mlflow.parentRunId")

@@ -1,0 +1,121 @@
+"""The protocol that training and evaluation log through, and its twins without a server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+"""How a run ended."""
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """One run. No member blocks on a server or raises because one is away."""
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """What the run was made with: dotted recipe paths and their values. A name keeps its first value."""
+        ...
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Measured values by name (`gene/...`, `contrastive/...`, `eval/...`), at a step of the run's own count."""
+        ...
+
+    def artifact(self, path_local: str | os.PathLike[str], folder: str = "") -> None:
+        """A file, or a folder with all that it holds, under `folder` of the run. May be deleted once this returns.
+
+        Raises FileNotFoundError when it is absent.
+        """
+        ...
+
+    def close(self, status: RunStatus = "FINISHED") -> None:
+        """The run has ended. Nothing may be logged after it."""
+        ...
+
+
+class NullTracker:
+    """Forgets everything."""
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Forget `values`."""
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Forget `values`."""
+
+    def artifact(self, path_local: str | os.PathLike[str], folder: str = "") -> None:
+        """Forget the file."""
+
+    def close(self, status: RunStatus = "FINISHED") -> None:
+        """Do nothing."""
+
+
+@dataclass
+class MemoryTracker:
+    """Keeps everything in lists, for tests and notebooks."""
+
+    logged_params: dict[str, Any] = field(default_factory=dict)
+    """Every parameter."""
+    history: list[tuple[int | None, dict[str, float]]] = field(default_factory=list)
+    """Every call of `metrics`: (step, values)."""
+    artifacts: dict[str, str] = field(default_factory=dict)
+    """Place in the run -> local path that was given."""
+    status: RunStatus | None = None
+    """How the run ended; None while it is open."""
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Keep `values`; a name keeps its first value."""
+        self.logged_params = {**values, **self.logged_params}
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Keep `values`."""
+        self.history.append((step, dict(values)))
+
+    def artifact(self, path_local: str | os.PathLike[str], folder: str = "") -> None:
+        """Keep the path. Raises FileNotFoundError when there is nothing."""
+        path = os.fspath(path_local)
+        if not os.path.exists(path):
+            raise FileNotFoundError(path)
+        self.artifacts["/".join(part for part in (folder, os.path.basename(path.rstrip("/"))) if part)] = path
+
+    def close(self, status: RunStatus = "FINISHED") -> None:
+        """Keep the status."""
+        self.status = status
+
+    def series(self, name: str) -> list[tuple[int | None, float]]:
+        """(step, value) of one metric, in the order in which they were logged."""
+        return [(step, values[name]) for step, values in self.history if name in values]
+
+
+class CompositeTracker:
+    """Hands everything to several trackers, in order."""
+
+    def __init__(self, *trackers: Tracker) -> None:
+        self._trackers = trackers
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Hand `values` on."""
+        for tracker in self._trackers:
+            tracker.params(values)
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Hand `values` on."""
+        for tracker in self._trackers:
+            tracker.metrics(values, step)
+
+    def artifact(self, path_local: str | os.PathLike[str], folder: str = "") -> None:
+        """Hand the file on."""
+        for tracker in self._trackers:
+            tracker.artifact(path_local, folder)
+
+    def close(self, status: RunStatus = "FINISHED") -> None:
+        """Close every tracker, also when one of them fails; the first failure is raised at the end."""
+        failure: Exception | None = None
+        for tracker in self._trackers:
+            try:
+                tracker.close(status)
+            except Exception as error:
+                failure = failure or error
+        if failure:
+            raise failure
