@@ -94,8 +94,7 @@ def _finish(plan: IngestPlan, outcomes: Sequence[SectionOutcome], out: str) -> M
         n_genes=plan.genes.num_rows,
         patch=plan.config.patch,
         ingest=_as_json(plan.config),
-        versions={"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in _WRITERS},
+        versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _WRITERS},
         warnings=plan.warnings,
     )
     _remove_strangers({file.path for file in files}, out)
@@ -108,10 +107,7 @@ def _finish(plan: IngestPlan, outcomes: Sequence[SectionOutcome], out: str) -> M
 
 def _as_json(config: IngestConfig) -> dict[str, object]:
     tree = asdict(config)
-    return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in tree.items()
-    }
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in tree.items()}
 
 
 def _section_event(outcome: SectionOutcome, done: int, total: int) -> dict:
@@ -122,9 +118,7 @@ def _section_event(outcome: SectionOutcome, done: int, total: int) -> dict:
         "patient": outcome.patient,
         "state": "failed" if entry is None else "kept" if outcome.kept else "written",
         "spots": 0 if entry is None else entry.n_spots,
-        "dropped": 0
-        if entry is None
-        else sum(len(spots) for spots in entry.dropped.values()),
+        "dropped": 0 if entry is None else sum(len(spots) for spots in entry.dropped.values()),
         "has_image": entry is not None and entry.has_image,
         "warnings": () if entry is None else entry.warnings,
         "problems": outcome.problems,
@@ -142,15 +136,10 @@ def _check_output(out: str) -> None:
         if info.type == fs.FileType.File:
             raise InputError(Problem(out, "is a file", "name a folder for the dataset"))
         if info.type == fs.FileType.Directory:
-            names = {
-                child.base_name
-                for child in filesystem.get_file_info(fs.FileSelector(inner))
-            }
+            names = {child.base_name for child in filesystem.get_file_info(fs.FileSelector(inner))}
             if names and not names & {MANIFEST, ".ingest", "spots"}:
                 what = f"holds other things already: {', '.join(sorted(names)[:5])}"
-                raise InputError(
-                    Problem(out, what, "name an empty or a new folder for the dataset")
-                )
+                raise InputError(Problem(out, what, "name an empty or a new folder for the dataset"))
         storage.write_bytes(storage.join(out, ".ingest", "started"), b"")
     except OSError as error:
         raise _unwritable(out, error) from error
@@ -172,9 +161,9 @@ def _unchanged(plan: IngestPlan, out: str) -> bool:
         manifest = Manifest.load(out)
     except InputError:
         return False
-    return manifest.ingest == _as_json(plan.config) and [
-        task.fingerprint for task in plan.tasks
-    ] == [entry.fingerprint for entry in manifest.sections]
+    return manifest.ingest == _as_json(plan.config) and [task.fingerprint for task in plan.tasks] == [
+        entry.fingerprint for entry in manifest.sections
+    ]
 
 
 def _remove_manifest(out: str) -> None:
@@ -186,11 +175,6 @@ def _remove_manifest(out: str) -> None:
 def _remove_strangers(files: set[str], out: str) -> None:
     """Delete spot files of sections that are no longer of the cohort: whoever reads the folder would mix them in."""
     filesystem, inner = storage.resolve(out)
-    for info in filesystem.get_file_info(
-        fs.FileSelector(f"{inner}/spots", recursive=True)
-    ):
-        if (
-            info.type == fs.FileType.File
-            and info.path.removeprefix(f"{inner}/") not in files
-        ):
+    for info in filesystem.get_file_info(fs.FileSelector(f"{inner}/spots", recursive=True)):
+        if info.type == fs.FileType.File and info.path.removeprefix(f"{inner}/") not in files:
             filesystem.delete_file(info.path)

@@ -56,12 +56,7 @@ class SpotTable:
         chosen = np.asarray(rows)
         if chosen.size == 0:
             chosen = chosen.astype(np.int64)
-        return SpotTable(
-            **{
-                column.name: getattr(self, column.name)[chosen]
-                for column in fields(self)
-            }
-        )
+        return SpotTable(**{column.name: getattr(self, column.name)[chosen] for column in fields(self)})
 
 
 class PairedDataset:
@@ -100,9 +95,7 @@ class PairedDataset:
 
     def file_rows(self) -> np.ndarray:
         """First row of each spot file, and the number of all rows at the end; int64 (files + 1)."""
-        return np.cumsum(
-            [0, *(file.rows for file in self.manifest.files)], dtype=np.int64
-        )
+        return np.cumsum([0, *(file.rows for file in self.manifest.files)], dtype=np.int64)
 
     def __len__(self) -> int:
         return self.manifest.n_spots
@@ -125,15 +118,9 @@ class PairedDataset:
         ]
         columns.append(c.TISSUE_FRACTION)
         # Plain strings, because every file has a label dictionary of its own.
-        table = pa.concat_tables(
-            _with_plain_labels(read_row_groups(path, None, columns))
-            for path in self.files()
-        )
+        table = pa.concat_tables(_with_plain_labels(read_row_groups(path, None, columns)) for path in self.files())
         return SpotTable(
-            **{
-                name: _objects(table[name])
-                for name in (c.SPOT_ID, c.PATIENT, c.SECTION, c.LABEL, c.LABEL_SOURCE)
-            },
+            **{name: _objects(table[name]) for name in (c.SPOT_ID, c.PATIENT, c.SECTION, c.LABEL, c.LABEL_SOURCE)},
             x_um=table[c.X_UM].to_numpy(),
             y_um=table[c.Y_UM].to_numpy(),
             total_count=table[c.TOTAL_COUNT].fill_null(0).to_numpy(),
@@ -152,13 +139,9 @@ class PairedDataset:
         for path, group, within, where in self._pieces(wanted):
             table = read_row_groups(path, [group], [c.GENE_INDEX, c.GENE_COUNT])
             try:
-                matrix = counts_csr(
-                    table[c.GENE_INDEX], table[c.GENE_COUNT], self.manifest.n_genes
-                )
+                matrix = counts_csr(table[c.GENE_INDEX], table[c.GENE_COUNT], self.manifest.n_genes)
             except ValueError as error:
-                raise InputError(
-                    Problem(f"{path}, row group {group}", str(error), "ingest again")
-                ) from None
+                raise InputError(Problem(f"{path}, row group {group}", str(error), "ingest again")) from None
             parts.append(matrix[within])
             order.append(where)
         if not parts:
@@ -175,12 +158,8 @@ class PairedDataset:
         size_px = self.manifest.patch.size_px
         patches_NPPC = np.empty((len(wanted), size_px, size_px, 3), dtype=np.uint8)
         for path, group, within, where in self._pieces(wanted):
-            encoded = read_row_groups(path, [group], [c.IMAGE])[c.IMAGE].take(
-                pa.array(within)
-            )
-            patches_NPPC[where] = decode_patches(
-                encoded, size_px, f"{path}, row group {group}", within
-            )
+            encoded = read_row_groups(path, [group], [c.IMAGE])[c.IMAGE].take(pa.array(within))
+            patches_NPPC[where] = decode_patches(encoded, size_px, f"{path}, row group {group}", within)
         return patches_NPPC
 
     def verify(self) -> None:
@@ -208,9 +187,7 @@ class PairedDataset:
             filesystem, inner = storage.resolve(path)
             info = filesystem.get_file_info(inner)
             if info.type != fs.FileType.File:
-                problems.append(
-                    Problem(path, "is missing, the manifest lists it", _RESTORE)
-                )
+                problems.append(Problem(path, "is missing, the manifest lists it", _RESTORE))
             elif info.size != entry.bytes:
                 what = f"has {info.size} bytes, the manifest says {entry.bytes}: it was changed after the ingest"
                 problems.append(Problem(path, what, _RESTORE))
@@ -218,17 +195,11 @@ class PairedDataset:
 
     def _checked(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
         wanted = np.asarray(rows, dtype=np.int64)
-        if wanted.ndim != 1 or (
-            wanted.size and (wanted.min() < 0 or wanted.max() >= len(self))
-        ):
-            raise IndexError(
-                f"rows must be a list of integers from 0 to {len(self) - 1}"
-            )
+        if wanted.ndim != 1 or (wanted.size and (wanted.min() < 0 or wanted.max() >= len(self))):
+            raise IndexError(f"rows must be a list of integers from 0 to {len(self) - 1}")
         return wanted
 
-    def _pieces(
-        self, wanted: np.ndarray
-    ) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:
+    def _pieces(self, wanted: np.ndarray) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:
         """(file, row group, rows within it, their places in `wanted`) of everything that `wanted` touches."""
         starts = self.file_rows()
         file_of = np.searchsorted(starts, wanted, side="right") - 1
@@ -249,9 +220,7 @@ _RESTORE = "restore the file, or run the ingest again: it writes anew what has c
 
 
 def _with_plain_labels(table: pa.Table) -> pa.Table:
-    return table.set_column(
-        table.column_names.index(c.LABEL), c.LABEL, table[c.LABEL].cast(pa.string())
-    )
+    return table.set_column(table.column_names.index(c.LABEL), c.LABEL, table[c.LABEL].cast(pa.string()))
 
 
 def _objects(column: pa.ChunkedArray) -> np.ndarray:

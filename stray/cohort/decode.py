@@ -23,9 +23,7 @@ Column: TypeAlias = pa.Array | pa.ChunkedArray
 _AGAIN = "the file is damaged: `stray inspect DATASET --verify` lists such files; ingest again"
 
 
-def read_row_groups(
-    path: str, row_groups: Sequence[int] | None, columns: Sequence[str]
-) -> pa.Table:
+def read_row_groups(path: str, row_groups: Sequence[int] | None, columns: Sequence[str]) -> pa.Table:
     """`columns` of the given row groups (None: all) of the Parquet file at `path` (path or URI), in that order.
 
     Raises InputError that names the file and the row group which cannot be read.
@@ -34,29 +32,21 @@ def read_row_groups(
         filesystem, inner = storage.resolve(path)
         file = pq.ParquetFile(inner, filesystem=filesystem)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(
-            Problem(path, f"cannot be read as Parquet: {_first_line(error)}", _AGAIN)
-        ) from error
+        raise InputError(Problem(path, f"cannot be read as Parquet: {_first_line(error)}", _AGAIN)) from error
     with file:
         tables = []
         for group in range(file.num_row_groups) if row_groups is None else row_groups:
             try:
-                tables.append(
-                    file.read_row_group(group, columns=list(columns), use_threads=False)
-                )
+                tables.append(file.read_row_group(group, columns=list(columns), use_threads=False))
             except (OSError, pa.ArrowException, KeyError) as error:
                 place = f"{path}, row group {group}"
-                raise InputError(
-                    Problem(place, f"cannot be read: {_first_line(error)}", _AGAIN)
-                ) from error
+                raise InputError(Problem(place, f"cannot be read: {_first_line(error)}", _AGAIN)) from error
         if not tables:
             return file.schema_arrow.empty_table().select(list(columns))
     return pa.concat_tables(tables)
 
 
-def decode_patches(
-    column: Column, size_px: int, place: str, rows: np.ndarray | None = None
-) -> np.ndarray:
+def decode_patches(column: Column, size_px: int, place: str, rows: np.ndarray | None = None) -> np.ndarray:
     """Encoded pictures (binary column, N rows) as uint8 (N, P, P, 3); `place` names the file and row group.
 
     `rows` are the rows of the row group that the column was taken from, for messages; None: all of it.
@@ -98,9 +88,7 @@ def decode_patches(
     return patches_NPPC
 
 
-def counts_csr(
-    gene_index: Column, gene_count: Column, n_genes: int
-) -> sparse.csr_matrix:
+def counts_csr(gene_index: Column, gene_count: Column, n_genes: int) -> sparse.csr_matrix:
     """List columns (N rows) as raw counts (N, G) uint32. A null list becomes an empty row.
 
     Raises ValueError when the two columns' lists differ in length or an index lies outside 0..G-1.
@@ -113,15 +101,11 @@ def counts_csr(
         raise ValueError("gene_index and gene_count hold lists of different lengths")
     indices = index.flatten().to_numpy(zero_copy_only=False)
     if indices.size and (indices.min() < 0 or indices.max() >= n_genes):
-        raise ValueError(
-            f"gene_index goes from {indices.min()} to {indices.max()}, there are {n_genes} genes"
-        )
+        raise ValueError(f"gene_index goes from {indices.min()} to {indices.max()}, there are {n_genes} genes")
     indptr = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=indptr[1:])
     data = count.flatten().to_numpy(zero_copy_only=False)
-    matrix = sparse.csr_matrix(
-        (data, indices, indptr), shape=(len(lengths), n_genes), copy=False
-    )
+    matrix = sparse.csr_matrix((data, indices, indptr), shape=(len(lengths), n_genes), copy=False)
     matrix.has_sorted_indices = True  # the writer sorts each spot's genes
     return matrix
 
@@ -130,11 +114,7 @@ def _one_list_array(column: Column) -> pa.ListArray:
     if isinstance(column, pa.ChunkedArray):
         combined = column.combine_chunks()
         # Depending on the version an empty or single-chunk column stays chunked.
-        column = (
-            pa.concat_arrays(combined.chunks)
-            if isinstance(combined, pa.ChunkedArray)
-            else combined
-        )
+        column = pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
     return column
 
 

@@ -66,18 +66,10 @@ def _read_labels(
     try:
         with open(config.path, encoding="utf-8-sig", newline="") as lines:
             table = csv.DictReader(lines)
-            missing = [
-                name
-                for name in ("section", "spot", "label")
-                if name not in (table.fieldnames or ())
-            ]
+            missing = [name for name in ("section", "spot", "label") if name not in (table.fieldnames or ())]
             if missing:
                 what = f"lacks the columns {', '.join(missing)}; it has {', '.join(table.fieldnames or ['none'])}"
-                return {}, [
-                    Problem(
-                        config.path, what, "the first line must read section,spot,label"
-                    )
-                ]
+                return {}, [Problem(config.path, what, "the first line must read section,spot,label")]
             for row in table:
                 section, label = (
                     (row["section"] or "").strip(),
@@ -104,26 +96,14 @@ def _read_labels(
             )
         ]
     if not by_section and not problems:
-        problems.append(
-            Problem(
-                config.path, "holds no label", "give a CSV file: section,spot,label"
-            )
-        )
+        problems.append(Problem(config.path, "holds no label", "give a CSV file: section,spot,label"))
     return dict(by_section), problems
 
 
-def fill_labels(
-    section: Section, tables: tuple[LabelRows, ...]
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def fill_labels(section: Section, tables: tuple[LabelRows, ...]) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Label and label source of each spot, and what to warn of. Tables fill, in order, what is still empty."""
-    labels = (
-        np.full(len(section.spots), None, dtype=object)
-        if section.labels is None
-        else section.labels.copy()
-    )
-    sources = np.array(
-        [None if label is None else c.ANNOTATED for label in labels], dtype=object
-    )
+    labels = np.full(len(section.spots), None, dtype=object) if section.labels is None else section.labels.copy()
+    sources = np.array([None if label is None else c.ANNOTATED for label in labels], dtype=object)
     row_of = {spot: row for row, spot in enumerate(section.spots)}
     warnings = []
     for table in tables:
@@ -154,7 +134,4 @@ def count_labels(labels: np.ndarray, sources: np.ndarray) -> dict[str, dict[str,
     for label, source in zip(labels, sources, strict=True):
         if label is not None:
             counted.setdefault(source, Counter())[label] += 1
-    return {
-        source: dict(sorted(counter.items()))
-        for source, counter in sorted(counted.items())
-    }
+    return {source: dict(sorted(counter.items())) for source, counter in sorted(counted.items())}

@@ -110,11 +110,7 @@ class Manifest:
                 )
             ) from None
         except OSError as error:
-            raise InputError(
-                Problem(
-                    place, f"cannot be read: {error}", "check the path and its rights"
-                )
-            ) from error
+            raise InputError(Problem(place, f"cannot be read: {error}", "check the path and its rights")) from error
         return _parse(text, place)
 
     def save(self, dataset_path: str) -> None:
@@ -145,9 +141,7 @@ def _parse(text: bytes, place: str) -> Manifest:
     try:
         tree = json.loads(text)
     except ValueError as error:
-        raise InputError(
-            Problem(place, f"is not JSON: {error}", "ingest the cohort again")
-        ) from None
+        raise InputError(Problem(place, f"is not JSON: {error}", "ingest the cohort again")) from None
     version = tree.get("contract_version") if isinstance(tree, dict) else None
     if version != CONTRACT_VERSION:
         raise InputError(

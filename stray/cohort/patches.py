@@ -74,17 +74,13 @@ def inside(xy_px: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.all((xy_px >= 0) & (xy_px < np.asarray(size)), axis=1)
 
 
-def crop(
-    image: Image.Image, x: float, y: float, side: float, size_px: int
-) -> Image.Image:
+def crop(image: Image.Image, x: float, y: float, side: float, size_px: int) -> Image.Image:
     """The square of `side` pixels around (x, y), resampled to `size_px` pixels; white where it sticks out."""
     left, top = x - side / 2, y - side / 2
     box = (left, top, left + side, top + side)
     if left < 0 or top < 0 or box[2] > image.width or box[3] > image.height:
         x0, y0 = int(np.floor(left)), int(np.floor(top))
-        ground = Image.new(
-            "RGB", (int(np.ceil(box[2])) - x0, int(np.ceil(box[3])) - y0), GLASS
-        )
+        ground = Image.new("RGB", (int(np.ceil(box[2])) - x0, int(np.ceil(box[3])) - y0), GLASS)
         seen = (
             max(x0, 0),
             max(y0, 0),
@@ -102,9 +98,7 @@ def tissue_fraction(patch: Image.Image) -> float:
     pixels = np.asarray(patch)
     lightest, darkest = pixels.max(axis=2), pixels.min(axis=2)
     # Glass is grey and light; fields that a scanner or a curator blanked are black. Eosin and haematoxylin are coloured.
-    return float(
-        ((lightest.astype(np.int16) - darkest >= 20) & (lightest >= 40)).mean()
-    )
+    return float(((lightest.astype(np.int16) - darkest >= 20) & (lightest >= 40)).mean())
 
 
 def encode(patch: Image.Image, encoding: Literal["png", "jpeg"]) -> bytes:

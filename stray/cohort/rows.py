@@ -68,9 +68,7 @@ def row_groups(
         )
 
 
-def _count_columns(
-    section: Section, gene_index: np.ndarray | None, rows: slice
-) -> tuple[pa.Array, pa.Array, pa.Array]:
+def _count_columns(section: Section, gene_index: np.ndarray | None, rows: slice) -> tuple[pa.Array, pa.Array, pa.Array]:
     """Lists of cohort-wide gene indices (ascending) and counts, and their sums."""
     if section.counts is None or gene_index is None:
         n = rows.stop - rows.start
@@ -97,8 +95,4 @@ def _count_columns(
 
 
 def _nullable(column: np.ndarray | None, rows: slice) -> pa.Array:
-    return (
-        pa.nulls(rows.stop - rows.start, pa.int32())
-        if column is None
-        else pa.array(column[rows], pa.int32())
-    )
+    return pa.nulls(rows.stop - rows.start, pa.int32()) if column is None else pa.array(column[rows], pa.int32())

@@ -13,16 +13,10 @@ VISIUM_PITCH_UM = 100.0
 
 def is_hexagonal(row: np.ndarray, col: np.ndarray) -> bool:
     """Whether array positions are those of a hexagonal grid: only every other place of each row is used."""
-    return (
-        len(row) >= _FEWEST_SPOTS
-        and len(np.unique((row + col) % 2)) == 1
-        and len(np.unique(row % 2)) == 2
-    )
+    return len(row) >= _FEWEST_SPOTS and len(np.unique((row + col) % 2)) == 1 and len(np.unique(row % 2)) == 2
 
 
-def regressed_microns_per_pixel(
-    xy_px: np.ndarray, row: np.ndarray, col: np.ndarray, pitch_um: float
-) -> float | None:
+def regressed_microns_per_pixel(xy_px: np.ndarray, row: np.ndarray, col: np.ndarray, pitch_um: float) -> float | None:
     """Micrometres per pixel of the affine map from the array to pixels; None where the spots cannot tell.
 
     A regression over all spots, since the distance of neighbours is biased by their jitter. `pitch_um` is the distance
@@ -31,9 +25,7 @@ def regressed_microns_per_pixel(
     if len(row) < _FEWEST_SPOTS:
         return None
     across, down = (0.5, 0.75**0.5) if is_hexagonal(row, col) else (1.0, 1.0)
-    design = np.stack(
-        [col * across * pitch_um, row * down * pitch_um, np.ones(len(row))], axis=1
-    )
+    design = np.stack([col * across * pitch_um, row * down * pitch_um, np.ones(len(row))], axis=1)
     solution, _, rank, _ = np.linalg.lstsq(design.astype(float), xy_px, rcond=None)
     if rank < 3:
         return None

@@ -26,9 +26,7 @@ class Genes:
 
     def __post_init__(self) -> None:
         if self.ids and len(self.ids) != len(self.symbols):
-            raise ValueError(
-                f"{len(self.ids)} gene ids for {len(self.symbols)} symbols"
-            )
+            raise ValueError(f"{len(self.ids)} gene ids for {len(self.symbols)} symbols")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,22 +73,16 @@ class Section:
     def __post_init__(self) -> None:
         n_spots = len(self.spots)
         if self.xy_px.shape != (n_spots, 2):
-            raise ValueError(
-                f"section {self.name}: xy_px is {self.xy_px.shape}, expected {(n_spots, 2)}"
-            )
+            raise ValueError(f"section {self.name}: xy_px is {self.xy_px.shape}, expected {(n_spots, 2)}")
         if (self.counts is None) != (self.genes is None):
             raise ValueError(f"section {self.name}: counts and genes come together")
         if self.counts is not None and self.genes is not None:
             expected = (n_spots, len(self.genes.symbols))
             if self.counts.shape != expected:
-                raise ValueError(
-                    f"section {self.name}: counts are {self.counts.shape}, expected {expected}"
-                )
+                raise ValueError(f"section {self.name}: counts are {self.counts.shape}, expected {expected}")
         for column in (self.array_row, self.array_col, self.labels):
             if column is not None and column.shape != (n_spots,):
-                raise ValueError(
-                    f"section {self.name}: a spot column is {column.shape}, expected {(n_spots,)}"
-                )
+                raise ValueError(f"section {self.name}: a spot column is {column.shape}, expected {(n_spots,)}")
 
     @property
     def spot_ids(self) -> tuple[str, ...]:
@@ -188,19 +180,13 @@ def _count_problems(section: Section, place: str) -> list[Problem]:
             )
         )
     if values.size and values.max() > np.iinfo(np.uint32).max:
-        problems.append(
-            Problem(
-                place, f"section {section.name} has a count of {values.max()}", remedy
-            )
-        )
+        problems.append(Problem(place, f"section {section.name} has a count of {values.max()}", remedy))
     return problems
 
 
 def repeated(names: tuple[str, ...]) -> list[str]:
     """The names that occur more than once, each once, sorted."""
-    unique, counts = np.unique(
-        np.asarray(names, dtype=object).astype(str), return_counts=True
-    )
+    unique, counts = np.unique(np.asarray(names, dtype=object).astype(str), return_counts=True)
     return [str(name) for name in unique[counts > 1]]
 
 
@@ -208,21 +194,15 @@ def keep_spots(section: Section, keep: np.ndarray, reason: str) -> Section:
     """The section with the spots where `keep` (S,) is true; the others are listed as dropped for `reason`."""
     if keep.all():
         return section
-    gone = tuple(
-        spot for spot, kept in zip(section.spots, keep, strict=True) if not kept
-    )
+    gone = tuple(spot for spot, kept in zip(section.spots, keep, strict=True) if not kept)
 
     def rows(column: np.ndarray | None) -> np.ndarray | None:
         return None if column is None else column[keep]
 
     return replace(
         section,
-        spots=tuple(
-            spot for spot, kept in zip(section.spots, keep, strict=True) if kept
-        ),
-        counts=None
-        if section.counts is None
-        else sparse.csr_matrix(section.counts[keep]),
+        spots=tuple(spot for spot, kept in zip(section.spots, keep, strict=True) if kept),
+        counts=None if section.counts is None else sparse.csr_matrix(section.counts[keep]),
         xy_px=section.xy_px[keep],
         array_row=rows(section.array_row),
         array_col=rows(section.array_col),

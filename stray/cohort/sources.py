@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+import stray
 from stray.cohort.labels import LabelRows, label_tables
 from stray.cohort.readers import Reader, SectionHandle, make_reader
 from stray.cohort.schema import GENE_TABLE
@@ -88,9 +89,7 @@ def make_plan(config: IngestConfig) -> IngestPlan:
             genes_of[name] = genes
     raise_if_any(problems)
     gene_table, gene_warnings = unite_genes(genes_of)
-    index_of = {
-        symbol: index for index, symbol in enumerate(gene_table["symbol"].to_pylist())
-    }
+    index_of = {symbol: index for index, symbol in enumerate(gene_table["symbol"].to_pylist())}
     tasks = []
     for name, (first, rest) in chosen.items():
         handle, reader = handles[first][name], readers[first]
@@ -98,15 +97,9 @@ def make_plan(config: IngestConfig) -> IngestPlan:
         other_handles = [handles[other][name] for other in rest]
         gene_index = None
         if name in genes_of:
-            gene_index = np.array(
-                [index_of[symbol] for symbol in genes_of[name].symbols], dtype=np.int32
-            )
-        labels = tuple(
-            rows for table in tables if (rows := table.get(name)) is not None
-        )
-        fingerprint = _fingerprint(
-            reader, handle, other_handles, labels, gene_index, config.patch
-        )
+            gene_index = np.array([index_of[symbol] for symbol in genes_of[name].symbols], dtype=np.int32)
+        labels = tuple(rows for table in tables if (rows := table.get(name)) is not None)
+        fingerprint = _fingerprint(reader, handle, other_handles, labels, gene_index, config.patch)
         tasks.append(
             SectionTask(
                 handle=handle,
@@ -118,15 +111,9 @@ def make_plan(config: IngestConfig) -> IngestPlan:
                 fingerprint=fingerprint,
             )
         )
-    remarks = [
-        f"{reader.kind} {reader.place}: {remark}"
-        for reader in readers
-        for remark in reader.remarks()
-    ]
+    remarks = [f"{reader.kind} {reader.place}: {remark}" for reader in readers for remark in reader.remarks()]
     return IngestPlan(
-        tasks=tuple(
-            sorted(tasks, key=lambda task: (task.handle.patient, task.handle.name))
-        ),
+        tasks=tuple(sorted(tasks, key=lambda task: (task.handle.patient, task.handle.name))),
         genes=gene_table,
         warnings=(*remarks, *gene_warnings),
         config=config,
@@ -147,15 +134,10 @@ def unite_genes(genes_of: Mapping[str, Genes]) -> tuple[pa.Table, tuple[str, ...
         {
             "index": pa.array(range(len(symbols)), pa.int32()),
             "symbol": pa.array(symbols, pa.string()),
-            "id": pa.array(
-                [
-                    next(iter(ids[symbol]), None) if symbol in ids else None
-                    for symbol in symbols
-                ]
-            ).cast(pa.string()),
-            "n_sections": pa.array(
-                [n_sections[symbol] for symbol in symbols], pa.int32()
+            "id": pa.array([next(iter(ids[symbol]), None) if symbol in ids else None for symbol in symbols]).cast(
+                pa.string()
             ),
+            "n_sections": pa.array([n_sections[symbol] for symbol in symbols], pa.int32()),
         },
         schema=GENE_TABLE,
     )
@@ -163,9 +145,7 @@ def unite_genes(genes_of: Mapping[str, Genes]) -> tuple[pa.Table, tuple[str, ...
     if not torn:
         return table, ()
     example = f"{torn[0]}: {', '.join(ids[torn[0]])}"
-    return table, (
-        f"{len(torn)} gene symbols stand for different accessions in different sections ({example})",
-    )
+    return table, (f"{len(torn)} gene symbols stand for different accessions in different sections ({example})",)
 
 
 def _choose(
@@ -199,20 +179,13 @@ def _choose(
     for numbers, names in undecided.items():
         sources = [readers[number] for number in numbers]
         kinds = [source.kind for source in sources]
-        keys = (
-            kinds
-            if len(set(kinds)) == len(kinds)
-            else [source.place for source in sources]
-        )
+        keys = kinds if len(set(kinds)) == len(kinds) else [source.place for source in sources]
         problems.append(
             Problem(
                 "ingest.sources",
                 f"{len(sources)} sources hold the sections {', '.join(sorted(names))}: "
                 + " and ".join(f"{source.kind} ({source.place})" for source in sources),
-                "choose: "
-                + " or ".join(
-                    f"--prefer {key}:{','.join(sorted(names))}" for key in keys
-                ),
+                "choose: " + " or ".join(f"--prefer {key}:{','.join(sorted(names))}" for key in keys),
             )
         )
     return chosen, problems
@@ -241,19 +214,14 @@ def _preferences(
             matches = [
                 number
                 for number, reader in enumerate(readers)
-                if name in handles[number]
-                and key in (reader.kind, reader.place, Path(reader.place).name)
+                if name in handles[number] and key in (reader.kind, reader.place, Path(reader.place).name)
             ]
             if len(matches) == 1:
                 wanted[name] = matches[0]
                 continue
             found = ", ".join(f"{reader.kind} ({reader.place})" for reader in readers)
             what = f"{entry!r}: {len(matches)} sources called {key} hold section {name}; the sources are {found}"
-            problems.append(
-                Problem(
-                    "ingest.prefer", what, "name a source by its kind, or by its path"
-                )
-            )
+            problems.append(Problem("ingest.prefer", what, "name a source by its kind, or by its path"))
     return wanted, problems
 
 
@@ -267,23 +235,17 @@ def _fingerprint(
 ) -> str:
     parts = {
         "contract": CONTRACT_VERSION,
+        "stray": stray.__version__,
         "source": [reader.kind, handle.name, handle.patient, dict(handle.options)],
         "inputs": _stamps(handle),
         "others": [_stamps(other) for other in others],
         "labels": [[rows.name, sorted(rows.labels.items())] for rows in labels],
-        "genes": ""
-        if gene_index is None
-        else hashlib.sha256(gene_index.tobytes()).hexdigest(),
+        "genes": "" if gene_index is None else hashlib.sha256(gene_index.tobytes()).hexdigest(),
         "patch": asdict(patch),
     }
-    return hashlib.sha256(
-        json.dumps(parts, sort_keys=True, default=str).encode()
-    ).hexdigest()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _stamps(handle: SectionHandle) -> list[tuple[str, int, int]]:
     """Name, size and time of each input file: enough to see a change, and free of reading gigabytes of pictures."""
-    return [
-        (path, (stat := os.stat(path)).st_size, stat.st_mtime_ns)
-        for path in handle.inputs
-    ]
+    return [(path, (stat := os.stat(path)).st_size, stat.st_mtime_ns) for path in handle.inputs]

@@ -16,8 +16,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from stray import columns as c
 from stray import storage
+from stray.cohort.labels import count_labels, fill_labels
 from stray.cohort.manifest import FileEntry, SectionEntry, file_sha256
 from stray.cohort.patches import inside
+from stray.cohort.rows import row_groups
 from stray.cohort.schema import ROW_GROUP_SPOTS, SPOTS, folder_name, shard_path
 from stray.cohort.section import Section, keep_spots
 from stray.cohort.sources import SectionTask
@@ -72,9 +74,7 @@ def note_path(patient: str, section: str) -> str:
     return f".ingest/{folder_name(patient)}/{folder_name(section)}.json"
 
 
-def write_table(
-    tables: Iterator[pa.Table], schema: pa.Schema, out: str, relative: str
-) -> FileEntry:
+def write_table(tables: Iterator[pa.Table], schema: pa.Schema, out: str, relative: str) -> FileEntry:
     """Write `tables`, a row group each, as one Parquet file that appears whole or not at all.
 
     Raises InputError when the place cannot be written.
@@ -88,16 +88,13 @@ def write_table(
         try:
             with filesystem.open_output_stream(partial) as stream:
                 sink = _HashingSink(stream)
+                repeated = [name for name in (c.PATIENT, c.SECTION, c.LABEL, c.LABEL_SOURCE) if name in schema.names]
                 # Dictionaries pay for repeated strings only; encoded pictures and counts would fill them in vain.
                 with pq.ParquetWriter(
                     pa.PythonFile(sink, mode="w"),
                     schema,
                     compression="zstd",
-                    use_dictionary=[
-                        name
-                        for name in (c.PATIENT, c.SECTION, c.LABEL, c.LABEL_SOURCE)
-                        if name in schema.names
-                    ],
+                    use_dictionary=repeated,  # type: ignore[arg-type]  # pyarrow takes a list of columns too
                 ) as writer:
                     for table in tables:
                         writer.write_table(table, row_group_size=ROW_GROUP_SPOTS)
@@ -115,9 +112,7 @@ def write_table(
                 "choose another output, or make room and set its rights",
             )
         ) from error
-    return FileEntry(
-        path=relative, sha256=sink.digest.hexdigest(), bytes=sink.size, rows=rows
-    )
+    return FileEntry(path=relative, sha256=sink.digest.hexdigest(), bytes=sink.size, rows=rows)
 
 
 class _HashingSink:
@@ -145,16 +140,11 @@ class _HashingSink:
 def _standing(task: SectionTask, out: str) -> SectionEntry | None:
     """The section's entry, if its file stands unharmed and was made from the same inputs."""
     try:
-        note = storage.read_bytes(
-            storage.join(out, note_path(task.handle.patient, task.handle.name))
-        )
+        note = storage.read_bytes(storage.join(out, note_path(task.handle.patient, task.handle.name)))
         entry = TypeAdapter(SectionEntry).validate_json(note)
         if entry.fingerprint != task.fingerprint:
             return None
-        whole = all(
-            file_sha256(storage.join(out, file.path)) == file.sha256
-            for file in entry.files
-        )
+        whole = all(file_sha256(storage.join(out, file.path)) == file.sha256 for file in entry.files)
     except (OSError, ValidationError):
         return None
     return entry if whole else None
@@ -181,9 +171,7 @@ def _write_section(task: SectionTask, out: str) -> SectionEntry:
                 "see the spot coordinates",
             )
         )
-    if section.genes is not None and (
-        task.gene_index is None or len(section.genes.symbols) != len(task.gene_index)
-    ):
+    if section.genes is not None and (task.gene_index is None or len(section.genes.symbols) != len(task.gene_index)):
         raise InputError(
             Problem(
                 place,
@@ -191,9 +179,7 @@ def _write_section(task: SectionTask, out: str) -> SectionEntry:
                 "run the ingest again",
             )
         )
-    tables = row_groups(
-        section, labels, label_sources, image, task.gene_index, task.patch
-    )
+    tables = row_groups(section, labels, label_sources, image, task.gene_index, task.patch)
     relative = shard_path(section.patient, section.name)
     file = write_table(tables, SPOTS, out, relative)
     entry = SectionEntry(
@@ -213,9 +199,7 @@ def _write_section(task: SectionTask, out: str) -> SectionEntry:
         files=(file,),
     )
     note = json.dumps(asdict(entry), sort_keys=True).encode()
-    storage.write_bytes(
-        storage.join(out, note_path(section.patient, section.name)), note
-    )
+    storage.write_bytes(storage.join(out, note_path(section.patient, section.name)), note)
     return entry
 
 
@@ -227,29 +211,19 @@ def _without_rivals(task: SectionTask, section: Section) -> Section:
     }
     dropped = dict(section.dropped)
     for other in task.others:
-        missing = tuple(
-            spot for spot in other.read(section.name).spots if spot not in known
-        )
+        missing = tuple(spot for spot in other.read(section.name).spots if spot not in known)
         if missing:
-            dropped[
-                f"only in {other.kind} ({other.place}), {task.reader.kind} was preferred"
-            ] = missing
+            dropped[f"only in {other.kind} ({other.place}), {task.reader.kind} was preferred"] = missing
     return replace(section, dropped=dropped)
 
 
-def _check_frame(
-    section: Section, on_picture: np.ndarray, size: tuple[int, int]
-) -> None:
+def _check_frame(section: Section, on_picture: np.ndarray, size: tuple[int, int]) -> None:
     """Refuse a section most of whose spots miss its picture: the two are of different frames."""
     if on_picture.mean() > 0.5:
         return
     (x0, y0), (x1, y1) = section.xy_px.min(axis=0), section.xy_px.max(axis=0)
     swapped = inside(section.xy_px[:, ::-1], size).all()
-    hint = (
-        "x and y seem to be swapped"
-        if swapped
-        else "give coordinates in pixels of this very picture"
-    )
+    hint = "x and y seem to be swapped" if swapped else "give coordinates in pixels of this very picture"
     place = section.image.place if section.image else section.name
     raise InputError(
         Problem(

@@ -25,6 +25,7 @@ from scipy import sparse
 from stray.cohort.readers import SectionHandle
 from stray.cohort.readers.h5ad_file import (
     element,
+    library_names,
     library_of,
     opened,
     path_beside,
@@ -71,19 +72,13 @@ class H5adReader:
         handles = []
         for name, place in self._sections().items():
             with opened(place.file) as file:
-                beside = path_beside(
-                    file, library_of(file, name, place.file), place.file
-                )
+                beside = path_beside(file, library_of(file, name, place.file), place.file)
             inputs = (
                 str(place.file),
                 *([str(beside)] if beside is not None and beside.exists() else []),
             )
             options = {"pitch_um": self._pitch_um}
-            handles.append(
-                SectionHandle(
-                    name=name, patient=place.patient, inputs=inputs, options=options
-                )
-            )
+            handles.append(SectionHandle(name=name, patient=place.patient, inputs=inputs, options=options))
         return tuple(handles)
 
     def remarks(self) -> tuple[str, ...]:
@@ -100,9 +95,7 @@ class H5adReader:
         )
         return Genes(
             symbols=tuple(str(symbol) for symbol in var.index),
-            ids=()
-            if ids is None
-            else tuple(None if pd.isna(value) else str(value) for value in ids),
+            ids=() if ids is None else tuple(None if pd.isna(value) else str(value) for value in ids),
         )
 
     def read(self, name: str) -> Section:
@@ -110,11 +103,7 @@ class H5adReader:
         with opened(place.file) as file:
             obs = element(file, "obs").iloc[place.rows]
             key = _counts_key(file)
-            counts = (
-                None
-                if key is None
-                else sparse.csr_matrix(element(file, key)[place.rows])
-            )
+            counts = None if key is None else sparse.csr_matrix(element(file, key)[place.rows])
             if "obsm/spatial" not in file:
                 raise InputError(
                     Problem(
@@ -123,17 +112,13 @@ class H5adReader:
                         "add the spots' pixel coordinates there",
                     )
                 )
-            xy_full = np.asarray(element(file, "obsm/spatial"), dtype=float)[
-                place.rows, :2
-            ]
+            xy_full = np.asarray(element(file, "obsm/spatial"), dtype=float)[place.rows, :2]
             library = library_of(file, name, place.file)
             image, factor, pixel = picture_of(file, library, place.file)
         spots = tuple(local_spot_name(name, str(spot)) for spot in obs.index)
         row, col = _array_position(obs, spots)
         placed = np.asarray(np.isfinite(xy_full).all(axis=1))
-        microns, warnings = self._microns_per_pixel(
-            place.file, xy_full, placed, row, col, pixel
-        )
+        microns, warnings = self._microns_per_pixel(place.file, xy_full, placed, row, col, pixel)
         section = Section(
             name=name,
             patient=place.patient,
@@ -197,13 +182,9 @@ class H5adReader:
         """Micrometres per pixel of full resolution, and what to warn of."""
         regressed = None
         if row is not None and col is not None:
-            pitch = self._pitch_um or (
-                VISIUM_PITCH_UM if is_hexagonal(row, col) else None
-            )
+            pitch = self._pitch_um or (VISIUM_PITCH_UM if is_hexagonal(row, col) else None)
             if pitch is not None:
-                regressed = regressed_microns_per_pixel(
-                    xy_full[placed], row[placed], col[placed], pitch
-                )
+                regressed = regressed_microns_per_pixel(xy_full[placed], row[placed], col[placed], pitch)
         return choose_microns_per_pixel(
             regressed,
             stated,
@@ -219,7 +200,7 @@ def _counts_key(file: h5py.File) -> str | None:
 def _sections_of(path: Path) -> dict[str, _Place]:
     with opened(path) as file:
         obs = element(file, "obs")
-        libraries = list(file["uns/spatial"]) if "uns/spatial" in file else []
+        libraries = library_names(file)
     if "patient" not in obs:
         raise InputError(
             Problem(
@@ -231,26 +212,20 @@ def _sections_of(path: Path) -> dict[str, _Place]:
     if "section" in obs:
         names = obs["section"].astype(str).to_numpy(dtype=object)
     else:
-        names = np.full(
-            len(obs), libraries[0] if len(libraries) == 1 else path.stem, dtype=object
-        )
+        names = np.full(len(obs), libraries[0] if len(libraries) == 1 else path.stem, dtype=object)
     places, problems = {}, []
     for name in dict.fromkeys(names):
         rows = np.flatnonzero(names == name)
         patients = sorted({str(patient) for patient in obs["patient"].iloc[rows]})
         if len(patients) > 1:
             what = f"section {name} belongs to the patients {', '.join(patients)}"
-            problems.append(
-                Problem(str(path), what, "a section is of one patient: correct obs")
-            )
+            problems.append(Problem(str(path), what, "a section is of one patient: correct obs"))
         places[str(name)] = _Place(path, patients[0], rows)
     raise_if_any(problems)
     return places
 
 
-def _array_position(
-    obs: pd.DataFrame, spots: tuple[str, ...]
-) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _array_position(obs: pd.DataFrame, spots: tuple[str, ...]) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Rows and columns on the array: from obs, or from spot names such as 22x12 (column x row)."""
     if "array_row" in obs and "array_col" in obs:
         return obs["array_row"].to_numpy(np.int32), obs["array_col"].to_numpy(np.int32)
@@ -268,8 +243,5 @@ def _labels(obs: pd.DataFrame) -> np.ndarray | None:
     if "label" not in obs:
         return None
     labels = np.empty(len(obs), dtype=object)
-    labels[:] = [
-        None if pd.isna(value) or str(value).strip() in ("", "nan") else str(value)
-        for value in obs["label"]
-    ]
+    labels[:] = [None if pd.isna(value) or str(value).strip() in ("", "nan") else str(value) for value in obs["label"]]
     return labels

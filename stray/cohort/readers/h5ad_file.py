@@ -18,34 +18,35 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 def opened(path: Path) -> h5py.File:
+    """The file, open for reading. Raises InputError when it is missing or no HDF5."""
     try:
         return h5py.File(path, "r")
     except OSError as error:
         what = "is missing" if not path.exists() else f"cannot be read as HDF5: {error}"
-        raise InputError(
-            Problem(str(path), what, "check the path, or fetch the file again")
-        ) from error
+        raise InputError(Problem(str(path), what, "check the path, or fetch the file again")) from error
 
 
 def element(file: h5py.File, key: str) -> Any:
+    """The element at `key` as anndata reads it. Raises InputError when it cannot."""
     try:
-        return read_elem(file[key])
-    except (
-        Exception
-    ) as error:  # anndata wraps what it meets in exceptions of many kinds
+        stored: Any = file[key]
+        return read_elem(stored)
+    except Exception as error:  # anndata wraps what it meets in exceptions of many kinds
         reason = str(error).strip().split("\n")[0]
-        raise InputError(
-            Problem(
-                f"{file.filename}: {key}", f"cannot be read: {reason}", "is it AnnData?"
-            )
-        ) from error
+        raise InputError(Problem(f"{file.filename}: {key}", f"cannot be read: {reason}", "is it AnnData?")) from error
+
+
+def library_names(file: h5py.File) -> list[str]:
+    """Names of the entries of uns["spatial"]."""
+    libraries: Any = file["uns/spatial"] if "uns/spatial" in file else ()
+    return list(libraries)
 
 
 def library_of(file: h5py.File, name: str, path: Path) -> h5py.Group | None:
     """The entry of uns["spatial"] that belongs to section `name`: by name, or the only one."""
     if "uns/spatial" not in file:
         return None
-    libraries = file["uns/spatial"]
+    libraries: Any = file["uns/spatial"]
     if name in libraries:
         return libraries[name]
     if len(libraries) > 1:
@@ -57,16 +58,13 @@ def library_of(file: h5py.File, name: str, path: Path) -> h5py.Group | None:
 def _scalar(library: h5py.Group | None, key: str) -> Any:
     if library is None or key not in library:
         return None
-    value = library[key][()]
+    stored: Any = library[key]
+    value = stored[()]
     return value.decode() if isinstance(value, bytes) else value
 
 
 def _stored_key(library: h5py.Group | None) -> str | None:
-    keys = (
-        []
-        if library is None
-        else [key for key in ("images/hires", "images/lowres") if key in library]
-    )
+    keys = [] if library is None else [key for key in ("images/hires", "images/lowres") if key in library]
     return keys[0] if keys else None
 
 
@@ -78,11 +76,7 @@ def path_beside(file: h5py.File, library: h5py.Group | None, path: Path) -> Path
     if named:
         return (path.parent / str(named)).resolve()
     return next(
-        (
-            path.with_suffix(suffix)
-            for suffix in _PICTURES
-            if path.with_suffix(suffix).exists()
-        ),
+        (path.with_suffix(suffix) for suffix in _PICTURES if path.with_suffix(suffix).exists()),
         None,
     )
 
@@ -91,9 +85,7 @@ def picture_of(
     file: h5py.File, library: h5py.Group | None, path: Path
 ) -> tuple[SectionImage | None, float, float | None]:
     """The picture, the factor from full resolution to it, and the stated micrometres per full-resolution pixel."""
-    stated = _scalar(library, "metadata/microns_per_pixel") or _scalar(
-        library, "scalefactors/microns_per_pixel"
-    )
+    stated = _scalar(library, "metadata/microns_per_pixel") or _scalar(library, "scalefactors/microns_per_pixel")
     microns = None if stated is None else float(stated)
     stored = _stored_key(library)
     if stored is not None and library is not None:
@@ -109,9 +101,7 @@ def picture_of(
                 )
             )
         return (
-            SectionImage(
-                place=f"{path}: {key}", load=lambda: _stored_picture(path, key)
-            ),
+            SectionImage(place=f"{path}: {key}", load=lambda: _stored_picture(path, key)),
             float(factor),
             microns,
         )

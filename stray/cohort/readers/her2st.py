@@ -76,9 +76,7 @@ class Her2stReader:
 
     def remarks(self) -> tuple[str, ...]:
         labelled = self._names("ST-pat/lbl", "_labeled_coordinates.tsv")
-        known = self._names("ST-cnts", ".tsv.gz") | self._names(
-            "ST-spotfiles", "_selection.tsv"
-        )
+        known = self._names("ST-cnts", ".tsv.gz") | self._names("ST-spotfiles", "_selection.tsv")
         return tuple(
             f"section {name} has labels but neither counts nor spot coordinates: it is left out"
             for name in sorted(labelled - known)
@@ -125,15 +123,11 @@ class Her2stReader:
             counts = sparse.csr_matrix(table.to_numpy())
             empty = table.index[np.asarray(counts.sum(axis=1)).ravel() == 0]
             if len(empty):
-                warnings.append(
-                    f"{len(empty)} spots have no counts at all and are kept: {', '.join(empty[:5])}"
-                )
+                warnings.append(f"{len(empty)} spots have no counts at all and are kept: {', '.join(empty[:5])}")
         labels, lost = self._labels(name, spots.index)
         if lost:
             dropped["label without array coordinates"] = lost
-            warnings.append(
-                f"{len(lost)} rows of the label table have no array coordinates and label no spot"
-            )
+            warnings.append(f"{len(lost)} rows of the label table have no array coordinates and label no spot")
         section = Section(
             name=name,
             patient=_patient(name),
@@ -149,9 +143,7 @@ class Her2stReader:
             dropped=dropped,
             warnings=tuple(warnings),
         )
-        check_section(
-            section, str(self._file("ST-cnts" if genes else "ST-spotfiles", name))
-        )
+        check_section(section, str(self._file("ST-cnts" if genes else "ST-spotfiles", name)))
         return section
 
     def _names(self, folder: str, suffix: str) -> set[str]:
@@ -170,19 +162,12 @@ class Her2stReader:
         return self._data / folder / f"{name}{suffix}"
 
     def _inputs(self, name: str) -> tuple[str, ...]:
-        files = [
-            self._file(folder, name)
-            for folder in ("ST-cnts", "ST-spotfiles", "ST-pat/lbl")
-        ]
-        return tuple(
-            str(path) for path in (*files, *self._pictures(name)) if path.exists()
-        )
+        files = [self._file(folder, name) for folder in ("ST-cnts", "ST-spotfiles", "ST-pat/lbl")]
+        return tuple(str(path) for path in (*files, *self._pictures(name)) if path.exists())
 
     def _pictures(self, name: str) -> list[Path]:
         folder = self._data / "ST-imgs" / _patient(name) / name
-        return sorted(
-            path for path in folder.glob("*") if path.suffix.lower() in _PICTURES
-        )
+        return sorted(path for path in folder.glob("*") if path.suffix.lower() in _PICTURES)
 
     def _image(self, name: str) -> SectionImage | None:
         folder = self._data / "ST-imgs" / _patient(name) / name
@@ -212,9 +197,7 @@ class Her2stReader:
     def _spot_file(self, name: str) -> pd.DataFrame:
         path = self._file("ST-spotfiles", name)
         table = _table(path, ("x", "y", "pixel_x", "pixel_y"))
-        place = table[["x", "y", "pixel_x", "pixel_y"]].apply(
-            pd.to_numeric, errors="coerce"
-        )
+        place = table[["x", "y", "pixel_x", "pixel_y"]].apply(pd.to_numeric, errors="coerce")
         if not np.isfinite(place.to_numpy(float)).all():
             raise InputError(
                 Problem(
@@ -223,12 +206,8 @@ class Her2stReader:
                     "correct the spot file",
                 )
             )
-        table = place.assign(
-            x=place["x"].round().astype(int), y=place["y"].round().astype(int)
-        )
-        table.index = pd.Index(
-            [f"{x}x{y}" for x, y in zip(table["x"], table["y"], strict=True)]
-        )
+        table = place.assign(x=place["x"].round().astype(int), y=place["y"].round().astype(int))
+        table.index = pd.Index([f"{x}x{y}" for x, y in zip(table["x"], table["y"], strict=True)])
         _check_unique(tuple(table.index), path)
         return table
 
@@ -251,9 +230,7 @@ class Her2stReader:
         _check_unique(tuple(table.index), path)
         return table
 
-    def _labels(
-        self, name: str, spots: pd.Index
-    ) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    def _labels(self, name: str, spots: pd.Index) -> tuple[np.ndarray | None, tuple[str, ...]]:
         """Labels of `spots`, and names of the label rows that cannot be placed; None where there is no table."""
         path = self._file("ST-pat/lbl", name)
         if not path.exists():
@@ -262,9 +239,7 @@ class Her2stReader:
         x, y = (pd.to_numeric(table[axis], errors="coerce") for axis in ("x", "y"))
         placed = (x.notna() & y.notna()).to_numpy()
         lost = tuple(f"row {row + 1}" for row in np.flatnonzero(~placed))
-        keys = [
-            f"{round(a)}x{round(b)}" for a, b in zip(x[placed], y[placed], strict=True)
-        ]
+        keys = [f"{round(a)}x{round(b)}" for a, b in zip(x[placed], y[placed], strict=True)]
         _check_unique(tuple(keys), path)
         known = dict(zip(keys, table["label"][placed], strict=True))
         labels = np.empty(len(spots), dtype=object)
@@ -322,6 +297,4 @@ def _check_unique(spots: tuple[str, ...], path: Path) -> None:
 
 
 def _unreadable(path: Path, error: BaseException) -> InputError:
-    return InputError(
-        Problem(str(path), f"cannot be read: {error}", "fetch the file again")
-    )
+    return InputError(Problem(str(path), f"cannot be read: {error}", "fetch the file again"))
