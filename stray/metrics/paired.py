@@ -1,0 +1,56 @@
+"""The difference between two methods that were scored on the same folds with the same seeds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+MIN_FOLDS = 3
+"""With fewer folds no p-value is given."""
+_EXACT_FOLDS = 14
+_DRAWS = 20_000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A method's score minus the baseline's, over the (fold, seed) pairs that both have."""
+
+    mean: float
+    sd: float
+    """Standard deviation of the differences; nan with one pair."""
+    n_pairs: int
+    n_folds: int
+    p: float
+    """Two-sided p-value of the sign-flip test; nan with fewer than `MIN_FOLDS` folds."""
+
+
+def paired_difference(
+    method: Mapping[tuple[str, int], float], baseline: Mapping[tuple[str, int], float]
+) -> Difference | None:
+    """Compare scores by (fold, seed); None when no pair is common.
+
+    The test asks how often the mean difference would be as far from 0 if each fold's difference had its sign by
+    chance. The seeds of a fold are tested on the same patients and so flip together: more seeds do not make more
+    patients. With F folds the smallest p-value there can be is 2 / 2^F.
+    """
+    pairs = sorted(set(method) & set(baseline))
+    if not pairs:
+        return None
+    difference = np.array([method[pair] - baseline[pair] for pair in pairs])
+    folds, fold_of = np.unique([fold for fold, _ in pairs], return_inverse=True)
+    by_fold = np.bincount(fold_of, weights=difference)
+    p = float("nan")
+    if len(folds) >= MIN_FOLDS:
+        if len(folds) <= _EXACT_FOLDS:
+            signs = np.array(list(itertools.product((1.0, -1.0), repeat=len(folds))))
+            as_far = np.abs(signs @ by_fold) >= np.abs(by_fold.sum()) - 1e-12
+            p = float(as_far.mean())
+        else:
+            signs = np.random.default_rng(0).choice((1.0, -1.0), size=(_DRAWS, len(folds)))
+            as_far = np.abs(signs @ by_fold) >= np.abs(by_fold.sum()) - 1e-12
+            p = float((as_far.sum() + 1) / (_DRAWS + 1))  # the observed signs are one of the draws
+    sd = float(difference.std(ddof=1)) if len(difference) > 1 else float("nan")
+    return Difference(float(difference.mean()), sd, len(pairs), len(folds), p)

@@ -1,0 +1,1 @@
+"""What a person reads: tables, figures, pages. The only package that imports matplotlib."""

@@ -1,0 +1,186 @@
+"""A comparison of methods as plain data, and its numbers as text.
+
+F folds, S seeds: a cell is one (fold, seed) of a method; K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Cell = tuple[str, int]
+"""(fold, seed)."""
+
+METRIC_NAMES = {
+    "balanced_accuracy": "balanced accuracy",
+    "balanced_accuracy_known": "balanced accuracy, known classes",
+    "accuracy": "accuracy",
+    "macro_f1_fold": "macro-F1, classes of the fold",
+    "macro_f1_known": "macro-F1, known classes",
+}
+"""Scores that can head a comparison, in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """The difference to the baseline over the cells that both have."""
+
+    mean: float
+    sd: float
+    n_pairs: int
+    n_folds: int
+    p: float
+    """nan where too few folds were held out for a test."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodRow:
+    """One method on one label source."""
+
+    method: str
+    cells: dict[Cell, float]
+    """The score of each cell."""
+    intervals: dict[Cell, tuple[float, float]] = field(default_factory=dict)
+    """95% interval of a cell's score over the tissue, where there is enough of it."""
+    knn: dict[Cell, float] = field(default_factory=dict)
+    """The same score of the kNN vote."""
+    accuracy: float = math.nan
+    """Of the predictions of all folds together, mean over seeds; nan where predictions are missing."""
+    macro_f1: float = math.nan
+    """The same; over all classes of all folds."""
+    confusion_KK: NDArray[np.int64] | None = None
+    """Counts summed over folds and seeds, in the order of the source's classes: row the truth, column the
+    prediction."""
+    auc: dict[str, float] = field(default_factory=dict)
+    """By class: one against the rest, mean over cells."""
+    delta: Delta | None = None
+    """Against the baseline; None for the baseline itself and the majority row."""
+    missing: tuple[Cell, ...] = ()
+    """Cells that other methods have and this one does not."""
+
+    @property
+    def mean(self) -> float:
+        """Mean over cells."""
+        return float(np.mean(list(self.cells.values()))) if self.cells else math.nan
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation over cells; nan with one."""
+        return float(np.std(list(self.cells.values()), ddof=1)) if len(self.cells) > 1 else math.nan
+
+    @property
+    def knn_mean(self) -> float:
+        """Mean over cells of the kNN vote."""
+        return float(np.mean(list(self.knn.values()))) if self.knn else math.nan
+
+    @property
+    def folds(self) -> tuple[str, ...]:
+        """Folds that it has."""
+        return tuple(sorted({fold for fold, _ in self.cells}))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds that it has."""
+        return tuple(sorted({seed for _, seed in self.cells}))
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval over the tissue, where there is one cell and so no spread over folds."""
+        return next(iter(self.intervals.values()), None) if len(self.cells) == 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceTable:
+    """All methods on the labels of one source."""
+
+    source: str
+    weak: bool
+    """The labels are not truth: these scores are no measure of a method."""
+    classes: tuple[str, ...]
+    """Classes that occur or are predicted, in the order of every confusion matrix."""
+    support_K: NDArray[np.int64]
+    """Spots of each class, over the folds."""
+    rows: tuple[MethodRow, ...]
+    """The majority row first, then the baseline, then the others in the order in which they ran."""
+    missing_classes: dict[str, tuple[str, ...]]
+    """By fold: classes that are scored though the fold's training labels lacked them."""
+
+    @property
+    def folds(self) -> tuple[str, ...]:
+        """Folds of any method."""
+        return tuple(sorted({fold for row in self.rows for fold in row.folds}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The methods of an experiment."""
+
+    experiment: str
+    metric: str
+    """Which score heads it; a key of `METRIC_NAMES`."""
+    baseline: str | None
+    """The method that others are compared with; None where there is only one."""
+    sources: tuple[SourceTable, ...]
+    """Trusted label sources first."""
+    curves: dict[str, dict[tuple[str, Cell], tuple[tuple[float, float], ...]]] = field(default_factory=dict)
+    """Training curves: metric -> (method, cell) -> (step, value)."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know: cells that are missing, runs that were left out."""
+    facts: dict[str, str] = field(default_factory=dict)
+    """Where the numbers come from: store, dataset, versions."""
+    params: dict[str, str] = field(default_factory=dict)
+    """The recipe, by dotted path."""
+
+    def row(self, method: str, source: str | None = None) -> MethodRow:
+        """A method's row, on the first (trusted) source unless one is named. Raises KeyError."""
+        for table in self.sources:
+            if source in (None, table.source):
+                for row in table.rows:
+                    if row.method == method:
+                        return row
+        raise KeyError(method if source is None else (method, source))
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A score as text; a dash for nan."""
+    return "–" if not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def score_text(row: MethodRow) -> str:
+    """`mean ± sd` over cells, or with one cell the score and its interval over the tissue."""
+    if row.interval is not None:
+        return f"{number(row.mean)} [{number(row.interval[0])}, {number(row.interval[1])}]"
+    return f"{number(row.mean)} ± {number(row.sd)}" if len(row.cells) > 1 else number(row.mean)
+
+
+def delta_text(delta: Delta | None) -> str:
+    """`+0.123 ± 0.045`; a dash where nothing is compared."""
+    if delta is None:
+        return "–"
+    return f"{delta.mean:+.3f}" + (f" ± {delta.sd:.3f}" if math.isfinite(delta.sd) else "")
+
+
+def p_text(delta: Delta | None) -> str:
+    """The p-value with the number of pairs, or why there is none."""
+    if delta is None:
+        return "–"
+    pairs = f"n = {delta.n_pairs}"
+    if not math.isfinite(delta.p):
+        return f"{pairs}, too few folds"
+    return f"{'p < 0.001' if delta.p < 0.001 else f'p = {delta.p:.3f}'}, {pairs}"
+
+
+def cells_text(row: MethodRow) -> str:
+    """`2 folds × 3 seeds`, with what is missing."""
+    folds, seeds = len(row.folds), len(row.seeds)
+    text = f"{folds} fold{'s' * (folds != 1)} × {seeds} seed{'s' * (seeds != 1)}"
+    return f"{text}, {len(row.missing)} missing" if row.missing else text
+
+
+def cell_names(cells: Sequence[Cell]) -> str:
+    """Cells as a list for a sentence."""
+    return ", ".join(f"fold {fold} seed {seed}" for fold, seed in cells)
