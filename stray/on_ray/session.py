@@ -1,0 +1,193 @@
+"""The connection to Ray: an existing cluster, or a local one that ends with the process that started it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+from ray._private.worker import BaseContext
+
+import stray
+from stray.errors import InputError, Problem
+from stray.on_ray.resources import Resources, WorkerPlan, plan_workers, resources
+from stray.on_ray.visibility import check_paths_visible
+
+__all__ = [
+    "Resources",
+    "SessionInfo",
+    "WorkerPlan",
+    "check_paths_visible",
+    "in_job",
+    "plan_workers",
+    "resources",
+    "session",
+    "start",
+    "stop",
+]
+
+SETTINGS = {
+    # The controller drains one report a poll: at the default of 2 s, twenty reports take 38 s instead of 4.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # No statistics about who runs what are sent anywhere.
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Environment of the driver, its controllers and workers, where the user has not set another value."""
+
+GIB = 1024**3
+DEFAULT_OBJECT_STORE_GIB = 2.0
+
+_session: SessionInfo | None = None
+_log: logging.FileHandler | None = None
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """What the process is connected to."""
+
+    address: str
+    """GCS address of the cluster."""
+    local: bool
+    """Whether this process started the cluster, and `stop` ends it."""
+    dashboard: str
+    """Address of the dashboard; empty where there is none."""
+    logs: str
+    """Folder of Ray's logs on this machine; `stray-driver-PID.log` in it holds what Ray tells this process."""
+    resources: Resources
+    """What the cluster has."""
+
+
+@contextlib.contextmanager
+def session(*, num_cpus: int | None = None, object_store_gib: float | None = None) -> Iterator[SessionInfo]:
+    """`start`, and `stop` on every way out, Ctrl-C included."""
+    info = start(num_cpus=num_cpus, object_store_gib=object_store_gib)
+    try:
+        yield info
+    finally:
+        stop()
+
+
+def start(*, num_cpus: int | None = None, object_store_gib: float | None = None) -> SessionInfo:
+    """Connect to the cluster of RAY_ADDRESS or of the submitted job that this is; else start one on this machine.
+
+    A process that is connected already stays so. `num_cpus` and `object_store_gib` shape a local cluster only; the
+    object store stays within a third of the memory. Raises InputError when the cluster cannot be reached.
+    """
+    global _session
+    if _session is not None:
+        return _session
+    if ray.is_initialized():
+        return _info(local=False, dashboard="")
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith(("http://", "https://")):
+        remedy = "submit the command to it with `stray submit`, or unset RAY_ADDRESS to run here"
+        raise InputError(Problem("RAY_ADDRESS", f"{address} is a dashboard, which takes jobs but no drivers", remedy))
+    local = address in ("", "local") and not in_job()
+    try:
+        context = _start_local(num_cpus, object_store_gib) if local else _connect(address)
+        _session = _info(local=local, dashboard=context.dashboard_url or "")
+        _quiet(Path(_session.logs))
+    except ConnectionError as error:
+        ray.shutdown()
+        if local:
+            raise
+        remedy = "start the cluster, correct RAY_ADDRESS, or unset it to run here"
+        raise InputError(Problem("RAY_ADDRESS", f"no cluster answers at {address}: {error}", remedy)) from error
+    except BaseException:
+        # Interrupted half-way: what is running already ends here.
+        _session = None
+        ray.shutdown()
+        raise
+    return _session
+
+
+def _start_local(num_cpus: int | None, object_store_gib: float | None) -> BaseContext:
+    return ray.init(
+        # `local`, because Ray would otherwise join any cluster that happens to run on this machine.
+        address="local",
+        num_cpus=num_cpus,
+        object_store_memory=_object_store_bytes(object_store_gib),
+        # Tune's clean-up goes through the dashboard: without it a stopped trial keeps its resources for ever.
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        # Workers print what they like; what goes wrong in them reaches the driver as an exception all the same.
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def _connect(address: str) -> BaseContext:
+    # A job brings its working directory; a plain driver has to send the package to nodes that may lack it.
+    environment = None if in_job() else {"py_modules": [str(Path(stray.__file__).parent)]}
+    return ray.init(
+        address=address or "auto", runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR
+    )
+
+
+def stop() -> None:
+    """End the cluster that `start` started, or leave the one that it joined. Without a session it does nothing."""
+    global _session, _log
+    if _log is not None:
+        for name in _LOGGERS:
+            logging.getLogger(name).removeHandler(_log)
+        _log.close()
+        _log = None
+    if _session is not None:
+        _session = None
+        ray.shutdown()
+
+
+def in_job() -> bool:
+    """Whether this process is the driver of a submitted job."""
+    return RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ
+
+
+_LOGGERS = ("ray", "ray.data")  # Those of Ray's loggers that do not pass their records on to a parent.
+
+
+def _quiet(folder: Path) -> None:
+    """Ray's chatter goes to a file; errors stay on the console as well."""
+    global _log
+    # Importing Ray Data sets up its loggers, so it must come before they are changed.
+    import ray.data
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    with contextlib.suppress(OSError):  # A joined cluster's folder may belong to somebody else.
+        _log = logging.FileHandler(folder / f"stray-driver-{os.getpid()}.log", delay=True)
+        _log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        for handler in logger.handlers:
+            if type(handler).__name__ == "PlainRayHandler":
+                handler.setLevel(logging.ERROR)
+        logger.setLevel(min(logger.level or logging.INFO, logging.INFO))
+        if _log is not None:
+            logger.addHandler(_log)
+
+
+def _object_store_bytes(gib: float | None) -> int:
+    wanted = (DEFAULT_OBJECT_STORE_GIB if gib is None else gib) * GIB
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = memory / 3
+    if sys.platform == "linux":
+        shared = os.statvfs("/dev/shm")
+        # Past the shared memory Ray would fall back to files on disk.
+        limit = min(limit, 0.8 * shared.f_bavail * shared.f_frsize)
+    return int(max(min(wanted, limit), 0.1 * GIB))
+
+
+def _info(*, local: bool, dashboard: str) -> SessionInfo:
+    context = ray.get_runtime_context()
+    here = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+    folder = Path(here["RayletSocketName"]).parent.parent / "logs"
+    return SessionInfo(
+        address=context.gcs_address, local=local, dashboard=dashboard, logs=str(folder), resources=resources()
+    )
