@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from stray import columns as c
-from stray.cohort.section import Section, local_spot_name
+from stray.cohort.section import Section, local_spot_name, plural
 from stray.config.ingest import LabelTableConfig
 from stray.errors import InputError, Problem
 
@@ -49,7 +49,7 @@ def label_tables(
             {
                 name: LabelRows(
                     name=config.name,
-                    path=str(Path(config.path).resolve()),
+                    path=str(Path(config.path).expanduser().resolve()),
                     labels=labels,
                 )
                 for name, labels in rows.items()
@@ -64,7 +64,7 @@ def _read_labels(
     by_section: dict[str, dict[str, str]] = defaultdict(dict)
     problems: list[Problem] = []
     try:
-        with open(config.path, encoding="utf-8-sig", newline="") as lines:
+        with open(Path(config.path).expanduser(), encoding="utf-8-sig", newline="") as lines:
             table = csv.DictReader(lines)
             missing = [name for name in ("section", "spot", "label") if name not in (table.fieldnames or ())]
             if missing:
@@ -119,7 +119,7 @@ def fill_labels(section: Section, tables: tuple[LabelRows, ...]) -> tuple[np.nda
             )
         if strangers:
             warnings.append(
-                f"{len(strangers)} rows of the label table {table.name} name no spot of it: {', '.join(strangers[:5])}"
+                f"{plural(len(strangers), 'row')} of the label table {table.name} without a spot of it: {', '.join(strangers[:5])}"
             )
         for spot, label in table.labels.items():
             row = row_of.get(spot)

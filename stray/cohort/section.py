@@ -106,7 +106,7 @@ def check_section(section: Section, place: str) -> None:
         problems.append(
             Problem(
                 place,
-                f"{bad} spots have no finite pixel coordinates",
+                f"{plural(bad, 'spot')} without finite pixel coordinates",
                 "drop them with a reason",
             )
         )
@@ -129,7 +129,7 @@ def _name_problems(section: Section, place: str) -> list[Problem]:
         problems.append(
             Problem(
                 place,
-                f"section {section.name} names {len(twice)} spots more than once: {', '.join(twice[:5])}",
+                f"section {section.name} names {plural(len(twice), 'spot')} more than once: {', '.join(twice[:5])}",
                 "a spot name must be unique in its section: correct or remove the copies",
             )
         )
@@ -139,7 +139,7 @@ def _name_problems(section: Section, place: str) -> list[Problem]:
             problems.append(
                 Problem(
                     place,
-                    f"section {section.name} names {len(twice)} genes more than once: {', '.join(twice[:5])}",
+                    f"section {section.name} names {plural(len(twice), 'gene')} more than once: {', '.join(twice[:5])}",
                     "sum or rename the copies (anndata: `var_names_make_unique`)",
                 )
             )
@@ -165,7 +165,7 @@ def _count_problems(section: Section, place: str) -> list[Problem]:
         problems.append(
             Problem(
                 place,
-                f"section {section.name} has {int(negative.sum())} negative counts, the least {values.min()}",
+                f"section {section.name} has {plural(int(negative.sum()), 'negative count')}, the least {values.min()}",
                 remedy,
             )
         )
@@ -175,7 +175,7 @@ def _count_problems(section: Section, place: str) -> list[Problem]:
         problems.append(
             Problem(
                 place,
-                f"section {section.name} has {int(fractional.sum())} fractional counts, such as {example}",
+                f"section {section.name} has {plural(int(fractional.sum()), 'fractional count')}, such as {example}",
                 remedy,
             )
         )
@@ -209,3 +209,8 @@ def keep_spots(section: Section, keep: np.ndarray, reason: str) -> Section:
         labels=rows(section.labels),
         dropped={**section.dropped, reason: (*section.dropped.get(reason, ()), *gone)},
     )
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 spot`, `2 spots`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

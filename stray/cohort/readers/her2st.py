@@ -21,7 +21,7 @@ from scipy import sparse
 from stray.cohort.patches import open_picture
 from stray.cohort.readers import SectionHandle
 from stray.cohort.scale import choose_microns_per_pixel, regressed_microns_per_pixel
-from stray.cohort.section import Genes, Section, SectionImage, check_section, repeated
+from stray.cohort.section import Genes, Section, SectionImage, check_section, plural, repeated
 from stray.config.ingest import Her2stSourceConfig
 from stray.errors import InputError, Problem
 
@@ -123,11 +123,11 @@ class Her2stReader:
             counts = sparse.csr_matrix(table.to_numpy())
             empty = table.index[np.asarray(counts.sum(axis=1)).ravel() == 0]
             if len(empty):
-                warnings.append(f"{len(empty)} spots have no counts at all and are kept: {', '.join(empty[:5])}")
+                warnings.append(f"{plural(len(empty), 'spot')} without any counts, kept: {', '.join(empty[:5])}")
         labels, lost = self._labels(name, spots.index)
         if lost:
             dropped["label without array coordinates"] = lost
-            warnings.append(f"{len(lost)} rows of the label table have no array coordinates and label no spot")
+            warnings.append(f"{plural(len(lost), 'row')} of the label table without array coordinates")
         section = Section(
             name=name,
             patient=_patient(name),
@@ -286,7 +286,7 @@ def _table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
 def _check_unique(spots: tuple[str, ...], path: Path) -> None:
     twice = repeated(spots)
     if twice:
-        what = f"names {len(twice)} spots more than once: {', '.join(twice[:5])}"
+        what = f"names {plural(len(twice), 'spot')} more than once: {', '.join(twice[:5])}"
         raise InputError(
             Problem(
                 str(path),
