@@ -81,7 +81,7 @@ class Setting:
     hint: Any
     """Its type as written, constraints included."""
     doc: str
-    """The docstring under the field; empty where there is none."""
+    """The docstring under the field, on one line; empty where there is none."""
     default: Any
     """The default as a tree; `dataclasses.MISSING` where the field must be given."""
 
@@ -190,5 +190,5 @@ def field_docs(cls: type) -> dict[str, str]:
         if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
             continue
         if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str):
-            found[field.target.id] = inspect.cleandoc(text.value.value)
+            found[field.target.id] = " ".join(text.value.value.split())
     return found
