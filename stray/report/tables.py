@@ -89,8 +89,11 @@ class MethodRow:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The interval over the tissue, where there is one cell and so no spread over folds."""
-        return next(iter(self.intervals.values()), None) if len(self.cells) == 1 else None
+        """The interval over the tissue where there is one fold, and so no spread over patients; of its seeds the
+        widest."""
+        if len(self.folds) != 1 or not self.intervals:
+            return None
+        return min(low for low, _ in self.intervals.values()), max(high for _, high in self.intervals.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,11 +150,11 @@ class Comparison:
 
 def number(value: float, digits: int = 3) -> str:
     """A score as text; a dash for nan."""
-    return "–" if not math.isfinite(value) else f"{value:.{digits}f}"
+    return "-" if not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def score_text(row: MethodRow) -> str:
-    """`mean ± sd` over cells, or with one cell the score and its interval over the tissue."""
+    """`mean ± sd` over cells, or with one fold the mean over seeds and the interval over the tissue."""
     if row.interval is not None:
         return f"{number(row.mean)} [{number(row.interval[0])}, {number(row.interval[1])}]"
     return f"{number(row.mean)} ± {number(row.sd)}" if len(row.cells) > 1 else number(row.mean)
@@ -160,14 +163,14 @@ def score_text(row: MethodRow) -> str:
 def delta_text(delta: Delta | None) -> str:
     """`+0.123 ± 0.045`; a dash where nothing is compared."""
     if delta is None:
-        return "–"
+        return "-"
     return f"{delta.mean:+.3f}" + (f" ± {delta.sd:.3f}" if math.isfinite(delta.sd) else "")
 
 
 def p_text(delta: Delta | None) -> str:
     """The p-value with the number of pairs, or why there is none."""
     if delta is None:
-        return "–"
+        return "-"
     pairs = f"n = {delta.n_pairs}"
     if not math.isfinite(delta.p):
         return f"{pairs}, too few folds"
@@ -175,9 +178,9 @@ def p_text(delta: Delta | None) -> str:
 
 
 def cells_text(row: MethodRow) -> str:
-    """`2 folds × 3 seeds`, with what is missing."""
+    """`2 folds x 3 seeds`, with what is missing."""
     folds, seeds = len(row.folds), len(row.seeds)
-    text = f"{folds} fold{'s' * (folds != 1)} × {seeds} seed{'s' * (seeds != 1)}"
+    text = f"{folds} fold{'s' * (folds != 1)} x {seeds} seed{'s' * (seeds != 1)}"
     return f"{text}, {len(row.missing)} missing" if row.missing else text
 
 

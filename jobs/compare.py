@@ -1,0 +1,14 @@
+"""Compare the methods of an experiment.
+
+ray job submit --address http://HEAD:8265 --working-dir . -- python jobs/compare.py --uri http://MLFLOW:5000 --out
+page.html
+"""
+
+from __future__ import annotations
+
+import sys
+
+from stray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["compare", *sys.argv[1:]]))

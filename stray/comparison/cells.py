@@ -1,0 +1,153 @@
+"""Which runs of an experiment count, and what they hold."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stray.errors import InputError, Problem
+from stray.evaluate import FACTS
+from stray.report.tables import Cell
+from stray.track import records
+from stray.track.mlflow_reader import MlflowReader
+from stray.track.records import RunRecord
+
+_CURVE = re.compile(r"^(gene|contrastive)/.*(loss|elbo)", re.IGNORECASE)
+_MOST_CURVES = 4
+
+
+@dataclass(frozen=True)
+class CellRun:
+    """One evaluated cell."""
+
+    method: str
+    cell: Cell
+    record: RunRecord
+    predictions: pa.Table | None
+    facts: dict = field(default_factory=dict)
+
+
+def newest_cells(reader: MlflowReader, notes: list[str]) -> list[CellRun]:
+    """The runs that count, oldest first; why others do not is added to `notes`."""
+    found = reader.runs({records.KIND: records.CELL})
+    whole = [run for run in found if all(tag in run.tags for tag in (records.METHOD, records.FOLD, records.SEED))]
+    finished = [run for run in whole if run.status == "FINISHED" and any(label_sources(run))]
+    if not finished:
+        open_runs = ", ".join(f"{run.name} ({run.status})" for run in whole) or "none"
+        raise InputError(
+            Problem(
+                f"{reader.uri} {reader.experiment}",
+                f"no cell has finished, so there is nothing to compare; cells: {open_runs}",
+                "train first (`stray train RECIPE`), or name another experiment with --experiment",
+            )
+        )
+    dataset = finished[0].tags.get(records.DATASET, "")
+    counted: dict[tuple[str, Cell], RunRecord] = {}
+    other_dataset = older = 0
+    for run in finished:
+        if run.tags.get(records.DATASET, "") != dataset:
+            other_dataset += 1
+        elif (place := _place(run)) in counted:
+            older += 1
+        else:
+            counted[place] = run
+    if other_dataset:
+        notes.append(f"{other_dataset} finished cells on another dataset than the newest one are left out.")
+    if older:
+        notes.append(f"{older} finished cells were run again later; the newest of each counts.")
+    if len({run.parent for run in counted.values()}) > 1:
+        notes.append("The cells come from several runs of the experiment; their recipes may differ.")
+    for run in whole:
+        if run.status != "FINISHED" and _place(run) not in counted:
+            notes.append(f"{run.name} is {run.status} and not among the cells.")
+    with tempfile.TemporaryDirectory() as folder:
+        runs = []
+        for index, ((method, cell), run) in enumerate(reversed(counted.items())):
+            table = _predictions(reader, run, f"{folder}/{index}")
+            facts = json.loads((table.schema.metadata or {}).get(FACTS, b"{}")) if table is not None else {}
+            runs.append(CellRun(method, cell, run, table, facts))
+    return runs
+
+
+def _predictions(reader: MlflowReader, run: RunRecord, folder: str) -> pa.Table | None:
+    path = reader.download(run.run_id, records.PREDICTIONS, folder)
+    if path is None:
+        return None
+    try:
+        return pq.read_table(path, memory_map=False)
+    except (pa.ArrowInvalid, OSError):
+        return None
+
+
+def _place(run: RunRecord) -> tuple[str, Cell]:
+    seed = run.tags[records.SEED]
+    return run.tags[records.METHOD], (run.tags[records.FOLD], int(seed) if seed.lstrip("-").isdigit() else 0)
+
+
+def label_sources(run: RunRecord) -> list[str]:
+    """Label sources that a run was scored on."""
+    names = (re.fullmatch(r"eval/([^/]+)/probe/accuracy", name) for name in run.metrics)
+    return [match.group(1) for match in names if match]
+
+
+def is_weak(runs: Iterable[CellRun], source: str) -> bool:
+    """Whether any of the runs marked the source's labels as no truth."""
+    return any(run.record.metrics.get(f"eval/{source}/weak", 0.0) > 0 for run in runs)
+
+
+def training_curves(
+    reader: MlflowReader, runs: list[CellRun]
+) -> dict[str, dict[tuple[str, Cell], tuple[tuple[float, float], ...]]]:
+    """Histories of losses, where they have more than one step."""
+    names = sorted(
+        {name for run in runs for name in run.record.metrics if _CURVE.match(name)}, key=lambda name: (len(name), name)
+    )
+    curves = {}
+    for name in names:
+        found = {}
+        for run in runs:
+            if name in run.record.metrics:
+                points = reader.history(run.record.run_id, name)
+                if len(points) > 1:
+                    found[run.method, run.cell] = tuple((float(step), value) for step, value in points)
+        if found:
+            curves[name] = found
+        if len(curves) == _MOST_CURVES:
+            break
+    return curves
+
+
+def provenance(reader: MlflowReader, runs: list[CellRun]) -> dict[str, str]:
+    """Where the numbers come from, in words."""
+
+    def tag(name: str) -> str:
+        return ", ".join(sorted({run.record.tags[name] for run in runs if name in run.record.tags})) or "not recorded"
+
+    first, last = (runs[0].record.start_time, max(run.record.end_time or run.record.start_time for run in runs))
+    return {
+        "MLflow store": reader.uri,
+        "MLflow experiment": reader.experiment,
+        "Parent runs": ", ".join(sorted({run.record.parent for run in runs if run.record.parent})) or "none",
+        "Cells": str(len(runs)),
+        "Trained": f"{_time(min(first, *(run.record.start_time for run in runs)))} to {_time(last)}",
+        "Dataset digest": tag(records.DATASET),
+        "stray": tag(records.VERSION),
+        "Ray job": tag(records.JOB),
+    }
+
+
+def recipe_params(reader: MlflowReader, runs: list[CellRun]) -> dict[str, str]:
+    """The recipe: of the parent run, or of the newest cell where the parent logged none."""
+    parent = reader.run(runs[-1].record.parent) if runs[-1].record.parent else None
+    return dict(sorted((parent.params if parent and parent.params else runs[-1].record.params).items()))
+
+
+def _time(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M UTC")

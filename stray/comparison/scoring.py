@@ -1,0 +1,113 @@
+"""Cells become the rows of a table, a label source at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from stray.comparison.cells import CellRun, is_weak, label_sources
+from stray.metrics.naming import safe_name
+from stray.metrics.paired import paired_difference
+from stray.metrics.scores import confusion_matrix, summarise
+from stray.report.tables import Cell, Delta, MethodRow, SourceTable
+
+MAJORITY = "majority class"
+"""Name of the row of the majority class."""
+
+
+def source_table(runs: list[CellRun], methods: list[str], source: str, metric: str, baseline: str) -> SourceTable:
+    """All methods on one label source."""
+    runs = [run for run in runs if source in label_sources(run.record)]
+    cells = {run.cell for run in runs}
+    answers = {id(run): _answers(run.predictions, source) for run in runs if run.predictions is not None}
+    names = sorted({str(name) for labels in answers.values() for column in labels.values() for name in column})
+    code_of = {name: code for code, name in enumerate(names)}
+    coded = {
+        key: {
+            column: np.array([code_of[name] for name in labels], dtype=np.int64) for column, labels in columns.items()
+        }
+        for key, columns in answers.items()
+    }
+    one_of_cell = {run.cell: run for run in reversed(runs)}
+    one_of_fold = {run.cell[0]: run for run in runs if id(run) in coded}
+    support_K = np.zeros(len(names), dtype=np.int64)
+    for run in one_of_fold.values():
+        support_K += np.bincount(coded[id(run)]["label"], minlength=len(names))
+
+    rows = [_row(MAJORITY, "majority", list(one_of_cell.values()), coded, names, source, metric, cells)]
+    for method in methods:
+        own = [run for run in runs if run.method == method]
+        if own:
+            rows.append(_row(method, "probe", own, coded, names, source, metric, cells))
+    reference = next((row for row in rows if row.method == baseline), None)
+    for index, row in enumerate(rows):
+        if reference is not None and row.method not in (MAJORITY, baseline):
+            found = paired_difference(row.cells, reference.cells)
+            delta = (
+                Delta(mean=found.mean, sd=found.sd, n_pairs=found.n_pairs, n_folds=found.n_folds, p=found.p)
+                if found
+                else None
+            )
+            rows[index] = MethodRow(**{**vars(row), "delta": delta})
+    missing = {
+        fold: tuple(names)
+        for fold, run in one_of_fold.items()
+        if (names := {safe_name(key): value for key, value in run.facts.get("missing_classes", {}).items()}.get(source))
+    }
+    return SourceTable(
+        source=source,
+        weak=is_weak(runs, source),
+        classes=tuple(code_of),
+        support_K=support_K,
+        rows=tuple(rows),
+        missing_classes=dict(sorted(missing.items())),
+    )
+
+
+def _answers(predictions: pa.Table, source: str) -> dict[str, list[str]]:
+    """Labels and predictions of the spots that are scored on `source`."""
+    sources = predictions.column("label_source").to_pylist()
+    mask = [name is not None and safe_name(name) == source for name in sources]
+    picked = predictions.filter(pa.array(mask)).filter(pc.field("scored"))
+    return {column: picked.column(column).to_pylist() for column in ("label", "probe", "majority")}
+
+
+def _row(
+    name: str,
+    classifier: str,
+    runs: list[CellRun],
+    coded: dict[int, dict[str, NDArray[np.int64]]],
+    classes: list[str],
+    source: str,
+    metric: str,
+    cells: set[Cell],
+) -> MethodRow:
+    """One method, or the majority class, over its cells."""
+    place = f"eval/{source}/{classifier}"
+
+    def values(key: str) -> dict[Cell, float]:
+        return {run.cell: run.record.metrics[key] for run in runs if key in run.record.metrics}
+
+    low, high = values(f"{place}/{metric}_low"), values(f"{place}/{metric}_high")
+    whole = all(id(run) in coded for run in runs)
+    pooled, summaries = np.zeros((len(classes), len(classes)), dtype=np.int64), []
+    for seed in sorted({run.cell[1] for run in runs}) if whole else ():
+        own = [coded[id(run)] for run in runs if run.cell[1] == seed]
+        truth, prediction = (np.concatenate([one[column] for one in own]) for column in ("label", classifier))
+        confusion = confusion_matrix(truth, prediction, len(classes))
+        pooled += confusion
+        summaries.append(summarise(confusion, np.ones(len(classes), dtype=bool)))
+    areas = {one: list(values(f"{place}/auc/{safe_name(one)}").values()) for one in classes}
+    return MethodRow(
+        method=name,
+        cells=values(f"{place}/{metric}"),
+        intervals={cell: (low[cell], high[cell]) for cell in sorted(set(low) & set(high))},
+        knn=values(f"eval/{source}/knn/{metric}") if classifier == "probe" else {},
+        accuracy=float(np.mean([one["accuracy"] for one in summaries])) if summaries else float("nan"),
+        macro_f1=float(np.mean([one["macro_f1_fold"] for one in summaries])) if summaries else float("nan"),
+        confusion_KK=pooled if whole else None,
+        auc={one: float(np.mean(found)) for one, found in areas.items() if found},
+        missing=tuple(sorted(cells - {run.cell for run in runs})),
+    )
