@@ -119,7 +119,8 @@ def fill_labels(section: Section, tables: tuple[LabelRows, ...]) -> tuple[np.nda
             )
         if strangers:
             warnings.append(
-                f"{plural(len(strangers), 'row')} of the label table {table.name} without a spot of it: {', '.join(strangers[:5])}"
+                f"{plural(len(strangers), 'row')} of the label table {table.name} without a spot of it: "
+                + ", ".join(strangers[:5])
             )
         for spot, label in table.labels.items():
             row = row_of.get(spot)

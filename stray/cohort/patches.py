@@ -97,7 +97,7 @@ def tissue_fraction(patch: Image.Image) -> float:
     """Share of a patch's pixels that are stained: coloured, and neither glass nor a black mask."""
     pixels = np.asarray(patch)
     lightest, darkest = pixels.max(axis=2), pixels.min(axis=2)
-    # Glass is grey and light; fields that a scanner or a curator blanked are black. Eosin and haematoxylin are coloured.
+    # Glass is grey and light, fields that a scanner or a curator blanked are black; both stains are coloured.
     return float(((lightest.astype(np.int16) - darkest >= 20) & (lightest >= 40)).mean())
 
 

@@ -38,8 +38,8 @@ def element(file: h5py.File, key: str) -> Any:
 
 def library_names(file: h5py.File) -> list[str]:
     """Names of the entries of uns["spatial"]."""
-    libraries: Any = file["uns/spatial"] if "uns/spatial" in file else ()
-    return list(libraries)
+    libraries: Any = file.get("uns/spatial")
+    return [] if libraries is None else list(libraries)
 
 
 def library_of(file: h5py.File, name: str, path: Path) -> h5py.Group | None:

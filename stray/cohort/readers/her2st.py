@@ -20,8 +20,9 @@ from scipy import sparse
 
 from stray.cohort.patches import open_picture
 from stray.cohort.readers import SectionHandle
+from stray.cohort.readers.tsv import check_unique, class_name, table_of, unreadable
 from stray.cohort.scale import choose_microns_per_pixel, regressed_microns_per_pixel
-from stray.cohort.section import Genes, Section, SectionImage, check_section, plural, repeated
+from stray.cohort.section import Genes, Section, SectionImage, check_section, plural
 from stray.config.ingest import Her2stSourceConfig
 from stray.errors import InputError, Problem
 
@@ -90,7 +91,7 @@ class Her2stReader:
             with gzip.open(path, "rt", encoding="utf-8") as lines:
                 header = lines.readline().rstrip("\r\n").split("\t")
         except (OSError, EOFError, UnicodeDecodeError) as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         return Genes(symbols=tuple(header[1:]))
 
     def read(self, name: str) -> Section:
@@ -126,7 +127,7 @@ class Her2stReader:
                 warnings.append(f"{plural(len(empty), 'spot')} without any counts, kept: {', '.join(empty[:5])}")
         labels, lost = self._labels(name, spots.index)
         if lost:
-            dropped["label without array coordinates"] = lost
+            dropped["label row without array coordinates"] = lost
             warnings.append(f"{plural(len(lost), 'row')} of the label table without array coordinates")
         section = Section(
             name=name,
@@ -196,7 +197,7 @@ class Her2stReader:
 
     def _spot_file(self, name: str) -> pd.DataFrame:
         path = self._file("ST-spotfiles", name)
-        table = _table(path, ("x", "y", "pixel_x", "pixel_y"))
+        table = table_of(path, ("x", "y", "pixel_x", "pixel_y"))
         place = table[["x", "y", "pixel_x", "pixel_y"]].apply(pd.to_numeric, errors="coerce")
         if not np.isfinite(place.to_numpy(float)).all():
             raise InputError(
@@ -208,7 +209,7 @@ class Her2stReader:
             )
         table = place.assign(x=place["x"].round().astype(int), y=place["y"].round().astype(int))
         table.index = pd.Index([f"{x}x{y}" for x, y in zip(table["x"], table["y"], strict=True)])
-        _check_unique(tuple(table.index), path)
+        check_unique(tuple(table.index), path)
         return table
 
     def _counts(self, name: str) -> pd.DataFrame:
@@ -216,8 +217,8 @@ class Her2stReader:
         try:
             table = pd.read_csv(path, sep="\t", index_col=0)
         except (OSError, EOFError, ValueError) as error:
-            raise _unreadable(path, error) from error
-        words = [str(column) for column, kind in table.dtypes.items() if kind == object]
+            raise unreadable(path, error) from error
+        words = [str(column) for column, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
         if words:
             raise InputError(
                 Problem(
@@ -227,7 +228,7 @@ class Her2stReader:
                 )
             )
         table.index = table.index.astype(str)
-        _check_unique(tuple(table.index), path)
+        check_unique(tuple(table.index), path)
         return table
 
     def _labels(self, name: str, spots: pd.Index) -> tuple[np.ndarray | None, tuple[str, ...]]:
@@ -235,15 +236,15 @@ class Her2stReader:
         path = self._file("ST-pat/lbl", name)
         if not path.exists():
             return None, ()
-        table = _table(path, ("x", "y", "label"))
+        table = table_of(path, ("x", "y", "label"))
         x, y = (pd.to_numeric(table[axis], errors="coerce") for axis in ("x", "y"))
         placed = (x.notna() & y.notna()).to_numpy()
         lost = tuple(f"row {row + 1}" for row in np.flatnonzero(~placed))
         keys = [f"{round(a)}x{round(b)}" for a, b in zip(x[placed], y[placed], strict=True)]
-        _check_unique(tuple(keys), path)
+        check_unique(tuple(keys), path)
         known = dict(zip(keys, table["label"][placed], strict=True))
         labels = np.empty(len(spots), dtype=object)
-        labels[:] = [_label(known.get(spot)) for spot in spots]
+        labels[:] = [class_name(known.get(spot)) for spot in spots]
         if not any(spot in known for spot in spots):
             raise InputError(
                 Problem(
@@ -258,43 +259,3 @@ class Her2stReader:
 def _patient(name: str) -> str:
     match = _SECTION.fullmatch(name)
     return match.group(1) if match else name
-
-
-def _label(value: object) -> str | None:
-    text = "" if value is None else str(value).strip()
-    return None if text.lower() in ("", "nan", "na", "none") else text
-
-
-def _table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, sep="\t")
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    missing = [column for column in needed if column not in table.columns]
-    if missing:
-        found = ", ".join(str(column) for column in table.columns)
-        raise InputError(
-            Problem(
-                str(path),
-                f"lacks the columns {', '.join(missing)}; it has {found}",
-                "correct it",
-            )
-        )
-    return table
-
-
-def _check_unique(spots: tuple[str, ...], path: Path) -> None:
-    twice = repeated(spots)
-    if twice:
-        what = f"names {plural(len(twice), 'spot')} more than once: {', '.join(twice[:5])}"
-        raise InputError(
-            Problem(
-                str(path),
-                what,
-                "a spot name must be unique in its section: remove the copies",
-            )
-        )
-
-
-def _unreadable(path: Path, error: BaseException) -> InputError:
-    return InputError(Problem(str(path), f"cannot be read: {error}", "fetch the file again"))
