@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stray.config import EvalConfig, FoldsConfig
 from stray.cohort.dataset import SpotTable
+from stray.config import EvalConfig, FoldsConfig
 from stray.errors import InputError, Problem
 
 

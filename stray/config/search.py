@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -73,6 +73,8 @@ class SearchConfig:
     """The method that is tuned; the recipe's last one where it is not given."""
     space: dict[str, DistributionConfig] = field(default_factory=_default_space)
     """Dotted recipe path to distribution."""
+    set: dict[str, Any] = field(default_factory=dict)
+    """Dotted overrides that hold in every trial and not in the recipe that is found (fewer epochs, say)."""
     trials: Annotated[int, Field(ge=1)] = 20
     """Number of trials."""
     held_out: tuple[str, ...] = ()

@@ -28,7 +28,7 @@ from stray.on_ray.failures import input_error
 from stray.train.blocks import Counts, Patches
 
 
-class _Fragments(Datasource):
+class Fragments(Datasource):
     """A read task for each Parquet file of the dataset, a block for each row group."""
 
     def __init__(self, files: Sequence[Fragment], read: Callable[[Fragment], Iterable[pa.Table]]) -> None:
@@ -90,7 +90,9 @@ def place_counts(dataset: PairedDataset, panel: Panel, patients: tuple[str, ...]
     def read(fragment: Fragment) -> Iterable[pa.Table]:
         for block in read_counts(fragment, index, n_genes):
             offsets = block.counts.indptr.astype(np.int64)
-            lists = [pa.LargeListArray.from_arrays(offsets, values) for values in (block.counts.indices, block.counts.data)]
+            lists = [
+                pa.LargeListArray.from_arrays(offsets, values) for values in (block.counts.indices, block.counts.data)
+            ]
             yield pa.table({ROWS: block.rows, GENE_INDEX: lists[0], GENE_COUNT: lists[1]})
 
     return _materialise([f for f in fragments(dataset, counts=True) if f.section in wanted], read)
@@ -102,8 +104,8 @@ def _materialise(files: Sequence[Fragment], read: Callable[[Fragment], Iterable[
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     try:
-        placed = ray.data.read_datasource(_Fragments(files, read), override_num_blocks=len(files)).materialize()
-    except Exception as error:  # Ray wraps what a read task raised in classes of its own
+        placed = ray.data.read_datasource(Fragments(files, read), override_num_blocks=len(files)).materialize()
+    except Exception as error:  # noqa: BLE001  Ray wraps what a read task raised in classes of its own
         raise input_error(error) or error from None
     return tuple(ref for bundle in placed.iter_internal_ref_bundles() for ref in bundle.block_refs)
 
@@ -119,7 +121,9 @@ class PlacedData:
         """Patches of the global rows, read in place."""
         if self._patches is None:
             tables = ray.get(list(self._placed.patches))
-            self._patches = [PatchBlock(_rows(t), t.column(PATCHES).combine_chunks().to_numpy()) for t in tables if len(t)]
+            self._patches = [
+                PatchBlock(_rows(t), t.column(PATCHES).combine_chunks().to_numpy()) for t in tables if len(t)
+            ]
         return Patches(self._patches, rows)
 
     def counts(self, panel: Panel, rows: np.ndarray) -> Counts:

@@ -14,7 +14,7 @@ from stray import storage
 from stray.on_ray.data import Placed, PlacedData
 from stray.on_ray.failures import input_error
 from stray.on_ray.logger import MailboxTracker
-from stray.on_ray.session import Layout
+from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.worker import RayWorker
 from stray.train.results import digest
 from stray.train.stages import Stage, run_stage
@@ -37,7 +37,7 @@ def fit(
     assignments: Sequence[Assignment],
     placed: Placed,
     *,
-    layout: Layout,
+    layout: WorkerPlan,
     max_failures: int,
     checkpoint_every: int,
     folder: str,
@@ -58,9 +58,9 @@ def fit(
             "checkpoint_every": checkpoint_every,
         },
         scaling_config=ScalingConfig(
-            num_workers=layout.workers, use_gpu=layout.gpu, resources_per_worker={"CPU": layout.cpus_per_worker}
+            num_workers=layout.workers, use_gpu=layout.use_gpu, resources_per_worker=layout.resources_per_worker
         ),
-        torch_config=TorchConfig(backend="nccl" if layout.gpu else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if layout.use_gpu else "gloo"),
         run_config=ray.train.RunConfig(
             # The same stages find the same run, and with it the checkpoint that a driver which was ended left behind.
             name="group-" + digest([a.stage.key for a in assignments]),
@@ -72,7 +72,7 @@ def fit(
     )
     try:
         trainer.fit()
-    except Exception as error:  # Ray wraps what a worker raised in classes of its own
+    except Exception as error:  # noqa: BLE001  Ray wraps what a worker raised in classes of its own
         raise input_error(error) or error from None
 
 

@@ -5,6 +5,7 @@ So a local SQLite store works on a cluster of several nodes, and a slow or absen
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +14,8 @@ from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from stray.config import Recipe
+from stray.track.tracker import RunStatus
 
 POLL_S = 0.3
 Letter = dict[str, Any]
@@ -50,21 +53,35 @@ class MailboxTracker:
         self._held: list[Letter] = []
         self._sent_at = time.monotonic()
 
-    def params(self, params: Mapping[str, Any]) -> None:
-        self._post({"params": dict(params)})
+    def params(self, values: Mapping[str, Any]) -> None:
+        """See `Tracker.params`."""
+        self._post({"params": dict(values)})
 
-    def metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._post({"metrics": dict(metrics), "step": step})
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """See `Tracker.metrics`."""
+        self._post({"metrics": dict(values), "step": step})
 
-    def artifact(self, path: str | Path, folder: str = "") -> None:
-        self._post({"artifact": Path(path).name, "content": Path(path).read_bytes(), "folder": folder})
+    def artifact(self, path_local: str | os.PathLike[str], folder: str = "") -> None:
+        """See `Tracker.artifact`; one file, whose content travels in the letter."""
+        path = Path(path_local)
+        self._post({"artifact": path.name, "content": path.read_bytes(), "folder": folder})
+
+    def open(self, name: str, recipe: Recipe, tags: Mapping[str, str]) -> None:
+        """Open the run of the first target."""
+        self._post({"open": name, "recipe": recipe, "tags": dict(tags)})
+
+    def end(self) -> None:
+        """Close the run of the first target."""
+        self._post({"end": True})
+        self.flush()
 
     def note(self, text: str) -> None:
         """A line for the person who watches."""
         self._post({"note": text})
         self.flush()
 
-    def close(self, status: str = "FINISHED") -> None:
+    def close(self, status: RunStatus = "FINISHED") -> None:
+        """Send what is held; the driver closes the runs."""
         self.flush()
 
     def flush(self) -> None:
@@ -102,7 +119,7 @@ class Relay:
             while not self._stop.wait(POLL_S):
                 self._once()
             self._once()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  raised again by close
             self._error = error
 
     def _once(self) -> None:

@@ -258,7 +258,7 @@ def _space_problems(recipe: Recipe, tree: Tree, bad: list[str]) -> list[Problem]
     space = {path: dist for path, dist in recipe.search.space.items() if f"search.space.{path}" not in bad}
     _, foreign = _split(dict(space), "search.space")
     method = recipe.methods.get(recipe.search.method or next(reversed(recipe.methods)))
-    base = dict(method.set) if method else {}
+    base = {**(method.set if method else {}), **recipe.search.set}
     candidates = {}
     for path, dist in space.items():
         if path.partition(".")[0] in METHOD_ROOTS:

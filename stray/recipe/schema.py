@@ -21,7 +21,7 @@ from stray.config import MethodConfig, Recipe, SearchConfig
 
 Tree = dict[str, Any]
 
-DOTTED_FIELDS = frozenset({(MethodConfig, "set"), (SearchConfig, "space")})
+DOTTED_FIELDS = frozenset({(MethodConfig, "set"), (SearchConfig, "set"), (SearchConfig, "space")})
 """Mappings whose keys are themselves dotted recipe paths."""
 
 ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)

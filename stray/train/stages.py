@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -41,7 +40,6 @@ class GeneStage:
     """Trains the gene encoder on `rows` and codes them."""
 
     config: GeneConfig
-    panel: Panel
     rows: np.ndarray
     """Global rows of the training patients' spots with counts."""
     batch: np.ndarray
@@ -50,24 +48,37 @@ class GeneStage:
     """Digest of the dataset."""
     seed: int
     root: str
-    """Folder of all gene stages."""
+    """Folder of all stages' results."""
 
     @property
     def key(self) -> str:
-        """Everything that the result is a function of."""
-        return "gene-" + digest(self.config, self.panel, self.rows, self.batch.tolist(), self.dataset, self.seed)
+        """Everything that the result is a function of; the panel is a function of it too."""
+        return "gene-" + digest(self.config, self.rows, self.batch.tolist(), self.dataset, self.seed)
 
     @property
     def folder(self) -> ResultFolder:
         """Holds weights.pt, panel.json, codes.npy of rows.npy, history.json."""
         return ResultFolder(storage.join(self.root, self.key))
 
+    @property
+    def panel_key(self) -> str:
+        """Everything that the panel is a function of."""
+        return "panel-" + digest(self.config.panel, self.rows, self.dataset)
+
+    @property
+    def panel_path(self) -> str:
+        """The file of the panel, which is fitted before the stage."""
+        return storage.join(self.root, f"{self.panel_key}.json")
+
+    def panel(self) -> Panel:
+        """The fitted panel."""
+        return Panel.from_json(storage.read_bytes(self.panel_path).decode())
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageStage:
     """Trains an image encoder against gene codes or counts (or leaves it untrained) and embeds `embed_rows`."""
 
-    method: str
     config: ContrastiveConfig
     train: bool
     """False: the encoder stays as it was initialised."""
@@ -78,7 +89,12 @@ class ImageStage:
     embed_rows: np.ndarray
     """Global rows of every spot with a picture."""
     root: str
-    """Folder of all image stages."""
+    """Folder of all stages' results."""
+
+    @property
+    def needs_counts(self) -> bool:
+        """Whether the counts over the panel must be placed."""
+        return self.train and not self.needs_codes
 
     @property
     def needs_codes(self) -> bool:
@@ -90,7 +106,7 @@ class ImageStage:
         """Everything that the result is a function of."""
         if not self.train:
             return "image-" + digest(self.config.image, self.gene.seed, self.gene.dataset, self.embed_rows)
-        genes = self.gene.key if self.needs_codes else [digest(self.gene.panel), self.gene.dataset, self.gene.seed]
+        genes = self.gene.key if self.needs_codes else [self.gene.panel_key, self.gene.seed]
         return "image-" + digest(self.config, genes, self.rows, self.embed_rows)
 
     @property
@@ -119,7 +135,8 @@ def _agree(done: bool, worker: Worker) -> bool:
 
 
 def _run_gene(stage: GeneStage, data: StageData, worker: Worker, tracker: Tracker, checkpoint_every: int) -> None:
-    counts = data.counts(stage.panel, stage.rows)
+    panel = stage.panel()
+    counts = data.counts(panel, stage.rows)
     task = GeneTask(stage.config, counts, stage.batch, seed=stage.seed, device=worker.device)
     state = fit(
         task, stage.config.optim, worker=worker, tracker=tracker, prefix="gene", seed=stage.seed, checkpoint_every=checkpoint_every
@@ -129,7 +146,7 @@ def _run_gene(stage: GeneStage, data: StageData, worker: Worker, tracker: Tracke
     if worker.rank == 0:
         folder = stage.folder
         folder.write_weights("weights.pt", task.module.state_dict())
-        storage.write_bytes(storage.join(folder.path, "panel.json"), stage.panel.to_json().encode())
+        storage.write_bytes(storage.join(folder.path, "panel.json"), panel.to_json().encode())
         folder.write_json("config.json", {"gene": asdict(stage.config), "batches": task.names.tolist(), "seed": stage.seed})
         folder.write_json("history.json", state.history)
         folder.write_array("rows.npy", stage.rows)
@@ -141,7 +158,7 @@ def _run_gene(stage: GeneStage, data: StageData, worker: Worker, tracker: Tracke
 def _run_image(stage: ImageStage, data: StageData, worker: Worker, tracker: Tracker, checkpoint_every: int) -> None:
     history: list[dict[str, float]] = []
     if stage.train:
-        genes = _codes(stage) if stage.needs_codes else data.counts(stage.gene.panel, stage.rows)
+        genes = _codes(stage) if stage.needs_codes else data.counts(stage.gene.panel(), stage.rows)
         task = ContrastiveTask(stage.config, data.patches(stage.rows), genes, seed=stage.gene.seed, device=worker.device)
         history = fit(
             task,
@@ -182,8 +199,3 @@ def untrained(config: TorchvisionConfig, seed: int) -> ImageEncoder:
         torch.manual_seed(torch_generator(seed, "untrained", "init").initial_seed())
         return ImageEncoder(config)
 
-
-WorkerFactory = Callable[[str], Worker]
-"""From a stage's key to the worker that keeps its checkpoints."""
-TrackerFactory = Callable[[Stage], Tracker]
-"""From a stage to the tracker of the cells that use it."""

@@ -1,0 +1,26 @@
+"""Score what `stray train` has trained, again: with other label sources, other classes, another probe. Nothing is trained.
+
+  stray evaluate her2st --set dataset=/data/her2st_64 --set eval.knn_k=5
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from stray.cli.arguments import add_recipe
+from stray.cli.train import add_choice, chosen, require_dataset, run_experiment
+
+HELP = "score trained methods again, with other evaluation settings"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `stray evaluate`."""
+    add_recipe(parser)
+    add_choice(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score every cell. Raises InputError naming the cells that are not trained."""
+    recipe = chosen(args)
+    require_dataset(recipe)
+    return run_experiment(recipe, train=False)

@@ -1,0 +1,234 @@
+"""An experiment: every method on every fold with every seed, tracked, scored, resumable.
+
+What is done is found again by a key made of everything that went into it: a command that was ended goes on where it stopped, and
+methods, trials and later experiments share gene stages.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stray import storage
+from stray.cohort.dataset import PairedDataset
+from stray.cohort.split import folds
+from stray.config import Recipe
+from stray.errors import InputError, Problem
+from stray.evaluate import Evaluation, evaluate
+from stray.on_ray.data import Placed, place_counts, place_patches
+from stray.on_ray.fit import Assignment, fit
+from stray.on_ray.logger import Relay, open_mailbox
+from stray.on_ray.models import export
+from stray.on_ray.panels import fit_panels
+from stray.on_ray.resources import plan_workers
+from stray.on_ray.tracking import Tracking
+from stray.on_ray.visibility import check_paths_visible
+from stray.on_ray.watch import NoWatch, Watch
+from stray.report.figures import confusion_figure
+from stray.track.place import experiment_name
+from stray.train.grid import Cell, Group, fold_title, grid
+from stray.train.results import ResultFolder, digest
+from stray.train.stages import GeneStage
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an experiment leaves."""
+
+    uri: str
+    """The tracking store."""
+    experiment: str
+    """Name of the MLflow experiment."""
+    models: tuple[str, ...]
+    """Folders of models trained on all patients (`folds.kind: none`)."""
+
+
+def results_folder(recipe: Recipe) -> str:
+    """Where the stages and cells of a recipe are kept."""
+    return storage.join(storage.absolute(recipe.output), recipe.name)
+
+
+def run(recipe: Recipe, *, watch: Watch | None = None, train: bool = True) -> Outcome:
+    """Run what is left of `recipe` on the cluster that this process is connected to.
+
+    train=False scores what is trained already and raises InputError where a cell is not. Raises InputError for everything that is
+    at fault in the input, before anything is trained where it can be known.
+    """
+    watch = watch or NoWatch()
+    check_paths_visible(recipe)
+    dataset = PairedDataset.open(recipe.dataset)
+    root = results_folder(recipe)
+    chosen = folds(dataset.spots(), recipe.folds, recipe.eval)
+    groups = grid(recipe, dataset, chosen, root)
+    if not train:
+        _require_trained(groups)
+    key = "experiment-" + digest(recipe.name, [[g.key for g in groups]], recipe.eval)
+    with Tracking(recipe, kind="experiment", key=key, dataset=dataset.manifest.digest, watch=watch) as tracking:
+        models = _Experiment(recipe, dataset, tracking, watch, root, rescore=not train).run(groups)
+    return Outcome(tracking.uri, experiment_name(recipe), tuple(models))
+
+
+class _Experiment:
+    def __init__(
+        self, recipe: Recipe, dataset: PairedDataset, tracking: Tracking, watch: Watch, root: str, *, rescore: bool
+    ) -> None:
+        self._recipe, self._dataset, self._tracking, self._watch, self._root = recipe, dataset, tracking, watch, root
+        self._rescore = rescore
+        self._patches: Placed | None = None
+
+    def run(self, groups: Sequence[Group]) -> list[str]:
+        """All groups; a group is scored while the next one's workers start."""
+        scored: list[Future[str | None]] = []
+        with ThreadPoolExecutor(1, thread_name_prefix="score") as pool:
+            for group in groups:
+                live = self._train(group)
+                scored += [pool.submit(self._finish, cell, self._key(cell) in live) for cell in group.cells]
+                for future in scored:
+                    if future.done():
+                        future.result()  # an error ends the experiment now, not after the last fold
+            return [model for future in scored if (model := future.result()) is not None]
+
+    def _train(self, group: Group) -> set[str]:
+        """Run the group's stages; the keys of the cells whose curves were sent while they trained."""
+        stages = group.stages()
+        if not stages:
+            return set()
+        genes = _genes(group)
+        fit_panels(self._dataset, [(gene, cell.fold.train) for gene, cell in genes])
+        placed = self._place(genes)
+        for cell in group.cells:
+            self._open(cell)
+        assignments = []
+        for stage in stages:
+            users = group.users(stage)
+            epochs = stage.config.epochs if isinstance(stage, GeneStage) or stage.train else 0
+            who = "gene stage" if isinstance(stage, GeneStage) else " and ".join(dict.fromkeys(c.method for c in users))
+            title = f"{fold_title(users[0].fold)}, seed {users[0].seed}: {who}"
+            assignments.append(
+                Assignment(stage=stage, targets=tuple(self._key(c) for c in users), title=title, epochs=epochs)
+            )
+        train_on_workers(assignments, placed, self._recipe, self._root, self._tracking)
+        return {self._key(cell) for cell in group.cells}
+
+    def _key(self, cell: Cell) -> str:
+        """Of the cell's run: the same cell in another experiment is a run of that experiment's own."""
+        return "cell-" + digest(self._tracking.key, cell.key)
+
+    def _place(self, genes: Sequence[tuple[GeneStage, Cell]]) -> Placed:
+        if self._patches is None:
+            self._watch.start("place", "patches to the object store")
+            self._patches = place_patches(self._dataset, self._recipe.run.memory_budget_gib)
+            self._watch.finish("place")
+        placed = self._patches
+        for gene, cell in genes:
+            panel = gene.panel()
+            placed = placed.with_counts(panel.key, place_counts(self._dataset, panel, cell.fold.train))
+        return placed
+
+    def _open(self, cell: Cell) -> Any:
+        tags = {"stray.kind": "cell", "stray.method": cell.method, "stray.fold": cell.fold.name, "stray.seed": str(cell.seed)}
+        return self._tracking.open(self._key(cell), cell.title, cell.recipe, tags)
+
+    def _finish(self, cell: Cell, live: bool) -> str | None:
+        """Score a cell and log it; the folder of the model where all patients trained. Nothing twice."""
+        folder = ResultFolder(storage.join(self._root, self._key(cell)))
+        if not self._rescore and folder.is_done() and folder.facts()["tracked"] == self._tracking.uri:
+            return folder.facts()["model"]
+        run = self._open(cell)
+        if not live:
+            log_curves(run, cell)
+        image = cell.image.folder
+        features_ND, rows = image.read_array("features.npy"), image.read_array("rows.npy")
+        model = None
+        if cell.fold.held_out:
+            evaluation = evaluate(
+                features_ND,
+                rows,
+                self._dataset.spots(),
+                train_patients=cell.fold.train,
+                test_patients=cell.fold.held_out,
+                config=self._recipe.eval,
+                seed=cell.seed,
+            )
+            log_evaluation(run, evaluation, cell.method)
+            folder.write_json("metrics.json", evaluation.metrics)
+        else:
+            model = export(cell, self._dataset, features_ND, rows, self._root, run)
+        folder.finish({"tracked": self._tracking.uri, "model": model, "method": cell.method, "fold": cell.fold.name})
+        self._tracking.close(self._key(cell))
+        return model
+
+
+def train_on_workers(
+    assignments: Sequence[Assignment],
+    placed: Placed,
+    recipe: Recipe,
+    root: str,
+    tracking: Tracking,
+) -> None:
+    """Run stages on one worker group, with what they report going to `tracking` as they go."""
+    mailbox = open_mailbox()
+    relay = Relay(mailbox, tracking.deliver)
+    try:
+        fit(
+            assignments,
+            placed,
+            layout=plan_workers(recipe.run),
+            max_failures=recipe.run.max_failures,
+            checkpoint_every=recipe.run.checkpoint_every,
+            folder=storage.join(root, "checkpoints"),
+            mailbox=mailbox,
+        )
+    finally:
+        relay.close()
+
+
+def log_curves(run: Any, cell: Cell) -> None:
+    """The training curves of stages that were done before: by another cell, or before this command."""
+    stages = [("contrastive", cell.image.folder)]
+    if cell.image.needs_codes:
+        stages.append(("gene", cell.image.gene.folder))
+    for prefix, folder in stages:
+        for epoch, metrics in enumerate(folder.read_json("history.json"), start=1):
+            run.metrics({f"{prefix}/{name}": value for name, value in metrics.items()}, epoch)
+
+
+def log_evaluation(run: Any, evaluation: Evaluation, method: str) -> None:
+    """Scores, predictions and a confusion matrix a label source of a cell."""
+    run.metrics(evaluation.metrics)
+    table = evaluation.table
+    source = np.array(table["label_source"].to_pylist(), dtype=object)
+    scored = table["scored"].to_numpy()
+    with tempfile.TemporaryDirectory() as temporary:
+        run.artifact(evaluation.write(Path(temporary) / "predictions.parquet"))
+        for name in evaluation.facts["sources"]:
+            rows = table.take(np.flatnonzero(scored & (source == name)))
+            path = Path(temporary) / f"confusion_{name}.png"
+            weak = ", weak labels" if name in evaluation.weak else ""
+            title = f"{method} ({name}{weak})"
+            run.artifact(confusion_figure(rows["label"].to_pylist(), rows["probe"].to_pylist(), path, title), "figures")
+
+
+def _genes(group: Group) -> list[tuple[GeneStage, Cell]]:
+    """The gene stages whose panel the group's pending stages see, with a cell that names their patients."""
+    pending = {stage.key for stage in group.stages()}
+    found = {}
+    for cell in group.cells:
+        needs = (cell.image.needs_counts and cell.image.key in pending) or cell.image.gene.key in pending
+        if needs:
+            found[cell.image.gene.panel_key] = (cell.image.gene, cell)
+    return list(found.values())
+
+
+def _require_trained(groups: Sequence[Group]) -> None:
+    missing = [cell for group in groups for cell in group.cells if not cell.image.folder.is_done()]
+    if missing:
+        raise InputError(
+            Problem(f"cell {cell.title}", "is not trained", "run `stray train` with the same recipe first") for cell in missing
+        )

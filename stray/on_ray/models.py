@@ -1,0 +1,43 @@
+"""The model of a method that trained on all patients: a folder, and an MLflow model that `mlflow` alone serves."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stray import storage
+from stray.cohort.dataset import PairedDataset
+from stray.evaluate import fit_probe
+from stray.errors import InputError
+from stray.models.image_encoder import ImageEncoder
+from stray.recipe import dump_yaml
+from stray.track.mlflow import MlflowTracker
+from stray.train.grid import Cell
+from stray.train.model_folder import Classifier, save
+
+
+def export(cell: Cell, dataset: PairedDataset, features_ND: np.ndarray, rows: np.ndarray, root: str, run: MlflowTracker) -> str:
+    """Fit the probe on every label that may train, write the folder, log the model; returns the folder.
+
+    Without any label there is no probe: the folder holds the encoder alone, and no model is logged.
+    """
+    try:
+        probe = fit_probe(features_ND, rows, dataset.spots(), cell.fold.train, cell.recipe.eval, cell.seed)
+    except InputError:
+        probe = None
+    state = cell.image.folder.read_weights("encoder.pt")
+    patch = dataset.manifest.patch
+    facts = {
+        "method": cell.method,
+        "seed": cell.seed,
+        "dataset": dataset.manifest.digest,
+        "patients": list(cell.fold.train),
+        "classes": list(probe.classes) if probe else [],
+    }
+    folder = storage.join(root, "models", f"{cell.method}-seed{cell.seed}")
+    save(folder, state, cell.recipe.contrastive.image, probe, patch, dump_yaml(cell.recipe), facts)
+    if probe is not None:
+        encoder = ImageEncoder(cell.recipe.contrastive.image)
+        encoder.load_state_dict(state)
+        example = np.zeros((2, patch.size_px, patch.size_px, 3), dtype=np.float32)
+        run.model(Classifier(encoder.eval(), probe), example, cell.method)
+    return folder

@@ -1,0 +1,32 @@
+"""Panels are fitted in tasks of the cluster, once for each set of training patients, and kept beside the results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import ray
+
+from stray import storage
+from stray.cohort.dataset import PairedDataset
+from stray.cohort.panel import fit_panel
+from stray.config import PanelConfig
+from stray.on_ray.failures import input_error
+from stray.train.stages import GeneStage
+
+
+def fit_panels(dataset: PairedDataset, wanted: Iterable[tuple[GeneStage, tuple[str, ...]]]) -> None:
+    """Fit the panels of gene stages on their training patients, all at once; those that exist are kept.
+
+    Raises InputError when a panel cannot be fitted.
+    """
+    missing = {stage.panel_key: (stage, patients) for stage, patients in wanted if not storage.exists(stage.panel_path)}
+    tasks = [_fit.remote(dataset, patients, stage.config.panel, stage.panel_path) for stage, patients in missing.values()]
+    try:
+        ray.get(tasks)
+    except Exception as error:  # noqa: BLE001  Ray wraps what a task raised in classes of its own
+        raise input_error(error) or error from None
+
+
+@ray.remote(num_cpus=1)
+def _fit(dataset: PairedDataset, patients: tuple[str, ...], config: PanelConfig, path: str) -> None:
+    storage.write_bytes(path, fit_panel(dataset, patients, config).to_json().encode())

@@ -1,0 +1,278 @@
+"""The hyperparameter search: Optuna proposes, Ray Tune runs, each trial is a Ray Train run and a child run in MLflow.
+
+A trial is judged by the probe's balanced accuracy on inner validation patients, never by its loss: losses at two temperatures do not
+compare. The patients of `search.held_out` are seen by no trial.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ray import tune
+from ray.tune import Tuner
+from ray.tune.search.optuna import OptunaSearch
+
+from stray import storage
+from stray.cohort.dataset import PairedDataset
+from stray.cohort.split import Fold, patients, scorable_patients
+from stray.config import ChoiceConfig, IntUniformConfig, LogUniformConfig, Recipe, UniformConfig
+from stray.config.search import DistributionConfig
+from stray.errors import InputError, Problem
+from stray.evaluate import probe_balanced_accuracy
+from stray.noise import key as noise_key
+from stray.on_ray.data import Placed, place_counts, place_patches
+from stray.on_ray.experiment import results_folder, train_on_workers
+from stray.on_ray.failures import input_error
+from stray.on_ray.fit import Assignment, fit
+from stray.on_ray.logger import MailboxTracker, Relay, open_mailbox
+from stray.on_ray.panels import fit_panels
+from stray.on_ray.resources import WorkerPlan, plan_workers, resources
+from stray.on_ray.tracking import Tracking, log_text
+from stray.on_ray.visibility import check_paths_visible
+from stray.on_ray.watch import NoWatch, Watch
+from stray.recipe import apply, dump_yaml, for_method
+from stray.train.grid import Cell, Group, cell
+from stray.train.results import digest
+from stray.train.stages import GeneStage
+
+METRIC = "eval/inner_balanced_accuracy"
+"""What is maximised."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of the search."""
+
+    name: str
+    settings: dict[str, Any]
+    """Dotted path to value."""
+    score: float
+    """Balanced accuracy on the inner validation patients; nan where the trial failed."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search leaves."""
+
+    trials: tuple[Trial, ...]
+    """Best first."""
+    recipe: Recipe
+    """The recipe with the best settings under the tuned method."""
+    path: str
+    """Where that recipe was written."""
+    uri: str
+    """The tracking store."""
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What every trial needs."""
+
+    recipe: Recipe
+    method: str
+    dataset: PairedDataset
+    fold: Fold
+    root: str
+    placed: Placed
+    layout: WorkerPlan
+    mailbox: Any
+    experiment: str
+
+
+def search(recipe: Recipe, *, watch: Watch | None = None) -> Found:
+    """Run the search of `recipe` on the cluster that this process is connected to.
+
+    Raises InputError for everything that is at fault in the input, and RuntimeError when no trial ended well.
+    """
+    watch = watch or NoWatch()
+    check_paths_visible(recipe)
+    dataset = PairedDataset.open(recipe.dataset)
+    method, fold, root = _method(recipe), _inner_fold(recipe, dataset), results_folder(recipe)
+    base = _trial_cell(recipe, method, {}, dataset, fold, root)
+    key = "search-" + digest(recipe.name, method, base.key, recipe.search)
+    with Tracking(recipe, kind="search", key=key, dataset=dataset.manifest.digest, watch=watch) as tracking:
+        fit_panels(dataset, [(base.image.gene, fold.train)])
+        panel = base.image.gene.panel()
+        placed = place_patches(dataset, recipe.run.memory_budget_gib)
+        placed = placed.with_counts(panel.key, place_counts(dataset, panel, fold.train))
+        gene = base.image.gene
+        if base.image.needs_codes and not gene.folder.is_done():
+            # Once, before the trials: they would all train it at the same time.
+            title = "search: gene stage that the trials share"
+            gene_stage = Assignment(stage=gene, targets=(), title=title, epochs=gene.config.epochs)
+            train_on_workers([gene_stage], placed, recipe, root, tracking)
+        mailbox = open_mailbox()
+        relay = Relay(mailbox, tracking.deliver)
+        try:
+            layout = plan_workers(recipe.run)
+            shared = _Shared(recipe, method, dataset, fold, root, placed, layout, mailbox, key)
+            results = _tune(recipe, shared, storage.join(root, "search"), key)
+        finally:
+            relay.close()
+        trials = _ranked(results)
+        found = _with_best(recipe, method, trials[0])
+        path = storage.join(root, "best.yaml")
+        storage.write_bytes(path, dump_yaml(found).encode())
+        log_text(tracking.parent, "best.yaml", dump_yaml(found))
+        tracking.parent.metrics({METRIC: trials[0].score})
+    return Found(trials, found, path, tracking.uri)
+
+
+def _method(recipe: Recipe) -> str:
+    method = recipe.search.method or list(recipe.methods)[-1]
+    if recipe.methods[method].train == "nothing":
+        raise InputError(Problem("search.method", f"{method!r} trains nothing that could be tuned", "name a method that trains"))
+    return method
+
+
+def _inner_fold(recipe: Recipe, dataset: PairedDataset) -> Fold:
+    """Validation patients, and the training patients that are neither these nor held out from the search."""
+    config, spots = recipe.search, dataset.spots()
+    everyone, scorable = patients(spots), scorable_patients(spots, recipe.eval)
+    problems = [
+        Problem(f"search.{name}", f"no patient {patient!r} in the dataset", f"one of {', '.join(everyone)}")
+        for name in ("held_out", "validation")
+        for patient in getattr(config, name)
+        if patient not in everyone
+    ]
+    left = [p for p in scorable if p not in config.held_out]
+    validation = config.validation or tuple(left[-1:])
+    train = tuple(p for p in everyone if p not in config.held_out and p not in validation)
+    if not problems and (not validation or not train):
+        what = f"of {', '.join(everyone)} nobody is left to {'train on' if validation else 'validate on'}"
+        problems.append(Problem("search", what, "hold out fewer patients"))
+    if problems:
+        raise InputError(problems)
+    return Fold("search", validation, train)
+
+
+def _trial_cell(
+    recipe: Recipe, method: str, settings: dict[str, Any], dataset: PairedDataset, fold: Fold, root: str
+) -> Cell:
+    """The cell of a trial; the pictures of patients whom the search must not see are not even embedded."""
+    tuned = apply(for_method(recipe, method), {**recipe.search.set, **settings})
+    seen = (*fold.train, *fold.held_out)
+    return cell(tuned, dataset, fold, recipe.seeds[0], root, method=method, embed_patients=seen)
+
+
+def _tune(recipe: Recipe, shared: _Shared, folder: str, name: str) -> tune.ResultGrid:
+    # Tune and its callbacks print tables of their own otherwise.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    place = storage.join(folder, name)
+    trainable = tune.with_resources(tune.with_parameters(_trial, shared=shared), {"CPU": 0})
+    if Tuner.can_restore(place):
+        return Tuner.restore(place, trainable=trainable, resume_errored=True).fit()
+    config = recipe.search
+    tuner = Tuner(
+        trainable,
+        param_space={path: _domain(d) for path, d in config.space.items()},
+        tune_config=tune.TuneConfig(
+            metric=METRIC,
+            mode="max",
+            search_alg=OptunaSearch(seed=noise_key(config.seed, "search") % 2**32),
+            num_samples=config.trials,
+            max_concurrent_trials=_concurrent(recipe, shared.layout),
+        ),
+        run_config=tune.RunConfig(name=name, storage_path=folder, verbose=0),
+    )
+    return tuner.fit()
+
+
+def _concurrent(recipe: Recipe, layout: WorkerPlan) -> int:
+    """Trials at a time: more than fit would wait for each other's workers."""
+    have = resources()
+    fits = have.gpus // layout.workers if layout.use_gpu else have.cpus // (layout.workers * layout.cpus_per_worker)
+    wanted = recipe.search.max_concurrent
+    return max(1, int(fits) if wanted == "auto" else min(int(fits), wanted))
+
+
+def _domain(distribution: DistributionConfig) -> Any:
+    match distribution:
+        case LogUniformConfig(low=low, high=high):
+            return tune.loguniform(low, high)
+        case UniformConfig(low=low, high=high):
+            return tune.uniform(low, high)
+        case IntUniformConfig(low=low, high=high):
+            return tune.randint(low, high + 1)
+        case ChoiceConfig(values=values):
+            return tune.choice(list(values))
+
+
+def _trial(settings: dict[str, Any], *, shared: _Shared) -> None:
+    """One trial, in a process of its own that holds no CPU: its workers do the work."""
+    recipe = shared.recipe
+    trial = _trial_cell(recipe, shared.method, settings, shared.dataset, shared.fold, shared.root)
+    name = tune.get_context().get_trial_id()
+    key = "trial-" + digest(shared.experiment, name)
+    title = f"trial {name}: " + "  ".join(f"{path.split('.')[-1]} {_short(value)}" for path, value in settings.items())
+    tags = {"stray.kind": "trial", "stray.method": shared.method, "stray.seed": str(trial.seed), "stray.fold": "search"}
+    tracker = MailboxTracker(shared.mailbox, [key], {"title": title, "epochs": trial.recipe.contrastive.epochs})
+    tracker.open(title, trial.recipe, tags)
+    tracker.params({f"search.{path}": value for path, value in settings.items()})
+    tracker.flush()
+    stages = Group((trial,)).stages()
+    if stages:
+        fit_panels(shared.dataset, [(trial.image.gene, shared.fold.train)])
+        panel, placed = trial.image.gene.panel(), shared.placed
+        if panel.key not in placed.counts:
+            placed = placed.with_counts(panel.key, place_counts(shared.dataset, panel, shared.fold.train))
+        assignments = [
+            Assignment(
+                stage=stage,
+                targets=(key,),
+                title=f"{title}, gene stage" if isinstance(stage, GeneStage) else title,
+                epochs=stage.config.epochs,
+            )
+            for stage in stages
+        ]
+        fit(
+            assignments,
+            placed,
+            layout=shared.layout,
+            max_failures=recipe.run.max_failures,
+            checkpoint_every=recipe.run.checkpoint_every,
+            folder=storage.join(shared.root, "checkpoints"),
+            mailbox=shared.mailbox,
+        )
+    image = trial.image.folder
+    score = probe_balanced_accuracy(
+        image.read_array("features.npy"),
+        image.read_array("rows.npy"),
+        shared.dataset.spots(),
+        shared.fold.train,
+        shared.fold.held_out,
+        recipe.eval,
+        trial.seed,
+    )
+    tracker.metrics({METRIC: score})
+    tracker.note(f"balanced accuracy on {', '.join(shared.fold.held_out)}: {score:.3f}")
+    tracker.end()
+    tune.report({METRIC: score})
+
+
+def _ranked(results: tune.ResultGrid) -> tuple[Trial, ...]:
+    trials, errors = [], []
+    for result in results:
+        score = (result.metrics or {}).get(METRIC, math.nan)
+        if result.error is not None:
+            errors.append(result.error)
+        trials.append(Trial((result.metrics or {}).get("trial_id", ""), dict(result.config or {}), score))
+    if all(math.isnan(t.score) for t in trials):
+        if errors:
+            raise input_error(errors[0]) or errors[0]
+        raise RuntimeError("no trial gave a score: the validation patients have no label that counts")
+    return tuple(sorted(trials, key=lambda t: -np.nan_to_num(t.score, nan=-1.0)))
+
+
+def _with_best(recipe: Recipe, method: str, best: Trial) -> Recipe:
+    """The recipe whose method carries the best settings; the other methods stay as they are."""
+    settings = {**recipe.methods[method].set, **best.settings}
+    return apply(recipe, {f"methods.{method}.set": settings})
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

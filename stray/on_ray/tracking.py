@@ -1,0 +1,135 @@
+"""The runs of an experiment in MLflow: one parent, a child a cell or trial. The driver alone writes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import ray
+
+from stray import __version__
+from stray.config import Recipe
+from stray.on_ray.logger import Letter
+from stray.on_ray.watch import Watch
+from stray.recipe import dump_yaml, flatten
+from stray.track.mlflow import MlflowStore, MlflowTracker
+from stray.track.place import experiment_name, tracking_uri
+from stray.track.tracker import RunStatus
+
+
+class Tracking:
+    """The parent run and its children, by key; a context manager that closes what is open as it was left."""
+
+    def __init__(self, recipe: Recipe, *, kind: str, key: str, dataset: str, watch: Watch) -> None:
+        """`kind` is `experiment` or `search`; the same `key` goes on with the same runs."""
+        self.key, self.uri = key, tracking_uri(recipe)
+        self._store = MlflowStore(self.uri, experiment_name(recipe))
+        self._tags = {"stray.dataset": dataset, "stray.version": __version__}
+        if (job := _job()) is not None:
+            self._tags["stray.job"] = job
+        self._watch = watch
+        self._lock = threading.Lock()
+        self._open: dict[str, MlflowTracker] = {}
+        self._started: set[str] = set()
+        self.parent = self._store.run(recipe.name, tags={**self._tags, "stray.kind": kind, "stray.key": key})
+        self.parent.params(flatten(recipe))
+        log_text(self.parent, "recipe.yaml", dump_yaml(recipe))
+
+    def __enter__(self) -> Tracking:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        status: RunStatus = "FINISHED" if kind is None else "KILLED" if not issubclass(kind, Exception) else "FAILED"
+        for key in list(self._open):
+            self.close(key, status)
+        self.parent.close(status)
+        unsent = self._store.close()
+        if unsent is not None:
+            self._watch.say(f"the tracking server did not take everything; what is left is kept in {unsent}")
+
+    def open(self, key: str, name: str, recipe: Recipe, tags: Mapping[str, str]) -> MlflowTracker:
+        """The child run of this key; made, or gone on with."""
+        with self._lock:
+            if key not in self._open:
+                run = self._store.run(name, self.parent, {**self._tags, **tags, "stray.key": key})
+                run.params(flatten(recipe))
+                log_text(run, "recipe.yaml", dump_yaml(recipe))
+                self._open[key] = run
+            return self._open[key]
+
+    def close(self, key: str, status: RunStatus = "FINISHED") -> None:
+        """End the child run of this key."""
+        with self._lock:
+            run = self._open.pop(key, None)
+        if run is not None:
+            run.close(status)
+
+    def deliver(self, letter: Letter) -> None:
+        """What a worker sent: to the runs that it is for, and to the person who watches."""
+        if "open" in letter:
+            self.open(letter["targets"][0], letter["open"], letter["recipe"], letter["tags"])
+        elif "end" in letter:
+            self.close(letter["targets"][0])
+        for target in letter["targets"]:
+            run = self._open.get(target)
+            if run is None:
+                continue
+            if "metrics" in letter:
+                run.metrics(letter["metrics"], letter["step"])
+            elif "params" in letter:
+                run.params(letter["params"])
+            elif "artifact" in letter:
+                log_bytes(run, letter["artifact"], letter["content"], letter["folder"])
+        self._show(letter)
+
+    def _show(self, letter: Letter) -> None:
+        title, metrics = letter["title"], letter.get("metrics", {})
+        if title not in self._started:
+            self._started.add(title)
+            self._watch.start(title, title, letter["epochs"] or None)
+        if letter.get("note") == "done":
+            self._watch.finish(title)
+        elif "note" in letter:
+            self._watch.say(f"{title}: {letter['note']}")
+        elif any(name.endswith("/learning_rate") for name in metrics):
+            self._watch.update(title, letter["step"], describe(metrics))
+
+
+def describe(metrics: Mapping[str, float]) -> str:
+    """An epoch in a few words."""
+    short = {name.split("/", 1)[1]: value for name, value in metrics.items()}
+    words = []
+    if "elbo" in short:
+        words.append(f"ELBO {short['elbo']:.1f}")
+        if "validation_elbo" in short:
+            words.append(f"held out {short['validation_elbo']:.1f}")
+    elif "chance_loss" in short:
+        words.append(f"loss {short['loss']:.2f} (chance {short['chance_loss']:.2f})")
+    words.append(f"{short['spots_per_second']:.0f} spots/s")
+    words.append(f"waiting {short['waiting_for_data_share']:.0%}")
+    return "  ".join(words)
+
+
+def log_text(run: MlflowTracker, name: str, text: str) -> None:
+    """Log a text as an artifact."""
+    log_bytes(run, name, text.encode(), "")
+
+
+def log_bytes(run: MlflowTracker, name: str, content: bytes, folder: str) -> None:
+    """Log content as an artifact."""
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / name
+        path.write_bytes(content)
+        run.artifact(path, folder)
+
+
+def _job() -> str | None:
+    """The submission id of the Ray job that this process is, or Ray's own id of the driver."""
+    if config := os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        return json.loads(config).get("metadata", {}).get("job_submission_id")
+    return ray.get_runtime_context().get_job_id() if ray.is_initialized() else None

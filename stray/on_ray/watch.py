@@ -1,0 +1,41 @@
+"""What a person sees of the work, as a protocol: the command line brings a display, a notebook none."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Watch(Protocol):
+    """Tasks that advance, by key. Called from several threads."""
+
+    def start(self, key: str, label: str, total: float | None = None) -> None:
+        """A new task that counts to `total`."""
+        ...
+
+    def update(self, key: str, done: float | None = None, note: str | None = None) -> None:
+        """How far a task is, and what to read beside it."""
+        ...
+
+    def finish(self, key: str, note: str | None = None) -> None:
+        """The task is done."""
+        ...
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        ...
+
+
+class NoWatch:
+    """Nobody looks."""
+
+    def start(self, key: str, label: str, total: float | None = None) -> None:
+        """Ignore it."""
+
+    def update(self, key: str, done: float | None = None, note: str | None = None) -> None:
+        """Ignore it."""
+
+    def finish(self, key: str, note: str | None = None) -> None:
+        """Ignore it."""
+
+    def say(self, text: str) -> None:
+        """Ignore it."""

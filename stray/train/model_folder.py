@@ -1,0 +1,97 @@
+"""A trained image encoder with its probe, as a folder that codes and classifies new sections. Loaded without Ray."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+
+from stray import storage
+from stray.config import PatchConfig, TorchvisionConfig
+from stray.errors import InputError, Problem
+from stray.metrics.probe import Probe
+from stray.models.image_encoder import ImageEncoder
+from stray.train.results import DONE, ResultFolder
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What `stray embed` and `stray predict` use."""
+
+    encoder: ImageEncoder
+    probe: Probe | None
+    """None where no training spot had a label."""
+    patch: PatchConfig
+    """The patches that it was trained on; others mean something else to it."""
+    facts: dict[str, Any]
+    """Method, seed, dataset and patients that it comes from."""
+
+    @torch.no_grad()
+    def features(self, patches_nHWC: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
+        """Features (n, dim) float32 of uint8 patches (n, px, px, 3)."""
+        batch = torch.from_numpy(patches_nHWC).permute(0, 3, 1, 2).to(device)
+        return self.encoder.eval()(batch.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
+
+
+class Classifier(nn.Module):
+    """Encoder and probe in one module: from patches to class probabilities, for whoever has MLflow alone."""
+
+    def __init__(self, encoder: ImageEncoder, probe: Probe) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.mean_D = nn.Buffer(torch.from_numpy(probe.mean_D).float())
+        self.scale_D = nn.Buffer(torch.from_numpy(probe.scale_D).float())
+        self.weight_KD = nn.Buffer(torch.from_numpy(probe.weight_KD).float())
+        self.bias_K = nn.Buffer(torch.from_numpy(probe.bias_K).float())
+
+    def forward(self, patches_nHWC: Tensor) -> Tensor:
+        """Class probabilities (n, K) of patches (n, px, px, 3) with values 0 to 255, in the order of the probe's classes."""
+        features_nD = self.encoder(patches_nHWC.permute(0, 3, 1, 2).float() / 255.0)
+        return torch.softmax((features_nD - self.mean_D) / self.scale_D @ self.weight_KD.T + self.bias_K, dim=-1)
+
+
+def save(
+    path: str,
+    encoder_state: dict[str, Any],
+    image: TorchvisionConfig,
+    probe: Probe | None,
+    patch: PatchConfig,
+    recipe_yaml: str,
+    facts: dict[str, Any],
+) -> None:
+    """Write the folder; its mark of completion comes last."""
+    folder = ResultFolder(path)
+    folder.write_weights("encoder.pt", encoder_state)
+    folder.write_json("model.json", {"image": {**asdict(image), "weights": "none"}, "patch": asdict(patch), "facts": facts})
+    storage.write_bytes(storage.join(folder.path, "recipe.yaml"), recipe_yaml.encode())
+    if probe is not None:
+        storage.write_bytes(storage.join(folder.path, "probe.npz"), probe.to_bytes())
+    folder.finish({"kind": "model", "probe": probe is not None, **facts})
+
+
+def load(path: str) -> TrainedModel:
+    """The model of a folder. Raises InputError when there is none, or it is not whole."""
+    folder = ResultFolder(path)
+    if not folder.is_done():
+        what = "is no folder of a trained model" if not storage.exists(path) else f"has no {DONE}: it is not whole"
+        raise InputError(Problem(path, what, "`stray train RECIPE --folds none` writes one, and says where"))
+    tree = folder.read_json("model.json")
+    encoder = ImageEncoder(TypeAdapter(TorchvisionConfig).validate_python(tree["image"]))
+    encoder.load_state_dict(folder.read_weights("encoder.pt"))
+    probe_path = storage.join(folder.path, "probe.npz")
+    probe = Probe.from_bytes(storage.read_bytes(probe_path)) if storage.exists(probe_path) else None
+    patch = TypeAdapter(PatchConfig).validate_python(tree["patch"])
+    return TrainedModel(encoder.eval().to(memory_format=torch.channels_last), probe, patch, tree["facts"])
+
+
+def check_patches(model: TrainedModel, patch: PatchConfig, dataset: str) -> None:
+    """Raises InputError when a dataset's patches are of another size than those that the model was trained on."""
+    if (patch.size_um, patch.size_px) != (model.patch.size_um, model.patch.size_px):
+        what = f"patches of {patch.size_um:g} um at {patch.size_px} px; the model was trained on "
+        what += f"{model.patch.size_um:g} um at {model.patch.size_px} px"
+        remedy = f"ingest with --patch-um {model.patch.size_um:g} --patch-px {model.patch.size_px}"
+        raise InputError(Problem(dataset, what, remedy))
