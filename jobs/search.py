@@ -2,8 +2,8 @@
 
     ray job submit --working-dir . -- python jobs/search.py her2st --set dataset=s3://bucket/her2st
 
-Takes what `stray search` takes; `python jobs/search.py --help` lists it. Submitted again with the same output, it goes on
-where it stopped.
+Takes what `stray search` takes; `python jobs/search.py --help` lists it. Submitted again with the same output, it
+goes on where it stopped.
 """
 
 from __future__ import annotations

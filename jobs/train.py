@@ -2,8 +2,8 @@
 
     ray job submit --working-dir . -- python jobs/train.py smoke --set output=s3://bucket/runs
 
-Takes what `stray train` takes; `python jobs/train.py --help` lists it. Progress is plain lines in the job's log, the exit
-code is 0 when every cell is done and 2 when the input is at fault.
+Takes what `stray train` takes; `python jobs/train.py --help` lists it. Progress is plain lines in the job's log, the
+exit code is 0 when every cell is done and 2 when the input is at fault.
 """
 
 from __future__ import annotations

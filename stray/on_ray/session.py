@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._private.worker import BaseContext
 
@@ -126,6 +127,8 @@ def _start_local(num_cpus: int | None, object_store_gib: float | None) -> BaseCo
 
 def _connect(address: str) -> BaseContext:
     # A job brings its working directory; a plain driver has to send the package to nodes that may lack it.
+    # A cluster with a token refuses who does not bring it, and Ray reads the token only where it is told to.
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     environment = None if in_job() else {"py_modules": [str(Path(stray.__file__).parent)]}
     return ray.init(
         address=address or "auto", runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR
