@@ -181,9 +181,10 @@ def evaluate(
             probability = probability_NK[mask] if classifier == "probe" else None
             prediction = predictions[classifier][mask]
             scores[source, classifier] = score(truth, prediction, classes, known_K, probability)
-            rng = np.random.default_rng([seed, len(intervals)])
-            found = score_intervals(truth, prediction, block_N[mask], known_K, config.bootstrap, rng)
-            intervals |= {(source, classifier, name): interval for name, interval in found.items()}
+            if classifier != "majority":
+                rng = np.random.default_rng([seed, len(intervals)])
+                found = score_intervals(truth, prediction, block_N[mask], known_K, config.bootstrap, rng)
+                intervals |= {(source, classifier, name): interval for name, interval in found.items()}
         for name in scores[source, "probe"].per_class:
             code = code_of[name]
             if known_K[code]:

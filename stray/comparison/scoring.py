@@ -100,6 +100,11 @@ def _row(
         pooled += confusion
         summaries.append(summarise(confusion, np.ones(len(classes), dtype=bool)))
     areas = {one: list(values(f"{place}/auc/{safe_name(one)}").values()) for one in classes}
+    auc_interval = {}
+    for one in classes if len({run.cell[0] for run in runs}) == 1 else ():
+        lows, highs = (values(f"{place}/auc_{end}/{safe_name(one)}").values() for end in ("low", "high"))
+        if lows and highs:
+            auc_interval[one] = (min(lows), max(highs))
     return MethodRow(
         method=name,
         cells=values(f"{place}/{metric}"),
@@ -109,5 +114,6 @@ def _row(
         macro_f1=float(np.mean([one["macro_f1_fold"] for one in summaries])) if summaries else float("nan"),
         confusion_KK=pooled if whole else None,
         auc={one: float(np.mean(found)) for one, found in areas.items() if found},
+        auc_interval=auc_interval,
         missing=tuple(sorted(cells - {run.cell for run in runs})),
     )

@@ -18,8 +18,9 @@ Macro-F1, pooled: F1 (the harmonic mean of recall and precision) of each class o
 together, averaged over classes: rare classes count as much as common ones. The per-fold variants average over the
 classes that the fold has, or over those of them that its training labels knew.
 
-±: The standard deviation over cells. With a single cell there is none; the bracket is then a 95% interval from
-resampling square blocks of the tissue: how much this tissue can tell, not how much patients differ.
+±: The standard deviation over cells. With a single fold it would be that of the seeds alone; the bracket is then a 95%
+interval from resampling square blocks of the tissue (of several seeds, the widest): how much this tissue can tell, not
+how much patients differ.
 
 Difference and p: Paired by fold and seed. The p-value is that of a sign-flip test in which all seeds of a fold flip
 together, since they are tested on the same patients; with F folds it cannot be smaller than 2 / 2^F, and below 3 folds

@@ -23,12 +23,13 @@ from stray.report.tables import (
 
 _RECIPE_FACTS = {
     "dataset": "Dataset",
-    "contrastive.encoder.name": "Image encoder",
-    "contrastive.encoder.kind": "Image encoder",
+    "ingest.patch.size_um": "Patch, um",
+    "ingest.patch.size_px": "Patch, px",
+    "contrastive.image.name": "Image encoder",
+    "contrastive.image.weights": "Its first weights",
     "contrastive.epochs": "Contrastive epochs",
-    "gene.kind": "Gene stage",
+    "gene.model.kind": "Gene model",
     "gene.epochs": "Gene epochs",
-    "folds.kind": "Folds",
     "seeds": "Seeds",
 }
 """Settings that are said at the top, where the recipe has them."""
@@ -68,9 +69,8 @@ def _head(comparison: Comparison) -> str:
             f"{len(methods)} method{'s' * (len(methods) != 1)} on patients that no training step had seen. Highest "
             f"{METRIC_NAMES[comparison.metric]}: {best.method}, {score_text(best)}."
         )
-    return (
-        f'<h1>{escape(comparison.experiment)}</h1>\n<p class="lead">{escape(sentence)}</p>\n'
-        f"{_pairs(facts.items()) if facts else ''}"
+    return f'<h1>{escape(comparison.experiment)}</h1>\n<p class="lead">{escape(sentence)}</p>\n' + (
+        f'<div class="facts">{"".join(_fact(*pair) for pair in facts.items())}</div>' if facts else ""
     )
 
 
@@ -135,7 +135,7 @@ def _source(comparison: Comparison, table: SourceTable) -> str:
         if row.confusion_KK is not None
     ]
     if matrices:
-        parts.append(f'<h3>What was taken for what</h3><div class="figures">{"".join(matrices)}</div>')
+        parts.append(f'<h3>What was taken for what</h3><div class="figures small">{"".join(matrices)}</div>')
     return "\n".join(parts)
 
 
@@ -150,7 +150,7 @@ def _main_table(comparison: Comparison, table: SourceTable) -> str:
         "Cells",
     ]
     if comparison.baseline:
-        head[2:2] = [f"Against {escape(comparison.baseline)}<small>paired difference</small>", "Sign-flip test"]
+        head.insert(2, f"Against {escape(comparison.baseline)}<small>paired; sign-flip test</small>")
     best = max((row.mean for row in table.rows[1:] if math.isfinite(row.mean)), default=math.nan)
     rows = []
     for index, row in enumerate(table.rows):
@@ -161,10 +161,11 @@ def _main_table(comparison: Comparison, table: SourceTable) -> str:
             f"<td>{number(row.knn_mean)}</td>",
             f"<td>{number(row.accuracy)}</td>",
             f"<td>{number(row.macro_f1)}</td>",
-            f"<td>{cells_text(row)}</td>",
+            f"<td>{cells_text(row).replace(', ', '<small>', 1)}</td>",
         ]
         if comparison.baseline:
-            cells[2:2] = [f"<td>{delta_text(row.delta)}</td>", f"<td>{p_text(row.delta)}</td>"]
+            test = f"<small>{p_text(row.delta)}</small>" if row.delta else ""
+            cells.insert(2, f"<td>{delta_text(row.delta)}{test}</td>")
         rows.append(f"<tr{' class=reference' if index == 0 else ''}>{''.join(cells)}</tr>")
     return _table(head, rows)
 
@@ -181,8 +182,7 @@ def _fold_table(table: SourceTable) -> str:
             text = number(sum(own.values()) / len(own))
             bounds = [row.intervals[cell] for cell in own if cell in row.intervals]
             if bounds:
-                low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
-                text += f"<small>{number(low)} to {number(high)}</small>"
+                text += _bounds((min(low for low, _ in bounds), max(high for _, high in bounds)))
             cells.append(f"<td>{text}</td>")
         rows.append(f"<tr{' class=reference' if index == 0 else ''}>{''.join(cells)}</tr>")
     note = "Mean over seeds; below it the 95% interval over blocks of tissue (with several seeds, the widest)."
@@ -193,12 +193,18 @@ def _auc_table(table: SourceTable) -> str:
     shown = [name for name in table.classes if any(name in row.auc for row in table.rows)]
     rows = [
         f'<tr><th scope="row">{escape(row.method)}</th>'
-        + "".join(f"<td>{number(row.auc.get(name, math.nan))}</td>" for name in shown)
+        + "".join(
+            f"<td>{number(row.auc.get(name, math.nan))}{_bounds(row.auc_interval.get(name))}</td>" for name in shown
+        )
         + "</tr>"
         for row in table.rows[1:]
         if row.auc
     ]
     return _table(["Method", *map(escape, shown)], rows)
+
+
+def _bounds(interval: tuple[float, float] | None) -> str:
+    return f"<small>{number(interval[0])} to {number(interval[1])}</small>" if interval else ""
 
 
 def _curves(comparison: Comparison) -> str:
@@ -219,6 +225,10 @@ def _params(comparison: Comparison) -> str:
         return ""
     rows = [f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>" for key, value in comparison.params.items()]
     return f"<details><summary>The whole recipe</summary>{_table(['Setting', 'Value'], rows)}</details>"
+
+
+def _fact(name: str, value: str) -> str:
+    return f"<div><span>{escape(name)}</span>{escape(value)}</div>"
 
 
 def _section(title: str, content: str) -> str:

@@ -57,6 +57,8 @@ class MethodRow:
     prediction."""
     auc: dict[str, float] = field(default_factory=dict)
     """By class: one against the rest, mean over cells."""
+    auc_interval: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """By class: the interval over the tissue, where there is one fold; of its seeds the widest."""
     delta: Delta | None = None
     """Against the baseline; None for the baseline itself and the majority row."""
     missing: tuple[Cell, ...] = ()
