@@ -90,13 +90,13 @@ def submit(
             Problem("--working-dir", f"{working_dir} is not a folder", "give the folder that the job needs")
         )
     place = address or "the usual place"
+    for handler in logging.getLogger("ray").handlers:
+        handler.setLevel(logging.ERROR)  # Uploads and closed sockets are nothing to read about.
     # A client does not read the token that the cluster asks for unless it is told to, and is then refused with 401.
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
         with _package(folder) as modules:
             client = JobSubmissionClient(address)
-            # The client has just set up Ray's logger. Uploads and closed sockets are nothing to read about.
-            logging.getLogger("ray").setLevel(logging.ERROR)
             runtime = {
                 "working_dir": str(folder.resolve()),
                 "excludes": EXCLUDES,

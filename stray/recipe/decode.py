@@ -8,11 +8,11 @@ import math
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from stray.config import Recipe
 from stray.errors import Problem, raise_if_any
 from stray.recipe.checks import contradictions
+from stray.recipe.messages import explain, inside, show
 from stray.recipe.paths import assign_all, suggest
 from stray.recipe.schema import (
     ADAPTER,
@@ -77,7 +77,7 @@ def _decode(tree: Tree) -> tuple[Recipe | None, list[Problem], list[str], Tree]:
         try:
             return ADAPTER.validate_json(json.dumps(complete, default=str), strict=True), problems, bad, complete
         except ValidationError as error:
-            for place, problem in _explain(error, complete).items():
+            for place, problem in explain(error, complete).items():
                 problems.append(problem)
                 bad.append(problem.place)
                 _drop(complete, place)
@@ -154,75 +154,6 @@ def fill(tree: Any, node: Node, default: Any) -> Any:
     return tree
 
 
-def _explain(error: ValidationError, tree: Tree) -> dict[tuple[str | int, ...], Problem]:
-    """One problem a place; the members of a union each complain by themselves, in one place."""
-    grouped: dict[tuple[str | int, ...], list[ErrorDetails]] = {}
-    for detail in error.errors(include_url=False):
-        grouped.setdefault(_place(detail, tree), []).append(detail)
-    return {place: _problem(place, details, tree) for place, details in grouped.items()}
-
-
-def _place(detail: ErrorDetails, tree: Any) -> tuple[str | int, ...]:
-    """Where in the tree pydantic means: its location also names union members, which are no place."""
-    place: list[str | int] = []
-    for step in detail["loc"]:
-        if _inside(tree, step):
-            tree = tree[step]
-            place.append(step)
-    if detail["type"] == "missing":
-        place.append(detail["loc"][-1])
-    return tuple(place)
-
-
-def _problem(place: tuple[str | int, ...], details: list[ErrorDetails], tree: Any) -> Problem:
-    path = ".".join(map(str, place))
-    kind, value = details[0]["type"], details[0]["input"]
-    if kind == "missing":
-        remedy = f"add `{place[-1]}` under `{path.rpartition('.')[0]}`"
-        return Problem(path, "must be given, there is no default", remedy)
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        expected = details[0].get("ctx", {}).get("expected_tags", "")
-        if kind == "union_tag_not_found":
-            return Problem(path, "`kind` must be given, there is no default", "add `kind`")
-        return Problem(f"{path}.kind", f"expected one of {expected}, found {show(value.get('kind'))}", "")
-    texts = " or ".join(dict.fromkeys(_message(detail) for detail in details))
-    return Problem(path, f"{texts.replace(' or expected ', ' or ')}, found {show(value)}", _remedy(value, details))
-
-
-_WORDS = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "tuple_type": "a list",
-    "dict_type": "a group of settings",
-    "dataclass_type": "a group of settings",
-    "none_required": "null",
-}
-
-
-def _message(detail: ErrorDetails) -> str:
-    words = _WORDS.get(detail["type"])
-    if words:
-        return f"expected {words}"
-    message = detail["msg"].replace("Input should be a valid", "expected a").replace("Input should be", "expected")
-    return message[0].lower() + message[1:]
-
-
-def _remedy(value: Any, details: list[ErrorDetails]) -> str:
-    kinds = {detail["type"] for detail in details}
-    if "tuple_type" in kinds:
-        return f"write a list: [{value}]" if not isinstance(value, dict) else "write a list"
-    if "string_type" in kinds and isinstance(value, int | float):
-        return f"write it in quotes: '{value}'"
-    if isinstance(value, float) and value.is_integer() and kinds & {"int_type", "int_from_float"}:
-        return f"write {int(value)}"
-    if isinstance(value, bool) and kinds & {"int_type", "float_type"}:
-        return "give a number"
-    return ""
-
-
 def _method_problems(recipe: Recipe, tree: Tree, known: list[Problem], bad: list[str]) -> list[Problem]:
     """Applies each method's `set` by itself and reports what that breaks."""
     seen = {(problem.place, problem.what) for problem in known}
@@ -280,28 +211,20 @@ def _space_problems(recipe: Recipe, tree: Tree, bad: list[str]) -> list[Problem]
     return foreign + list(found.values())
 
 
-def _inside(tree: Any, step: str | int) -> bool:
-    return step in tree if isinstance(tree, dict) else isinstance(tree, list) and isinstance(step, int)
-
-
 def _drop(tree: Any, place: tuple[str | int, ...]) -> None:
-    for depth, step in enumerate(place):
-        if not _inside(tree, step):
-            return
-        if depth == len(place) - 1 or isinstance(tree[step], list):
-            # A list goes as a whole: taking members out would move the places of the others.
-            del tree[step]
-            return
-        tree = tree[step]
+    """Take the value at `place` out: a list as a whole, or members would move; the group where a value is missing."""
+    owner, key = tree, None
+    for step in place:
+        if not inside(tree, step):
+            break
+        owner, key, tree = tree, step, tree[step]
+        if isinstance(tree, list):
+            break
+    if key is not None:
+        del owner[key]
 
 
 def _touches(paths: tuple[str, ...], bad: list[str]) -> bool:
     """Whether any of `paths` stands on a value that was refused."""
     pairs = [(f"{path}.", f"{place}.") for path in paths for place in bad]
     return any(path.startswith(place) or place.startswith(path) for path, place in pairs)
-
-
-def show(value: Any) -> str:
-    """A value as it would be written in YAML's flow style, cut to a line."""
-    text = json.dumps(value, default=str, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:77]}..."

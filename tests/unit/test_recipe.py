@@ -1,0 +1,291 @@
+"""Recipes: what is given arrives, and what is wrong is named, all of it at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from stray.config import ChoiceConfig, FrozenTowerConfig, MethodConfig, MlpTowerConfig, Recipe
+from stray.errors import InputError, Problem
+from stray.recipe import apply, decode, dump_yaml, flatten, for_method, load_recipe, shipped_recipes, unflatten
+
+SHIPPED = sorted(shipped_recipes())
+VARIANTS = [
+    [],
+    ["contrastive.gene_tower.kind=mlp", "contrastive.gene_tower.n_hidden=64"],
+    [
+        "ingest.sources=[{kind: synthetic, seed: 3}, {kind: h5ad, path: x.h5ad}]",
+        "ingest.labels=[{name: w, path: l.csv}]",
+    ],
+    ["methods.extra.set={contrastive.optim.lr: 1e-4, gene.model.likelihood: nb}", "methods.clip_mlp=null"],
+    ["search.space={contrastive.batch_size: {kind: int, low: 16, high: 64}}", "gene.optim.clip_norm=1.5"],
+    ["search.space={contrastive.gene_tower.kind: {kind: choice, values: [frozen, mlp]}}", "run.workers=2"],
+    ["folds={kind: none}", "run.gpu=false", "track.uri='http://localhost:5000'", "name='1e-4'", "seeds=[2, 1]"],
+    ["eval.exclude_classes=['no', 'null', '12', '1e5', '~', 'true', '2020-01-01', 'ö: #x']"],
+]
+
+
+def problems_of(*overrides: str, recipe: str | None = None) -> dict[str, Problem]:
+    with pytest.raises(InputError) as caught:
+        load_recipe(recipe, overrides)
+    found = {problem.place: problem for problem in caught.value.problems}
+    assert len(found) == len(caught.value.problems), "a place is named once"
+    return found
+
+
+@pytest.mark.parametrize("overrides", VARIANTS, ids=lambda overrides: " ".join(overrides)[:40] or "unchanged")
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_recipe_survives_flattening_and_yaml(name: str, overrides: list[str], tmp_path: Path) -> None:
+    recipe = load_recipe(name, overrides)
+    assert decode(unflatten(flatten(recipe))) == recipe
+    assert apply(recipe, flatten(recipe)) == recipe
+    (tmp_path / "recipe.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
+    assert load_recipe(str(tmp_path / "recipe.yaml")) == recipe
+    # Flat names and values are what MLflow and JSON can hold.
+    assert json.loads(json.dumps(flatten(recipe))) == flatten(recipe)
+
+
+def test_random_changes_survive_flattening() -> None:
+    rng = np.random.default_rng(0)
+    draw: dict[str, Any] = {
+        "gene.epochs": lambda: int(rng.integers(1, 1000)),
+        "gene.optim.lr": lambda: float(10 ** rng.uniform(-12, 2)),
+        "contrastive.losses.clip.temperature": lambda: float(rng.uniform(0.02, 2)),
+        "contrastive.gene_tower.kind": lambda: str(rng.choice(["mlp", "frozen"])),
+        "eval.probe_c": lambda: sorted({float(value) for value in rng.uniform(1e-5, 10, 4)}),
+        "folds.held_out": lambda: [f"P{number}" for number in rng.permutation(6)[:3]],
+        "run.gpu": lambda: [True, False, "auto"][rng.integers(3)],
+        "track.experiment": lambda: [None, "0x10", "1_000", "a: b"][rng.integers(4)],
+    }
+    for _ in range(50):
+        names = rng.permutation(sorted(draw))[: rng.integers(1, len(draw) + 1)]
+        recipe = apply(Recipe(), {name: draw[name]() for name in names})
+        assert decode(unflatten(flatten(recipe))) == recipe
+        assert decode(yaml.safe_load(dump_yaml(recipe))) == recipe
+
+
+def test_no_recipe_is_the_defaults() -> None:
+    assert load_recipe(None) == Recipe()
+    assert decode({}) == Recipe()
+
+
+def test_a_group_given_in_part_keeps_the_defaults_of_its_place() -> None:
+    # The gene stage's optimiser differs from OptimConfig's own defaults.
+    recipe = decode({"gene": {"optim": {"lr": 0.5}}})
+    assert recipe.gene.optim.eps == Recipe().gene.optim.eps == 0.01
+    assert recipe.gene.optim.lr == 0.5
+
+
+def test_numbers_without_a_point_are_numbers() -> None:
+    assert load_recipe(None, ["contrastive.optim.lr=1e-4"]).contrastive.optim.lr == 1e-4
+    # PyYAML reads text here.
+    assert decode(yaml.safe_load("contrastive: {optim: {lr: 1e-4}}")).contrastive.optim.lr == 1e-4
+    space = load_recipe(
+        None, ["search.space={contrastive.optim.lr: {kind: choice, values: [1e-4, 1e-3]}}"]
+    ).search.space
+    assert space["contrastive.optim.lr"] == ChoiceConfig(values=(1e-4, 1e-3))
+
+
+def test_another_kind_replaces_everything_under_it() -> None:
+    recipe = load_recipe(None, ["contrastive.gene_tower.n_hidden=64", "contrastive.gene_tower.kind=mlp"])
+    assert recipe.contrastive.gene_tower == MlpTowerConfig(n_hidden=64), "the order of overrides does not matter"
+    frozen = apply(recipe, {"contrastive.gene_tower.kind": "frozen"})
+    assert frozen.contrastive.gene_tower == FrozenTowerConfig()
+    assert apply(frozen, {"contrastive.gene_tower.kind": "mlp"}).contrastive.gene_tower == MlpTowerConfig()
+    assert apply(recipe, {"contrastive.gene_tower.kind": "mlp"}) == recipe, "the same kind changes nothing"
+    held_out = load_recipe(None, ["folds.held_out=[A]"])
+    assert apply(held_out, {"folds.kind": "none"}).folds.held_out == ()
+
+
+def test_overrides_reach_names_lists_and_dotted_keys() -> None:
+    recipe = load_recipe(
+        None,
+        [
+            "methods.more.train=nothing",
+            "methods.clip_scvi.set.contrastive.optim.lr=0.1",
+            "search.space.contrastive.optim.lr.low=0.002",
+            "search.space.contrastive.projection.size=null",
+            "ingest.sources=[{kind: synthetic}]",
+            "ingest.sources.0.seed=7",
+        ],
+    )
+    assert list(recipe.methods) == ["untrained", "clip_mlp", "clip_scvi", "more"]
+    assert recipe.methods["clip_scvi"] == MethodConfig(set={"contrastive.optim.lr": 0.1})
+    assert recipe.search.space["contrastive.optim.lr"].low == 0.002  # type: ignore[union-attr]
+    assert "contrastive.projection.size" not in recipe.search.space
+    assert recipe.ingest.sources[0].seed == 7  # type: ignore[union-attr]
+
+
+def test_methods_in_a_file_replace_the_default_ones(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("methods: {only: {set: {gene.epochs: 3}}}\n", encoding="utf-8")
+    recipe = load_recipe(str(file))
+    assert list(recipe.methods) == ["only"]
+    assert for_method(recipe, "only").gene.epochs == 3
+    assert recipe.gene.epochs == Recipe().gene.epochs
+
+
+def test_an_unknown_method_is_named_with_the_nearest_one() -> None:
+    with pytest.raises(InputError, match="did you mean `clip_scvi`"):
+        for_method(Recipe(), "clip_svi")
+
+
+@pytest.mark.parametrize(
+    ("override", "place", "what", "remedy"),
+    [
+        ("contrastive.lr=3", "contrastive.lr", "unknown setting (value 3)", "`contrastive.optim.lr`"),
+        ("gene.epoch=3", "gene.epoch", "unknown setting", "`gene.epochs`"),
+        ("gene.optim.lrr=3", "gene.optim.lrr", "unknown setting", "`gene.optim.lr`"),
+        ("sedes=[1]", "sedes", "unknown setting", "`seeds`"),
+        ("methods.x.tran=nothing", "methods.x.tran", "unknown setting", "`methods.x.train`"),
+        ("ingest.patch.size=3", "ingest.patch.size", "unknown setting", "size_um"),
+        ("ingest.sources=[{kind: synthetic, seeds: 1}]", "ingest.sources.0.seeds", "unknown setting", "seed"),
+        ("contrastive.gene_tower.n_hidden=3", "contrastive.gene_tower.n_hidden", "`kind: frozen` has no such", "mlp"),
+        ("contrastive.gene_tower.kind=mpl", "contrastive.gene_tower.kind", "'frozen', 'mlp', found \"mpl\"", ""),
+        ("gene.model.likelihood=nbb", "gene.model.likelihood", "'nb' or 'zinb', found \"nbb\"", ""),
+        ("gene.epochs=many", "gene.epochs", 'expected a whole number, found "many"', ""),
+        ("gene.epochs=true", "gene.epochs", "found true", "give a number"),
+        ("gene.epochs=3.0", "gene.epochs", "found 3.0", "write 3"),
+        ("gene.epochs=0", "gene.epochs", "greater than or equal to 1, found 0", ""),
+        ("gene.epochs=null", "gene.epochs", "found null", ""),
+        ("contrastive.augment.flips=1", "contrastive.augment.flips", "true or false, found 1", ""),
+        ("contrastive.optim.lr=.inf", "contrastive.optim.lr", "finite", "finite"),
+        ("contrastive.optim.lr=.nan", "contrastive.optim.lr", "finite", "finite"),
+        ("seeds=3", "seeds", "expected a list, found 3", "[3]"),
+        ("seeds=[-1]", "seeds.0", "greater than or equal to 0", ""),
+        ("folds.held_out=[1]", "folds.held_out.0", "expected text, found 1", "'1'"),
+        ("run.workers=some", "run.workers", "a whole number or 'auto', found \"some\"", ""),
+        ("gene=3", "gene", "expected a group of settings, found 3", ""),
+        ("name.x=3", "name.x", "`name` is a value", "name=VALUE"),
+        ("ingest.sources.3.seed=1", "ingest.sources.3.seed", "list without a member '3'", "ingest.sources=[...]"),
+        ("ingest.sources=[{seed: 1}]", "ingest.sources.0", "`kind` must be given", "add `kind`"),
+        ("ingest.sources=[{kind: her2st}]", "ingest.sources.0.path", "must be given", "add `path`"),
+        (
+            "search.space={contrastive.optim.lr: {kind: uniform, low: 1}}",
+            "search.space.contrastive.optim.lr.high",
+            "",
+            "",
+        ),
+        ("gene.epochs", "--set gene.epochs", "is not a.b=value", "write"),
+        ("=3", "--set =3", "is not a.b=value", "write"),
+        ("a..b=3", "--set a..b=3", "is not a.b=value", "write"),
+        ("name=[", "--set name=[, line 1, column 2", "not YAML", ""),
+    ],
+)
+def test_one_wrong_override_is_one_problem(override: str, place: str, what: str, remedy: str) -> None:
+    found = problems_of(override)
+    assert list(found) == [place]
+    assert what in found[place].what
+    assert remedy in found[place].remedy
+
+
+@pytest.mark.parametrize(
+    ("overrides", "place"),
+    [
+        (["folds.kind=none", "folds.held_out=[A]"], "folds.held_out"),
+        (["folds.held_out=[A, A]"], "folds.held_out"),
+        (["seeds=[1, 1]"], "seeds"),
+        (["seeds=[]"], "seeds"),
+        (["methods={}"], "methods"),
+        (["name=a/b"], "name"),
+        (["output=''"], "output"),
+        (["output=x", "dataset=x"], "output"),
+        (["track.uri=mlruns"], "track.uri"),
+        (["track.uri='file:///tmp/mlruns'"], "track.uri"),
+        (["methods={'a b': {}}"], "methods.a b"),
+        (["methods.untrained.set.gene.epochs=3"], "methods.untrained.set.gene.epochs"),
+        (["gene.batch_size=2", "run.workers=4"], "gene.batch_size"),
+        (["contrastive.losses.clip.weight=0"], "contrastive.losses.clip.weight"),
+        (["contrastive.losses.clip.temperature=0.001"], "contrastive.losses.clip.temperature"),
+        (["gene.panel.exclude=['MT-', 'RP[']"], "gene.panel.exclude.1"),
+        (["eval.label_sources.trusted=[other]"], "eval.label_sources.trusted"),
+        (["eval.label_sources.train=[]"], "eval.label_sources.train"),
+        (["eval.probe_c=[]"], "eval.probe_c"),
+        (["search.method=clip"], "search.method"),
+        (["search.method=untrained"], "search.method"),
+        (["search.held_out=[A]", "search.validation=[B, A]"], "search.validation"),
+        (["search.space.contrastive.optim.lr.low=1"], "search.space.contrastive.optim.lr.low"),
+        (["search.space={gene.epochs: {kind: int, low: 5, high: 5}}"], "search.space.gene.epochs.low"),
+        (["search.space={contrastive.projection.size: {kind: choice, values: [4, 4]}}"],
+         "search.space.contrastive.projection.size.values"),
+        (["search.space={contrastive.lr: {kind: uniform, low: 0.1, high: 0.2}}"], "search.space.contrastive.lr"),
+        (["search.space={gene.epochs: {kind: uniform, low: 1, high: 9}}"], "search.space.gene.epochs"),
+        (["search.space={contrastive.augment.hue: {kind: uniform, low: 0, high: 0.9}}"],
+         "search.space.contrastive.augment.hue"),
+        (["search.space={eval.knn_k: {kind: int, low: 1, high: 9}}"], "search.space.eval.knn_k"),
+        (["methods.m.set={contrastive.lr: 1}"], "methods.m.set.contrastive.lr"),
+        (["methods.m.set={seeds: [1]}"], "methods.m.set.seeds"),
+        (["methods.m.set={contrastive.batch_size: 2}", "run.workers=3", "gene.batch_size=3"],
+         "methods.m.set.contrastive.batch_size"),
+        (["ingest.labels=[{name: annotated, path: x}]"], "ingest.labels.0.name"),
+        (["ingest.labels=[{name: w, path: x}, {name: w, path: y}]"], "ingest.labels"),
+        (["ingest.sources=[{kind: synthetic}, {kind: synthetic}]"], "ingest.sources.1"),
+        (["ingest.prefer=[h5ad]"], "ingest.prefer.0"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)  # fmt: skip
+def test_settings_that_contradict_each_other_are_one_problem(overrides: list[str], place: str) -> None:
+    found = problems_of(*overrides)
+    assert list(found) == [place]
+    assert found[place].remedy or place in ("seeds", "methods") or "search.space" in place
+
+
+def test_all_problems_come_at_once_and_faulty_values_cause_no_others() -> None:
+    found = problems_of(
+        "nonsense", "contrastive.lr=1", "gene.epochs=-1", "folds.held_out=[A, A]", "search.method=nobody",
+        "methods.m.set={gene.batch_size: 1}", "seeds=[x]", "eval.label_sources.train=annotated",
+    )  # fmt: skip
+    assert set(found) == {
+        "--set nonsense", "contrastive.lr", "gene.epochs", "folds.held_out", "search.method",
+        "methods.m.set.gene.batch_size", "seeds.0", "eval.label_sources.train",
+    }  # fmt: skip
+
+
+def test_problems_of_the_file_and_of_the_overrides_come_together(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("gene: {epochs: x}\n", encoding="utf-8")
+    assert set(problems_of("seeds=1", recipe=str(file))) == {"gene.epochs", "seeds"}
+
+
+def test_a_missing_recipe_names_what_is_near_and_what_is_shipped(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").touch()
+    (problem,) = problems_of(recipe=str(tmp_path / "mien.yaml")).values()
+    assert problem.what == "no such recipe"
+    assert "mine.yaml" in problem.remedy
+    assert all(name in problem.remedy for name in SHIPPED)
+    (problem,) = problems_of(recipe="dmeo").values()
+    assert "did you mean demo" in problem.remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("gene:\n  epochs: 3\n bad: 1\n", 3), ("name: a\nname: b\n", 2), ("a: [1\n", 2), ("a: 'x\n", 2), ("\tname: x", 1)],
+    ids=["a wrong indentation", "a repeated name", "an open list", "an open quote", "a tab"],
+)
+def test_what_is_not_yaml_is_refused_with_its_line(text: str, line: int, tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(text, encoding="utf-8")
+    (place,) = problems_of(recipe=str(file))
+    assert place.startswith(f"{file}, line {line}, column ")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"- a\n- b\n", b"just text"], ids=["bytes", "a list", "a text"])
+def test_a_file_without_settings_is_refused(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_bytes(content)
+    assert len(problems_of(recipe=str(file))) == 1
+
+
+def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
+    (problem,) = problems_of(recipe=str(tmp_path)).values()
+    assert "cannot be read" in problem.what
+
+
+def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("# nothing yet\n", encoding="utf-8")
+    assert load_recipe(str(tmp_path / "r.yaml")) == Recipe()
