@@ -114,7 +114,7 @@ def _classes(manifest: Manifest) -> Iterator[Table]:
         return
     numbers = [escape(source) for source in sources]
     columns = [column for number in numbers for column in (number, "patients")]
-    table = _table("Classes by label source (spots, patients)", "class", *columns, numbers=numbers)
+    table = _table("Classes by label source", "class", *columns, numbers=numbers)
     for label in sorted(spots, key=lambda label: -sum(spots[label].values())):
         cells = [escape(label)]
         for source in sources:
@@ -140,11 +140,15 @@ def _dropped(manifest: Manifest) -> Iterator[Table]:
     yield table
 
 
-def _warnings(manifest: Manifest) -> Iterator[Text]:
+def _warnings(manifest: Manifest) -> Iterator[RenderableType]:
     lines = [
         *manifest.warnings,
         *(f"section {section.name}: {warning}" for section in manifest.sections for warning in section.warnings),
     ]
     if lines:
         yield Text("Warnings", style="bold")
-        yield Text("\n".join(f"  {line}" for line in lines), style="yellow")
+        # A grid, so that a long warning wraps under itself.
+        grid = Table.grid(padding=(0, 1))
+        for line in lines:
+            grid.add_row(" -", Text(line), style="yellow")
+        yield grid

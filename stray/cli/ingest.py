@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     if args.workers is not None and args.workers < 1:
         raise InputError(Problem("--workers", f"is {args.workers}", "give 1 or more"))
     with session.session(num_cpus=args.workers), Progress() as progress:
-        manifest = ingest.ingest(config, args.out, on_event=lambda event: _show(progress, event))
+        manifest = ingest.ingest(config, args.out, on_event=lambda event: show_event(progress, event))
     paired = sum(section.n_spots for section in manifest.sections if section.has_image and section.has_counts)
     say(
         f"{storage.absolute(args.out)}: {manifest.n_spots:,} spots of {len(manifest.sections)} sections and "
@@ -141,7 +141,7 @@ def _as_tree(values: tuple[Any, ...]) -> list[Any]:
     return [asdict(value) if is_dataclass(value) and not isinstance(value, type) else value for value in values]
 
 
-def _show(progress: Progress, event: dict[str, Any]) -> None:
+def show_event(progress: Progress, event: dict[str, Any]) -> None:
     """An event of the ingest, on the terminal or as a line."""
     match event["event"]:
         case "plan":

@@ -17,7 +17,7 @@ import stray
 from stray.cohort.labels import LabelRows, label_tables
 from stray.cohort.readers import Reader, SectionHandle, make_reader
 from stray.cohort.schema import GENE_TABLE
-from stray.cohort.section import Genes
+from stray.cohort.section import Genes, plural
 from stray.columns import CONTRACT_VERSION
 from stray.config.ingest import IngestConfig, PatchConfig
 from stray.errors import InputError, Problem, raise_if_any
@@ -145,7 +145,7 @@ def unite_genes(genes_of: Mapping[str, Genes]) -> tuple[pa.Table, tuple[str, ...
     if not torn:
         return table, ()
     example = f"{torn[0]}: {', '.join(ids[torn[0]])}"
-    return table, (f"{len(torn)} gene symbols stand for different accessions in different sections ({example})",)
+    return table, (f"{plural(len(torn), 'gene symbol')} with different accessions in different sections ({example})",)
 
 
 def _choose(

@@ -90,8 +90,9 @@ def section_figure(
         handles = _legend(labels_N, weak_N, class_colours)
         if handles:
             rings = any(label is not None and weak for label, weak in zip(labels_N, weak_N, strict=True))
-            title = "rings: from a label table" if rings else None
-            figure.legend(handles=handles, loc="outside right upper", title=title, alignment="left")
+            legend = figure.legend(handles=handles, loc="outside right upper", alignment="left")
+            if rings:
+                legend.set_title("rings: from a label table")
     return save_png(figure, path)
 
 
