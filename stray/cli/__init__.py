@@ -76,7 +76,9 @@ def _run(verb: str, words: list[str]) -> int:
     module.configure(parser)
     previous = _end_politely_on_sigterm()
     try:
-        return module.run(parser.parse_args(words))
+        code = module.run(parser.parse_args(words))
+        sys.stdout.flush()
+        return code
     except InputError as error:
         print_problems(error)
         return 2
