@@ -12,6 +12,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from stray.track.mlflow_client import is_transient, open_client, open_experiment
 
 # isort: split
 from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.utils.time import get_current_time_millis
 
@@ -60,7 +62,7 @@ class MlflowStore:
         self.experiment_id = open_experiment(self._client, self.uri, experiment)
         self._ids: dict[str, str] = {}
         self._models: dict[str, str] = {}
-        self._outbox = Outbox(self._send, is_transient, str(self._unsent))
+        self._outbox = Outbox(self._send, is_transient, str(self._unsent), self._introduce)
         atexit.register(self.close)
 
     def __enter__(self) -> MlflowStore:
@@ -118,7 +120,7 @@ class MlflowStore:
         """A copy of a file or folder that stays until it is sent. Raises FileNotFoundError."""
         source = Path(source)
         target = self._staging / uuid.uuid4().hex[:12] / source.name
-        target.parent.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             shutil.copytree(source, target)
         else:
@@ -130,7 +132,7 @@ class MlflowStore:
         from stray.track.mlflow_model import save_model
 
         target = self._staging / uuid.uuid4().hex[:12] / "model"
-        target.parent.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         save_model(module, example, target)
         return str(target)
 
@@ -138,6 +140,9 @@ class MlflowStore:
         """The id that MLflow gave a run; None while the server has not answered."""
         self._outbox.wait_for(lambda: local in self._ids, timeout_seconds)
         return self._ids.get(local)
+
+    def _introduce(self, local: str) -> Item:
+        return Item("run", local, {"run_id": self._ids.get(local)})
 
     def _send(self, items: list[Item]) -> None:
         kind, local = items[0].kind, items[0].run
@@ -155,18 +160,36 @@ class MlflowStore:
                 for name, value in item.body["values"].items()
             ]
             for start in range(0, len(entries), _METRICS_A_BATCH):
-                self._client.log_batch(run_id, metrics=entries[start : start + _METRICS_A_BATCH])
+                self._log_metrics(run_id, entries[start : start + _METRICS_A_BATCH])
             return
         for item in items:
             getattr(self, f"_send_{kind}")(run_id, item.body)
 
+    def _log_metrics(self, run_id: str, entries: list[Metric]) -> None:
+        """MLflow refuses a batch for one bad name: halve it until the good ones are through, then raise for the bad."""
+        try:
+            self._client.log_batch(run_id, metrics=entries)
+        except MlflowException as error:
+            if len(entries) == 1 or is_transient(error):
+                raise
+            refused: MlflowException | None = None
+            for part in (entries[: len(entries) // 2], entries[len(entries) // 2 :]):
+                try:
+                    self._log_metrics(run_id, part)
+                except MlflowException as again:
+                    if is_transient(again):
+                        raise
+                    refused = again
+            if refused is not None:
+                raise refused from error
+
     def _open_run(self, item: Item) -> str:
-        if run_id := item.body.get("run_id"):
-            return run_id
+        if "run_id" in item.body:  # of a run that an earlier store had opened
+            return self._client.get_run(item.body["run_id"]).info.run_id
         tags = {key: _cut(value, _MAX_TAG) for key, value in item.body["tags"].items()}
         if parent := self._ids.get(item.body["parent"] or "") or item.body["parent_id"]:
             tags[PARENT] = parent
-        where = f"tags.`{KEY}` = '{quoted(tags[KEY])}'"
+        where = f"tags.`{KEY}` = {quoted(tags[KEY])}"
         found = self._client.search_runs([self.experiment_id], where, max_results=1)
         if found:
             run_id = found[0].info.run_id
@@ -200,7 +223,7 @@ class MlflowStore:
             self._client.log_artifacts(run_id, str(path), folder)
         else:
             self._client.log_artifact(run_id, str(path), body["folder"] or None)
-        shutil.rmtree(path.parent, ignore_errors=True)
+        _discard(path)
 
     def _send_model(self, run_id: str, body: dict[str, str]) -> None:
         if body["path"] not in self._models:
@@ -214,7 +237,7 @@ class MlflowStore:
         self._client.log_model_artifacts(model.model_id, body["path"])
         self._client.finalize_logged_model(model.model_id, "READY")
         self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
-        shutil.rmtree(Path(body["path"]).parent, ignore_errors=True)
+        _discard(Path(body["path"]))
 
     def _send_close(self, run_id: str, body: dict[str, Any]) -> None:
         self._client.set_terminated(run_id, status=body["status"], end_time=body["time"])
@@ -273,3 +296,10 @@ def _text(value: Any) -> str:
 
 def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit - 20]}... ({len(text)} long)"
+
+
+def _discard(staged: Path) -> None:
+    """Remove a staged copy, and the store's staging folder with the last of them."""
+    shutil.rmtree(staged.parent, ignore_errors=True)
+    with suppress(OSError):
+        staged.parent.parent.rmdir()

@@ -128,8 +128,10 @@ def is_transient(error: Exception) -> bool:
 
 
 def quoted(text: str) -> str:
-    """`text` for a single-quoted string of an MLflow filter, which knows no escapes."""
-    return text.replace("'", "_")
+    """`text` as a string of an MLflow filter, which knows two kinds of quotes and no escapes; with both, it finds
+    nothing."""
+    quote = '"' if "'" in text else "'"
+    return f"{quote}{text.replace(quote, '_')}{quote}"
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class MlflowReader:
 
     def runs(self, tags: Mapping[str, str] | None = None) -> list[RunRecord]:
         """The runs that have all these tag values, newest first."""
-        where = " and ".join(f"tags.`{key}` = '{quoted(value)}'" for key, value in (tags or {}).items())
+        where = " and ".join(f"tags.`{key}` = {quoted(value)}" for key, value in (tags or {}).items())
         records: list[RunRecord] = []
         token = None
         while True:

@@ -41,10 +41,16 @@ class Outbox:
     """Sends items from a thread of its own."""
 
     def __init__(
-        self, send: Callable[[list[Item]], None], is_transient: Callable[[Exception], bool], spill_folder: str
+        self,
+        send: Callable[[list[Item]], None],
+        is_transient: Callable[[Exception], bool],
+        spill_folder: str,
+        introduce: Callable[[str], Item],
     ) -> None:
         """`send` gets consecutive items of one kind and run and raises when they were not taken; `is_transient` tells
-        whether the same items may be taken later. `spill_folder` (made when needed) takes what never was."""
+        whether the same items may be taken later. `spill_folder` (made when needed) takes what never was, after an
+        item of kind "run" a run: its own one, or that which `introduce` makes from its name."""
+        self._introduce = introduce
         self._send, self._is_transient, self._spill_folder = send, is_transient, spill_folder
         self._items: deque[Item] = deque()
         self._rejected: list[Item] = []
@@ -84,7 +90,7 @@ class Outbox:
         if not left:
             return None
         try:
-            path = _spill(left, self._spill_folder)
+            path = _spill(left, self._spill_folder, self._introduce)
         except OSError as error:
             logger.error("%d tracked items were not sent and could not be kept: %s", len(left), error)
             return None
@@ -93,12 +99,13 @@ class Outbox:
 
     def _work(self) -> None:
         wait, away_since = _FIRST_WAIT_SECONDS, 0.0
+        alone = 0  # so many items go one by one: a batch of them was refused
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._items) or self._closing)
                 if not self._items or self._given_up:
                     return
-                batch = _head(self._items)
+                batch = _head(self._items, 1 if alone else _BATCH)
             try:
                 self._send(batch)
             except Exception as error:
@@ -112,31 +119,41 @@ class Outbox:
                         self._changed.wait_for(lambda: self._closing and not closing, wait)  # noqa: B023
                     wait = min(2 * wait, _LONGEST_WAIT_SECONDS if not self._closing else 1.0)
                     continue
+                if len(batch) > 1:
+                    alone = len(batch)
+                    continue
                 logger.warning("the tracking store refused %s of a run: %s", batch[0].kind, error)
                 self._rejected.extend(batch)
             if away_since:
                 logger.warning("the tracking store answers again after %.0f s", time.monotonic() - away_since)
-            wait, away_since = _FIRST_WAIT_SECONDS, 0.0
+            wait, away_since, alone = _FIRST_WAIT_SECONDS, 0.0, max(alone - 1, 0)
             with self._changed:
                 for _ in batch:
                     self._items.popleft()
                 self._changed.notify_all()
 
 
-def _head(items: Iterable[Item]) -> list[Item]:
+def _head(items: Iterable[Item], most: int) -> list[Item]:
     batch: list[Item] = []
     for item in items:
-        if batch and (item.kind != batch[0].kind or item.run != batch[0].run or len(batch) == _BATCH):
+        if batch and (item.kind != batch[0].kind or item.run != batch[0].run or len(batch) == most):
             break
         batch.append(item)
     return batch
 
 
-def _spill(items: list[Item], folder: str) -> Path:
+def _spill(items: list[Item], folder: str, introduce: Callable[[str], Item]) -> Path:
+    known: set[str] = set()
+    lines: list[Item] = []
+    for item in items:
+        if item.run not in known and item.kind != "run":
+            lines.append(introduce(item.run))
+        known.add(item.run)
+        lines.append(item)
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     path = place / f"unsent-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{time.monotonic_ns() % 10**6:06d}.jsonl"
-    path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items), encoding="utf-8")
+    path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in lines), encoding="utf-8")
     return path
 
 

@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stray.errors import InputError
+from stray.track.mlflow import MlflowStore
+from stray.track.mlflow_reader import MlflowReader
+from stray.track.tracker import Tracker
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store on a file, made once: its schema takes seconds."""
+    place = f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+    MlflowStore(place, "first").close()
+    return place
+
+
+@pytest.fixture
+def experiment(request: pytest.FixtureRequest) -> str:
+    return request.node.name
+
+
+def test_what_is_logged_can_be_read_back(uri: str, experiment: str, tmp_path: Path) -> None:
+    figure = tmp_path / "figure.png"
+    figure.write_bytes(b"dots")
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    (folder / "a.csv").write_text("1,2")
+    with MlflowStore(uri, experiment) as store:
+        parent = store.run("all cells", tags={"stray.kind": "experiment"})
+        cell = store.run("clip A 0", parent, {"stray.kind": "cell", "stray.method": "clip's"})
+        assert isinstance(cell, Tracker)
+        cell.params({"optim.lr": 3e-4, "seeds": [0, 1], "methods.clip.set": {"a": 1}, "none": None})
+        for epoch in range(3):
+            cell.metrics({"contrastive/loss": 3.0 - epoch, "eval/annotated/probe/recall/in situ": 0.5}, epoch)
+        cell.artifact(figure, "figures")
+        cell.artifact(folder)
+        figure.unlink()
+        cell.close()
+        parent.close("FAILED")
+        assert store.flush()
+        assert parent.run_id
+    reader = MlflowReader(uri, experiment)
+    (run,) = reader.runs({"stray.method": "clip's", "stray.kind": "cell"})
+    assert run.parent == parent.run_id
+    assert (run.name, run.status, run.run_id) == ("clip A 0", "FINISHED", cell.run_id)
+    assert run.params["optim.lr"] == "0.0003"
+    assert json.loads(run.params["seeds"]) == [0, 1]
+    assert json.loads(run.params["methods.clip.set"]) == {"a": 1}
+    assert reader.history(run.run_id, "contrastive/loss") == [(0, 3.0), (1, 2.0), (2, 1.0)]
+    found = reader.download(run.run_id, "figures", tmp_path)
+    assert found
+    assert (Path(found) / "figure.png").read_bytes() == b"dots"
+    assert reader.download(run.run_id, "tables", tmp_path)
+    assert reader.download(run.run_id, "absent.txt", tmp_path) is None
+    assert {one.name: one.status for one in reader.runs()} == {"clip A 0": "FINISHED", "all cells": "FAILED"}
+    assert not (Path(uri.removeprefix("sqlite:///")).parent / "mlflow-unsent").exists()
+
+
+def test_a_run_with_the_same_key_is_gone_on_with(uri: str, experiment: str, caplog: pytest.LogCaptureFixture) -> None:
+    with MlflowStore(uri, experiment) as store:
+        first = store.run("cell", tags={"stray.key": "abc'1"})
+        first.params({"epochs": 3})
+        first.metrics({"loss": 2.0}, 0)
+        first.close("FAILED")
+    with MlflowStore(uri, experiment) as store, caplog.at_level(logging.WARNING):
+        second = store.run("cell", tags={"stray.key": "abc'1", "stray.job": "j2"})
+        other = store.run("cell", tags={"stray.key": "abc'2"})
+        second.params({"epochs": 4, "seed": 0})
+        second.metrics({"loss": 1.0}, 1)
+        second.metrics({"loss": 5.0}, 0)
+        assert second.run_id == first.run_id != other.run_id
+        for run in (second, other):
+            run.close()
+    reader = MlflowReader(uri, experiment)
+    assert len(reader.runs()) == 2
+    assert first.run_id
+    run = reader.run(first.run_id)
+    assert run is not None
+    assert run.status == "FINISHED"
+    assert run.tags["stray.job"] == "j2"
+    assert run.params == {"epochs": "3", "seed": "0"}
+    assert any("epochs" in record.message for record in caplog.records)
+    assert reader.history(run.run_id, "loss") == [(0, 5.0), (1, 1.0)]
+
+
+def test_long_many_and_odd_values_arrive_whole(uri: str, experiment: str, tmp_path: Path) -> None:
+    long = "gene " * 4000
+    with MlflowStore(uri, experiment) as store:
+        run = store.run("cell", tags={"stray.note": "x" * 9000})
+        run.params({f"p.{index}": index for index in range(250)} | {"panel": long})
+        run.metrics({f"m/{index}": index / 7 for index in range(2500)} | {"nan": float("nan"), "inf": float("inf")})
+        assert store.flush()
+        run_id = run.run_id
+    reader = MlflowReader(uri, experiment)
+    assert run_id
+    record = reader.run(run_id)
+    assert record is not None
+    assert len(record.params) == 251
+    assert len(record.params["panel"]) <= 6000
+    found = reader.download(run_id, "long_params.json", tmp_path)
+    assert found
+    assert json.loads(Path(found).read_text())["panel"] == long
+    assert record.metrics["m/2499"] == pytest.approx(2499 / 7)
+    assert np.isnan(record.metrics["nan"])
+    assert record.metrics["inf"] > 1e300
+
+
+def test_a_metric_that_mlflow_refuses_costs_no_other(uri: str, experiment: str, tmp_path: Path) -> None:
+    store = MlflowStore(uri, experiment, unsent_folder=str(tmp_path / "unsent"))
+    run = store.run("cell")
+    run.metrics({"no(brackets)": 1.0})
+    run.params({"fine": 1})
+    run.metrics({"loss": 1.0, "also(not)": 3.0})
+    run.close()
+    kept = store.close()
+    assert kept is not None
+    assert "no(brackets)" in kept.read_text()
+    (record,) = MlflowReader(uri, experiment).runs()
+    assert record.metrics == {"loss": 1.0}
+    assert record.params == {"fine": "1"}
+    assert record.status == "FINISHED"
+
+
+def test_the_model_is_loaded_by_mlflow_alone(uri: str, experiment: str) -> None:
+    torch.manual_seed(0)
+    encoder = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+    )
+    example = np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32)
+    with MlflowStore(uri, experiment) as store:
+        run = store.run("cell")
+        with pytest.raises(ValueError, match="two items"):
+            run.model(encoder, example[:1])
+        run.model(encoder, example, "encoder")
+        assert encoder.training
+        run_id = run.run_id
+    images = np.random.default_rng(1).normal(size=(5, 3, 16, 16)).astype(np.float32)
+    script = f"""
+import sys, mlflow, numpy as np
+mlflow.set_tracking_uri({uri!r})
+images = np.random.default_rng(1).normal(size=(5, 3, 16, 16)).astype(np.float32)
+codes = mlflow.pyfunc.load_model("runs:/{run_id}/encoder").predict(images)
+assert not any(name.split(".")[0] == "stray" for name in sys.modules)
+print(",".join(repr(float(value)) for value in codes.ravel()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd="/",
+        env=os.environ | {"PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    with torch.no_grad():
+        expected = encoder.eval()(torch.from_numpy(images)).numpy()
+    assert np.array(done.stdout.strip().split(","), dtype=float).reshape(5, 4) == pytest.approx(expected, abs=1e-6)
+
+
+def test_several_processes_may_open_a_fresh_store_at_once(tmp_path: Path) -> None:
+    script = (
+        "import sys; from stray.track.mlflow import MlflowStore\n"
+        f"with MlflowStore('sqlite:///{tmp_path}/mlflow.db', 'shared') as store: store.run(sys.argv[1]).close()"
+    )
+    started = [subprocess.Popen([sys.executable, "-c", script, str(index)]) for index in range(2)]
+    assert [process.wait(120) for process in started] == [0, 0]
+    assert {run.name for run in MlflowReader(f"sqlite:///{tmp_path}/mlflow.db", "shared").runs()} == {"0", "1"}
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("mlruns", "no MLflow store"),
+        ("file:///tmp/mlruns", "no MLflow store"),
+        ("http://127.0.0.1:9", "cannot be opened"),
+    ],
+    ids=["a folder", "the file store that MLflow gave up", "a server that is not there"],
+)
+def test_a_wrong_address_is_said_before_anything_runs(address: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        MlflowStore(address, "any")
+
+
+def test_reading_what_is_not_there_says_what_is(uri: str, experiment: str, tmp_path: Path) -> None:
+    MlflowStore(uri, experiment).close()
+    with pytest.raises(InputError, match=experiment):
+        MlflowReader(uri, "no such experiment")
+    with pytest.raises(InputError, match="no such file"):
+        MlflowReader(f"sqlite:///{tmp_path}/mlflow.db", "any")
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_an_artifact_that_is_absent_is_said_at_once(uri: str, experiment: str, tmp_path: Path) -> None:
+    with MlflowStore(uri, experiment) as store, pytest.raises(FileNotFoundError):
+        store.run("cell").artifact(tmp_path / "absent.png")
+
+
+class Server:
+    """`mlflow server` on loopback, killed with everything that it starts."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        place = [
+            "--backend-store-uri",
+            f"sqlite:///{self._folder}/mlflow.db",
+            "--artifacts-destination",
+            str(self._folder),
+        ]
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), *place]
+        with open(self._folder / "server.log", "ab") as log:
+            self._process = subprocess.Popen(
+                [*command, "--workers", "1"], stdout=log, stderr=log, cwd=self._folder, start_new_session=True
+            )
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
+                    return
+            except OSError:
+                time.sleep(0.3)
+        raise TimeoutError((self._folder / "server.log").read_text())
+
+    def kill(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.kill()
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_delays_metrics_and_loses_none(server: Server, tmp_path: Path) -> None:
+    figure = tmp_path / "figure.png"
+    figure.write_bytes(b"dots")
+    store = MlflowStore(server.uri, "cohort", unsent_folder=str(tmp_path / "unsent"), close_seconds=3)
+    parent = store.run("parent")
+    parent.metrics({"loss": 9.0}, 0)
+    assert store.flush()
+    server.kill()
+
+    start = time.monotonic()
+    late = store.run("late", parent, {"stray.key": "late"})  # opened while nobody answers
+    for epoch in range(50):
+        parent.metrics({"loss": 1.0 / (epoch + 1)}, epoch + 1)
+        late.metrics({"loss": float(epoch)}, epoch)
+    late.artifact(figure)
+    assert time.monotonic() - start < 1.0
+    assert not store.flush(2)
+    server.start()
+    assert store.flush(90)
+    assert late.run_id
+
+    reader = MlflowReader(server.uri, "cohort")
+    assert [value for _, value in reader.history(late.run_id, "loss")] == [float(epoch) for epoch in range(50)]
+    run = reader.run(late.run_id)
+    assert run is not None
+    assert run.parent == parent.run_id
+    assert reader.download(late.run_id, "figure.png", tmp_path / "fetched")
+
+    server.kill()
+    late.metrics({"loss": -1.0}, 50)
+    late.artifact(figure, "again")
+    late.close()
+    start = time.monotonic()
+    kept = store.close()
+    assert time.monotonic() - start < 30
+    assert kept is not None
+
+    server.start()
+    with MlflowStore(server.uri, "cohort", unsent_folder=str(tmp_path / "unsent2")) as second:
+        second.replay(kept)
+        assert second.flush()
+    assert reader.history(late.run_id, "loss")[-1] == (50, -1.0)
+    assert reader.download(late.run_id, "again", tmp_path / "fetched2")
+    run = reader.run(late.run_id)
+    assert run is not None
+    assert run.status == "FINISHED"

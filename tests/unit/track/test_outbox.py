@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from stray.track.outbox import Item, Outbox, read_spill
+
+
+class Away(Exception):
+    """The other side does not answer."""
+
+
+class Wrong(Exception):
+    """The other side refuses."""
+
+
+class Desk:
+    """The other side of an outbox: takes items while it is open."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.open.set()
+        self.taken: list[Item] = []
+        self.batches: list[int] = []
+        self.knocks = 0
+
+    def take(self, items: list[Item]) -> None:
+        self.knocks += 1
+        if not self.open.is_set():
+            raise Away("nobody there")
+        if any(item.body.get("wrong") for item in items):
+            raise Wrong("not like this")
+        self.taken += items
+        self.batches.append(len(items))
+
+
+def outbox(desk: Desk, folder: Path) -> Outbox:
+    return Outbox(desk.take, lambda error: isinstance(error, Away), str(folder), lambda run: Item("run", run, {}))
+
+
+def items(count: int, run: str = "r", kind: str = "metrics") -> list[Item]:
+    return [Item(kind, run, {"value": index}) for index in range(count)]
+
+
+def test_items_arrive_in_order_and_alike_ones_together(tmp_path: Path) -> None:
+    desk = Desk()
+    desk.open.clear()
+    box = outbox(desk, tmp_path)
+    sent = [*items(50), *items(1, kind="params"), *items(50, run="other"), *items(5)]
+    for item in sent:
+        box.put(item)
+    desk.open.set()
+    assert box.flush(10)
+    assert desk.taken == sent
+    assert desk.batches == [50, 1, 50, 5]
+    assert box.close(1) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_absent_other_side_delays_but_stops_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk()
+    desk.open.clear()
+    box = outbox(desk, tmp_path)
+    with caplog.at_level(logging.WARNING):
+        start = time.monotonic()
+        for item in items(500):
+            box.put(item)
+        assert time.monotonic() - start < 0.5
+        assert not box.flush(0.8)
+        assert desk.taken == []
+        assert 1 <= desk.knocks <= 3
+        desk.open.set()
+        assert box.flush(10)
+    assert desk.taken == items(500)
+    assert caplog.records[0].message.startswith("the tracking store does not answer")
+    assert caplog.records[-1].message.startswith("the tracking store answers again")
+    box.close(1)
+
+
+def test_what_is_unsent_at_the_end_is_kept_and_can_be_sent_later(tmp_path: Path) -> None:
+    desk = Desk()
+    desk.open.clear()
+    box = outbox(desk, tmp_path / "unsent")
+    for item in items(30):
+        box.put(item)
+    start = time.monotonic()
+    kept = box.close(1.0)
+    assert time.monotonic() - start < 3
+    assert kept is not None
+    assert read_spill(kept) == [Item("run", "r", {}), *items(30)]
+    assert box.close(1.0) is None
+    with pytest.raises(RuntimeError, match="closed"):
+        box.put(items(1)[0])
+    knocks = desk.knocks
+    desk.open.set()
+    time.sleep(1.5)
+    assert desk.taken == []
+    assert desk.knocks <= knocks + 1
+
+
+def test_closing_waits_for_one_who_comes_back_in_time(tmp_path: Path) -> None:
+    desk = Desk()
+    desk.open.clear()
+    box = outbox(desk, tmp_path)
+    for item in items(3):
+        box.put(item)
+    threading.Timer(0.7, desk.open.set).start()
+    assert box.close(10) is None
+    assert desk.taken == items(3)
+
+
+def test_what_is_refused_holds_nothing_up_and_is_kept(tmp_path: Path) -> None:
+    desk = Desk()
+    box = outbox(desk, tmp_path)
+    wrong = Item("params", "r", {"wrong": True})
+    desk.open.clear()
+    fine = items(9, kind="params")
+    for item in [*fine[:4], wrong, *fine[4:]]:
+        box.put(item)
+    desk.open.set()
+    assert box.flush(10)
+    assert desk.taken == fine
+    kept = box.close(1)
+    assert kept is not None
+    assert read_spill(kept) == [Item("run", "r", {}), wrong]
+
+
+def test_a_file_that_is_no_list_of_items_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "notes.jsonl"
+    file.write_text('{"kind": "metrics", "run": "r", "body": {}}\n{"a": 1}\n')
+    with pytest.raises(ValueError, match="line 2"):
+        read_spill(file)
