@@ -47,7 +47,7 @@ def build_dataset(
     """
     tell = on_event or (lambda event: None)
     out = storage.absolute(out)
-    _check_output(out)
+    check_output(out)
     plan = make_plan(config)
     tell(
         {
@@ -128,8 +128,8 @@ def _section_event(outcome: SectionOutcome, done: int, total: int) -> dict:
     }
 
 
-def _check_output(out: str) -> None:
-    """Refuse, before anything is read, a place that cannot be written or that holds something else."""
+def check_output(out: str) -> None:
+    """Raise InputError where `out` cannot be written or holds something else; before anything is read."""
     filesystem, inner = storage.resolve(out)
     try:
         info = filesystem.get_file_info(inner)
@@ -174,7 +174,8 @@ def _remove_manifest(out: str) -> None:
 
 def _remove_strangers(files: set[str], out: str) -> None:
     """Delete spot files of sections that are no longer of the cohort: whoever reads the folder would mix them in."""
-    filesystem, inner = storage.resolve(out)
-    for info in filesystem.get_file_info(fs.FileSelector(f"{inner}/spots", recursive=True)):
-        if info.type == fs.FileType.File and info.path.removeprefix(f"{inner}/") not in files:
+    filesystem, folder = storage.resolve(storage.join(out, "spots"))
+    wanted = {storage.resolve(storage.join(out, file))[1] for file in files}
+    for info in filesystem.get_file_info(fs.FileSelector(folder, recursive=True)):
+        if info.type == fs.FileType.File and info.path not in wanted:
             filesystem.delete_file(info.path)

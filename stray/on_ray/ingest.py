@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import ray
 
-from stray.cohort.build import build_dataset
+from stray.cohort.build import build_dataset, check_output
 from stray.cohort.manifest import Manifest
 from stray.cohort.sources import SectionTask
 from stray.cohort.write import SectionOutcome, run_task
@@ -25,6 +25,7 @@ def ingest(config: IngestConfig, out: str, *, on_event: Callable[[dict], None] |
     Connects to Ray if the process has not. Run again after a failure or a kill it keeps the sections that stand.
     `on_event` hears what `stray.cohort.build.build_dataset` tells. Raises InputError with the problems of all sections.
     """
+    check_output(out)
     session.start()
     check_paths_visible(Recipe(output=out))
     return build_dataset(config, out, run_tasks=_run_on_cluster, on_event=on_event)

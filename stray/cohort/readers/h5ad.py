@@ -209,6 +209,10 @@ def _sections_of(path: Path) -> dict[str, _Place]:
                 "add it: folds hold out whole patients, never spots",
             )
         )
+    empty = [key for key in ("patient", "section") if key in obs and obs[key].isna().any()]
+    if empty:
+        what = f"has spots without a value in the obs columns {', '.join(empty)}"
+        raise InputError(Problem(str(path), what, "fill them, or leave these spots out"))
     if "section" in obs:
         names = obs["section"].astype(str).to_numpy(dtype=object)
     else:
@@ -228,15 +232,15 @@ def _sections_of(path: Path) -> dict[str, _Place]:
 def _array_position(obs: pd.DataFrame, spots: tuple[str, ...]) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Rows and columns on the array: from obs, or from spot names such as 22x12 (column x row)."""
     if "array_row" in obs and "array_col" in obs:
-        return obs["array_row"].to_numpy(np.int32), obs["array_col"].to_numpy(np.int32)
+        row, col = (pd.to_numeric(obs[key], errors="coerce").to_numpy(float) for key in ("array_row", "array_col"))
+        known = bool(np.isfinite(row).all() and np.isfinite(col).all())
+        return (row.astype(np.int32), col.astype(np.int32)) if known else (None, None)
     matches = [_ARRAY_NAME.fullmatch(spot) for spot in spots]
-    known = [match for match in matches if match is not None]
-    if not known or len(known) < len(matches):
+    pairs = [(int(match.group(2)), int(match.group(1))) for match in matches if match is not None]
+    if not pairs or len(pairs) < len(matches):
         return None, None
-    return (
-        np.array([int(match.group(2)) for match in known], dtype=np.int32),
-        np.array([int(match.group(1)) for match in known], dtype=np.int32),
-    )
+    positions = np.array(pairs, dtype=np.int32)
+    return positions[:, 0], positions[:, 1]
 
 
 def _labels(obs: pd.DataFrame) -> np.ndarray | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,7 @@ class Her2stReader:
         try:
             with gzip.open(path, "rt", encoding="utf-8") as lines:
                 header = lines.readline().rstrip("\r\n").split("\t")
-        except (OSError, EOFError, UnicodeDecodeError) as error:
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
             raise unreadable(path, error) from error
         return Genes(symbols=tuple(header[1:]))
 
@@ -216,7 +217,7 @@ class Her2stReader:
         path = self._file("ST-cnts", name)
         try:
             table = pd.read_csv(path, sep="\t", index_col=0)
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, zlib.error, ValueError) as error:
             raise unreadable(path, error) from error
         words = [str(column) for column, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
         if words:

@@ -35,7 +35,7 @@ def path(source: Path, tmp_path: Path) -> str:
 
 
 def test_the_files_follow_the_contract(path: str) -> None:
-    table = pq.read_table(f"{path}/spots/A/A1/part-00000.parquet", partitioning=None)
+    table = pq.ParquetFile(f"{path}/spots/A/A1/part-00000.parquet").read()
     assert table.schema.equals(SPOTS)
     assert table["spot_id"][0].as_py() == "A1_1x1"
     assert table["array_row"].to_pylist()[:2] == [1, 1]
@@ -44,7 +44,7 @@ def test_the_files_follow_the_contract(path: str) -> None:
     genes = pq.read_table(f"{path}/genes.parquet")
     assert genes["symbol"].to_pylist() == ["ACTB", "CD3E", "ERBB2", "MKI67", "VIM"]
     assert genes["n_sections"].to_pylist() == [2, 2, 1, 1, 1]
-    without = pq.read_table(f"{path}/spots/B/B1/part-00000.parquet", partitioning=None)
+    without = pq.ParquetFile(f"{path}/spots/B/B1/part-00000.parquet").read()
     assert without["image"].null_count == without["tissue_fraction"].null_count == without["label"].null_count == 25
 
 
@@ -96,7 +96,7 @@ def test_rows_span_row_groups(source: Path, tmp_path: Path, monkeypatch: pytest.
     build_dataset(config_of(source), str(tmp_path / "pieces"))
     pieces = PairedDataset.open(str(tmp_path / "pieces"))
     assert pq.ParquetFile(pieces.files()[0]).num_row_groups == 4
-    assert (counts != pieces.counts(rows)).nnz == 0
+    np.testing.assert_array_equal(counts.toarray(), pieces.counts(rows).toarray())
     np.testing.assert_array_equal(patches, pieces.patches(rows))
     assert whole.spots().label.tolist() == pieces.spots().label.tolist()
 

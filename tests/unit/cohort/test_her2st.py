@@ -127,7 +127,13 @@ def test_faulty_files_are_refused(tmp_path: Path) -> None:
     picture_path(tmp_path, "A1").symlink_to(tmp_path / "annex/HE.jpg")
     with pytest.raises(InputError, match="the link leads nowhere"):
         source.read("A1")
-    (tmp_path / "data/ST-cnts/A1.tsv.gz").write_bytes(b"no gzip")
+    counts = tmp_path / "data/ST-cnts/A1.tsv.gz"
+    packed = bytearray(counts.read_bytes())
+    packed[40:60] = bytes(20)
+    counts.write_bytes(packed)
+    with pytest.raises(InputError, match=r"A1\.tsv\.gz: cannot be read"):
+        source.read("A1")
+    counts.write_bytes(b"no gzip")
     with pytest.raises(InputError, match=r"A1\.tsv\.gz: cannot be read"):
         source.genes("A1")
     (tmp_path / "data/ST-spotfiles/A1_selection.tsv").unlink()
