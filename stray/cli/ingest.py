@@ -19,13 +19,14 @@ Run again after a failure, or with another section added: sections that stand an
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 from stray import storage
 from stray.cli.console import Progress, plain, say
 from stray.cohort.section import plural
 from stray.config import IngestConfig
+from stray.config.ingest import SyntheticSourceConfig
 from stray.errors import InputError, Problem, raise_if_any
 from stray.recipe import apply, load_recipe
 from stray.recipe.files import parse
@@ -38,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "out", metavar="OUT", help="path or URI of the dataset's folder: a new one, or one to go on with"
     )
+    keys = [field.name for field in fields(SyntheticSourceConfig) if field.name != "kind"]
     sources = parser.add_argument_group("sources, of which there may be several")
     sources.add_argument("--her2st", metavar="PATH", action="append", default=[], help="HER2ST's repository")
     sources.add_argument(
@@ -52,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE,...",
         nargs="?",
         const="",
-        help="a cohort that is drawn; keys: seed, patients, sections_per_patient, spots_per_section, genes, patch_px",
+        help=f"a cohort that is drawn; keys: {', '.join(keys)}",
     )
     sources.add_argument("--recipe", metavar="RECIPE", help="a recipe whose `ingest` section is taken; flags add to it")
     choices = parser.add_argument_group("what is made of them")
