@@ -163,7 +163,9 @@ def _tune(recipe: Recipe, shared: _Shared, folder: str, name: str) -> tune.Resul
     # Tune and its callbacks print tables of their own otherwise.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     place = storage.join(folder, name)
-    trainable = tune.with_resources(tune.with_parameters(_trial, shared=shared), {"CPU": 0})
+    # A trial's driver must hold no CPU that its workers wait for, and a request may not be empty: a sliver of the head node,
+    # which is also the node that is not taken away.
+    trainable = tune.with_resources(tune.with_parameters(_trial, shared=shared), {"node:__internal_head__": 0.001})
     if Tuner.can_restore(place):
         return Tuner.restore(place, trainable=trainable, resume_errored=True).fit()
     config = recipe.search

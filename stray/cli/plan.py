@@ -1,0 +1,59 @@
+"""What `stray train --plan` prints: the cells of a recipe and an estimate of their time. Nothing is started."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from stray import storage
+from stray.cli.console import say, stdout
+from stray.cohort.dataset import PairedDataset
+from stray.cohort.split import folds
+from stray.config import Recipe
+from stray.train.estimate import Estimator
+from stray.train.grid import fold_title, grid
+from stray.train.stages import GeneStage
+
+
+def show_plan(recipe: Recipe) -> None:
+    """Print a row a cell, and the sum. Raises InputError as the training would."""
+    dataset = PairedDataset.open(recipe.dataset)
+    root = storage.join(storage.absolute(recipe.output), recipe.name)
+    groups = grid(recipe, dataset, folds(dataset.spots(), recipe.folds, recipe.eval), root)
+    estimator = Estimator(dataset.manifest.patch.size_px, dataset.manifest.n_genes)
+    table = Table(title=f"{recipe.name}: {sum(len(g.cells) for g in groups)} cells", title_justify="left")
+    for name in ("fold", "seed", "method", "gene stage", "contrastive stage"):
+        table.add_column(name)
+    table.add_column("time", justify="right")
+    for group in groups:
+        pending = {stage.key: stage for stage in group.stages()}
+        for cell in group.cells:
+            # A stage that several cells share is counted at the first.
+            gene = pending.pop(cell.image.gene.key, None) if cell.image.needs_codes else None
+            image = pending.pop(cell.image.key, None)
+            seconds = sum(estimator.stage(stage) for stage in (gene, image) if stage is not None)
+            gene_text = "-" if not cell.image.needs_codes else _work(gene) if gene else "shared or done"
+            image_text = "done" if cell.image.folder.is_done() else _work(image) if image else "shared"
+            table.add_row(
+                fold_title(cell.fold), str(cell.seed), cell.method, gene_text, image_text, duration(seconds) if seconds else "-"
+            )
+        table.add_section()
+    stdout.print(table)
+    say(
+        f"about {duration(estimator.total(groups))} on one process of this machine, starts of worker groups included; "
+        "estimated from two steps of each stage, timed here just now. Nothing was started."
+    )
+
+
+def _work(stage) -> str:
+    if isinstance(stage, GeneStage):
+        return f"{len(stage.rows):,} spots x {stage.config.epochs} epochs"
+    return f"{len(stage.rows):,} spots x {stage.config.epochs} epochs" if stage.train else "embedding only"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

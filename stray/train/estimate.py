@@ -1,0 +1,90 @@
+"""How long an experiment would take here: a few steps of each stage, timed on random numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from stray.cohort.fragments import CountBlock, PatchBlock, compact
+from stray.config import ContrastiveConfig, GeneConfig
+from stray.noise import Noise
+from stray.train.blocks import Counts, Patches
+from stray.train.contrastive_task import ContrastiveTask
+from stray.train.gene_task import GeneTask
+from stray.train.grid import Group
+from stray.train.results import digest
+from stray.train.stages import GeneStage, Stage
+from stray.train.state import TrainState, build_optimizer
+from stray.train.task import Task
+from stray.train.update import update
+
+GROUP_S = 15.0
+"""Seconds that a group of workers takes to start, as measured on two cores."""
+
+
+class Estimator:
+    """Seconds of a stage on this machine, as one process; steps are timed once for each kind of stage."""
+
+    def __init__(self, patch_px: int, n_genes: int) -> None:
+        """Size of the patches and the largest panel that the cohort allows."""
+        self._patch_px, self._n_genes = patch_px, n_genes
+        self._rates: dict[str, float] = {}
+
+    def stage(self, stage: Stage) -> float:
+        """Seconds of a stage."""
+        if isinstance(stage, GeneStage):
+            return len(stage.rows) * stage.config.epochs / self._rate(stage.config)
+        embedding = len(stage.embed_rows) / (3 * self._rate(stage.config))  # forward alone is a third of a step
+        return embedding + (len(stage.rows) * stage.config.epochs / self._rate(stage.config) if stage.train else 0.0)
+
+    def group(self, group: Group) -> float:
+        """Seconds of a group's pending stages, its start included; 0 where nothing is left to do."""
+        stages = group.stages()
+        return GROUP_S + sum(map(self.stage, stages)) if stages else 0.0
+
+    def total(self, groups: Sequence[Group]) -> float:
+        """Seconds of an experiment."""
+        return sum(map(self.group, groups))
+
+    def _rate(self, config: GeneConfig | ContrastiveConfig) -> float:
+        key = digest(config)
+        if key not in self._rates:
+            task = self._gene_task(config) if isinstance(config, GeneConfig) else self._image_task(config)
+            self._rates[key] = config.batch_size / _seconds_per_step(task, config)
+        return self._rates[key]
+
+    def _counts(self, n: int, n_genes: int) -> Counts:
+        import scipy.sparse as sp
+
+        counts = sp.random(n, n_genes, density=0.1, format="csr", random_state=0)
+        counts.data = np.ceil(counts.data * 10)
+        return Counts([CountBlock(np.arange(n), compact(counts))], np.arange(n))
+
+    def _gene_task(self, config: GeneConfig) -> Task:
+        n = 2 * config.batch_size
+        genes = min(config.panel.n_genes, self._n_genes) if config.panel.kind != "all" else self._n_genes
+        return GeneTask(config, self._counts(n, genes), np.array(["a"] * n), seed=0, device=torch.device("cpu"))
+
+    def _image_task(self, config: ContrastiveConfig) -> Task:
+        n = config.batch_size
+        pixels = np.zeros((n, self._patch_px, self._patch_px, 3), dtype=np.uint8)
+        patches = Patches([PatchBlock(np.arange(n), pixels)], np.arange(n))
+        genes = torch.randn(n, 10) if config.gene_tower.kind == "frozen" else self._counts(n, min(1000, self._n_genes))
+        return ContrastiveTask(config, patches, genes, seed=0, device=torch.device("cpu"))
+
+
+def _seconds_per_step(task: Task, config: GeneConfig | ContrastiveConfig) -> float:
+    state = TrainState(task.module, build_optimizer(task.module, config.optim))
+    count = len(task.plan.batches(0)[0])
+    noise = Noise.of_rank(0, 0, 0, count)
+    step: Callable[[], object] = lambda: update(  # noqa: E731
+        state, task.step(task.gather(np.arange(count), noise), noise), config.optim.lr, None
+    )
+    task.module.train()
+    step()  # the first step allocates
+    start = time.perf_counter()
+    step()
+    return (time.perf_counter() - start) * config.batch_size / count

@@ -1,0 +1,145 @@
+"""What several gloo processes compute equals what one process computes on the whole batch, in value and in gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stray.collective import all_sum, gather_rows, share, world_size
+from stray.config import AugmentConfig, GeneConfig, LossesConfig, ScviConfig
+from stray.losses.gather import gather
+from stray.losses.mixture import mixture
+from stray.models.gene_vae import GeneVae
+from stray.models.norm import globalise
+from stray.noise import Noise
+from stray.train.augment import augment
+from tests.distributed.gloo import Job, run_on
+
+COUNT, DIM = 7, 5  # an odd count: two workers hold four and three rows
+
+
+def clip_gradients(count: int) -> dict[str, np.ndarray]:
+    """The summed loss and the gradients of both towers and of the temperature; every rank builds the same weights."""
+    torch.manual_seed(0)
+    image_N, gene_N = torch.randn(count, 6).double(), torch.randn(count, 4).double()
+    image_tower, gene_tower = torch.nn.Linear(6, DIM).double(), torch.nn.Linear(4, DIM).double()
+    log_scale = torch.nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+    rows = share(count)
+    codes = gather(
+        F.normalize(image_tower(image_N[rows]), dim=-1), F.normalize(gene_tower(gene_N[rows]), dim=-1), count
+    )
+    loss, _ = mixture(LossesConfig(), codes, log_scale.exp())
+    loss.backward()
+    found = {"loss": all_sum(loss.detach())}
+    for name, parameter in {
+        "image": image_tower.weight,
+        "image bias": image_tower.bias,
+        "gene": gene_tower.weight,
+        "scale": log_scale,
+    }.items():
+        assert parameter.grad is not None
+        found[name] = all_sum(parameter.grad)
+    return {name: value.numpy() for name, value in found.items()}
+
+
+def reference_clip(image_N: Tensor, gene_N: Tensor, scale: float) -> Tensor:
+    """The formula of the paper, written once more without any library."""
+    logits = scale * image_N @ gene_N.T
+    to_gene = -(logits.diag() - logits.logsumexp(dim=1)).mean()
+    to_image = -(logits.diag() - logits.logsumexp(dim=0)).mean()
+    return (to_gene + to_image) / 2
+
+
+def test_clip_loss_is_the_published_formula() -> None:
+    image, gene = (F.normalize(torch.randn(9, 4, dtype=torch.float64), dim=-1) for _ in range(2))
+    loss, _ = mixture(LossesConfig(), gather(image, gene, 9), torch.tensor(3.0, dtype=torch.float64))
+    torch.testing.assert_close(loss, reference_clip(image, gene, 3.0), rtol=0, atol=1e-12)
+
+
+def gene_step() -> dict[str, np.ndarray]:
+    """Gradients of one step of scVI with dropout, latent noise and batch norm, and the running statistics after it."""
+    torch.manual_seed(0)
+    model = GeneVae(ScviConfig(n_latent=3, n_hidden=8, n_layers=2), n_genes=11, n_batches=2).double().train()
+    x_NG = torch.poisson(torch.full((COUNT, 11), 3.0)).double()
+    batch_N = torch.arange(COUNT) % 2
+    noise = Noise.of_rank(0, 1, 2, COUNT)
+    terms = model.loss(x_NG[noise.rows], batch_N[noise.rows], noise)
+    (terms.reconstruction_n.sum() + 0.3 * terms.kl_n.sum()).div(COUNT).backward()
+    found = {n: all_sum(p.grad) for n, p in model.named_parameters() if p.grad is not None}
+    found |= {n: b for n, b in model.named_buffers() if b.dtype == torch.float64}
+    return {name: value.numpy() for name, value in found.items()}
+
+
+def convolution_step() -> dict[str, np.ndarray]:
+    """A small convolutional net with batch norm in train mode, over an augmented batch."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 2)
+    )
+    net = globalise(net).double().train()
+    patches = torch.randint(0, 256, (COUNT, 3, 8, 8), dtype=torch.uint8)
+    noise = Noise.of_rank(3, 1, 0, COUNT)
+    x = augment(patches[noise.rows], AugmentConfig(), noise).double()
+    net(x).square().sum().backward()
+    found = {n: all_sum(p.grad) for n, p in net.named_parameters() if p.grad is not None}
+    found |= {n: b for n, b in net.named_buffers() if b.dtype == torch.float64}
+    return {name: value.numpy() for name, value in found.items()}
+
+
+def gathered() -> tuple[int, np.ndarray]:
+    local = torch.arange(COUNT, dtype=torch.float64)[share(COUNT)].reshape(-1, 1)
+    return world_size(), gather_rows(local, COUNT).numpy()
+
+
+JOBS: dict[str, Job] = {
+    "clip, uneven shares": (clip_gradients, (7,)),
+    "clip, even shares": (clip_gradients, (8,)),
+    "clip, fewer spots than workers": (clip_gradients, (3,)),
+    "scVI with dropout, latent noise and batch norm": (gene_step, ()),
+    "augmented convolutions with batch norm in train mode": (convolution_step, ()),
+    "gather": (gathered, ()),
+}
+
+
+@pytest.fixture(scope="module")
+def on_one() -> dict[str, Any]:
+    return {name: found[0] for name, found in run_on(1, JOBS).items()}
+
+
+@pytest.fixture(scope="module", params=[2, 4], ids=["two workers", "four workers"])
+def on_many(request: pytest.FixtureRequest) -> dict[str, list[Any]]:
+    return run_on(request.param, JOBS)
+
+
+@pytest.mark.parametrize("name", [name for name in JOBS if name != "gather"])
+def test_gradients_equal_those_of_one_process_on_the_whole_batch(
+    name: str, on_one: dict[str, Any], on_many: dict[str, list[Any]]
+) -> None:
+    whole = on_one[name]
+    assert max(np.abs(value).max() for value in whole.values()) > 1e-3
+    for found in on_many[name]:
+        assert found.keys() == whole.keys()
+        for parameter, value in whole.items():
+            np.testing.assert_allclose(found[parameter], value, rtol=1e-10, atol=1e-10, err_msg=parameter)
+
+
+def test_gathered_rows_stand_in_the_order_of_the_global_batch(on_many: dict[str, list[Any]]) -> None:
+    for size, rows in on_many["gather"]:
+        assert size == len(on_many["gather"])
+        np.testing.assert_array_equal(rows.ravel(), np.arange(COUNT))
+
+
+def test_gather_refuses_rows_that_are_not_the_ranks_share() -> None:
+    with pytest.raises(ValueError, match="its share of 7 is 7"):
+        gather_rows(torch.zeros(3, 2), 7)
+
+
+def test_default_gene_config_has_the_values_of_scvi_tools() -> None:
+    config = GeneConfig()
+    assert (config.optim.lr, config.optim.eps, config.optim.weight_decay) == (1e-3, 0.01, 1e-6)
+    assert (config.model.n_hidden, config.model.n_latent, config.model.n_layers, config.batch_size) == (128, 10, 1, 128)

@@ -1,0 +1,194 @@
+"""The stages without Ray: the same loop, one process, a real small cohort."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stray.cohort.dataset import PairedDataset
+from stray.cohort.panel import fit_panel
+from stray.config import Recipe
+from stray.errors import InputError
+from stray.recipe import apply
+from stray.track.tracker import MemoryTracker
+from stray.train.grid import Cell
+from stray.train.local_data import LocalData
+from stray.train.stages import GeneStage, run_stage
+from stray.train.worker import LocalWorker
+from tests.small_cohort import small_cell, small_dataset, small_recipe
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cohort")
+
+
+@pytest.fixture(scope="module")
+def dataset(folder: Path) -> PairedDataset:
+    return small_dataset(folder)
+
+
+@pytest.fixture
+def recipe(folder: Path) -> Recipe:
+    return apply(small_recipe(folder), {"gene.epochs": 4, "contrastive.epochs": 3})
+
+
+def prepared(recipe: Recipe, dataset: PairedDataset, root: Path, *, train: bool = True) -> Cell:
+    """A cell whose panel is fitted."""
+    made = small_cell(recipe, dataset, root=str(root), train=train)
+    gene = made.image.gene
+    Path(gene.panel_path).parent.mkdir(parents=True, exist_ok=True)
+    Path(gene.panel_path).write_text(fit_panel(dataset, made.fold.train, gene.config.panel).to_json())
+    return made
+
+
+def losses(tracker: MemoryTracker, prefix: str) -> list[float]:
+    return [value for _, value in tracker.series(f"{prefix}/step_loss")]
+
+
+def test_two_runs_with_one_seed_give_the_same_loss_at_every_step_and_the_same_weights(
+    recipe: Recipe, dataset: PairedDataset, tmp_path: Path
+) -> None:
+    found = []
+    for name in ("first", "second"):
+        made, tracker = prepared(recipe, dataset, tmp_path / name), MemoryTracker()
+        for stage in (made.image.gene, made.image):
+            run_stage(stage, LocalData(dataset), LocalWorker(), tracker)
+        found.append((losses(tracker, "gene"), losses(tracker, "contrastive"), made.image.folder))
+    assert found[0][:2] == found[1][:2]
+    assert len(found[0][0]) == 4 * 3
+    assert len(found[0][1]) == 3 * 2
+    weights = [folder.read_weights("encoder.pt") for _, _, folder in found]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+class Interrupted(Exception):
+    pass
+
+
+class FailingWorker(LocalWorker):
+    """Ends with an error right after a checkpoint."""
+
+    def __init__(self, checkpoint: Path, after: int) -> None:
+        super().__init__(checkpoint)
+        self._after = after
+
+    def report(self, metrics, state) -> None:
+        super().report(metrics, state)
+        if metrics["epoch"] == self._after:
+            raise Interrupted
+
+
+@pytest.mark.parametrize("which", ["gene", "contrastive"])
+def test_an_interrupted_stage_goes_on_from_its_checkpoint_to_the_same_weights(
+    which: str, recipe: Recipe, dataset: PairedDataset, tmp_path: Path
+) -> None:
+    whole, broken = prepared(recipe, dataset, tmp_path / "whole"), prepared(recipe, dataset, tmp_path / "broken")
+    data, name = LocalData(dataset), "weights.pt" if which == "gene" else "encoder.pt"
+    for made in (whole, broken):
+        if which == "contrastive":
+            run_stage(made.image.gene, data, LocalWorker(), MemoryTracker())
+    stages = [made.image.gene if which == "gene" else made.image for made in (whole, broken)]
+    run_stage(stages[0], data, LocalWorker(), MemoryTracker())
+    with pytest.raises(Interrupted):
+        run_stage(stages[1], data, FailingWorker(tmp_path / "state.pt", after=2), MemoryTracker())
+    assert not stages[1].folder.is_done()
+    tracker = MemoryTracker()
+    run_stage(stages[1], data, LocalWorker(tmp_path / "state.pt"), tracker)
+    assert [step for step, _ in tracker.series(f"{which}/loss")][0] == 3
+    expected, found = (stage.folder.read_weights(name) for stage in stages)
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_a_finished_stage_is_not_run_again(recipe: Recipe, dataset: PairedDataset, tmp_path: Path) -> None:
+    made = prepared(recipe, dataset, tmp_path)
+    run_stage(made.image.gene, LocalData(dataset), LocalWorker(), MemoryTracker())
+    tracker = MemoryTracker()
+    run_stage(made.image.gene, LocalData(dataset), LocalWorker(), tracker)
+    assert tracker.history == []
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_leaves_the_last_checkpoint(
+    recipe: Recipe, dataset: PairedDataset, tmp_path: Path
+) -> None:
+    wild = apply(recipe, {"gene.optim.lr": 1e18, "gene.optim.eps": 1e-12})
+    made, worker = prepared(wild, dataset, tmp_path), LocalWorker(tmp_path / "state.pt")
+    with pytest.raises(FloatingPointError, match=r"gene epoch 0, step \d: loss"):
+        run_stage(made.image.gene, LocalData(dataset), worker, MemoryTracker())
+    assert worker.restore() is None
+    assert not made.image.gene.folder.is_done()
+
+
+def test_epochs_report_what_a_person_wants_to_see(recipe: Recipe, dataset: PairedDataset, tmp_path: Path) -> None:
+    made, tracker = prepared(recipe, dataset, tmp_path), MemoryTracker()
+    for stage in (made.image.gene, made.image):
+        run_stage(stage, LocalData(dataset), LocalWorker(), tracker)
+    for prefix in ("gene", "contrastive"):
+        for name in ("loss", "learning_rate", "spots_per_second", "waiting_for_data_share", "gradient_norm"):
+            assert len(tracker.series(f"{prefix}/{name}")) > 0, name
+    elbo = tracker.series("gene/validation_elbo")
+    assert elbo[-1][1] > elbo[0][1]
+    assert tracker.series("contrastive/chance_loss")[0][1] == pytest.approx(np.log(32))
+
+
+def test_nothing_that_is_fitted_depends_on_the_held_out_patient(folder: Path, dataset: PairedDataset, tmp_path: Path) -> None:
+    """The held-out patient's counts, labels and pictures are replaced by others: panel, weights and codes stay."""
+    other = tmp_path / "other"
+    changed = apply(small_recipe(folder), {"dataset": str(other)})
+    shutil.copytree(folder / "dataset", other)
+    replace_patient(other, "P1", "P2")
+    found = []
+    for path, root in ((dataset.path, "a"), (str(other), "b")):
+        data = PairedDataset.open(path)
+        made = prepared(changed, data, tmp_path / root)
+        for stage in (made.image.gene, made.image):
+            run_stage(stage, LocalData(data), LocalWorker(), MemoryTracker())
+        found.append(made)
+    assert found[0].image.gene.panel() == found[1].image.gene.panel()
+    for folders, name in (
+        ([m.image.gene.folder for m in found], "weights.pt"),
+        ([m.image.folder for m in found], "encoder.pt"),
+    ):
+        first, second = (f.read_weights(name) for f in folders)
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    features = [m.image.folder.read_array("features.npy") for m in found]
+    assert not np.array_equal(features[0][:40], features[1][:40])
+    np.testing.assert_array_equal(features[0][40:], features[1][40:])
+
+
+def replace_patient(path: Path, patient: str, by: str) -> None:
+    """Give the spots of `patient` the counts, labels and pictures of `by`, in a whole dataset."""
+    import pyarrow.parquet as pq
+
+    from stray.cohort.manifest import Manifest
+
+    target, source = (next((path / "spots" / p).rglob("*.parquet")) for p in (patient, by))
+    table, taken = pq.ParquetFile(target).read(), pq.ParquetFile(source).read()
+    for name in ("gene_index", "gene_count", "total_count", "image", "label", "tissue_fraction"):
+        table = table.set_column(table.column_names.index(name), table.schema.field(name), taken[name].cast(table[name].type))
+    pq.write_table(table, target)
+    manifest = (path / "manifest.json").read_text()
+    old = next(f for f in Manifest.load(str(path)).files if f"/{patient}/" in f.path)
+    (path / "manifest.json").write_text(manifest.replace(f'"bytes": {old.bytes}', f'"bytes": {target.stat().st_size}'))
+
+
+def test_a_cell_without_pairs_is_refused_by_name(recipe: Recipe, dataset: PairedDataset, tmp_path: Path) -> None:
+    from stray.cohort.split import Fold
+    from stray.train.grid import cell
+
+    with pytest.raises(InputError, match="0 spots of the training patients have both a picture and counts"):
+        cell(recipe, dataset, Fold("x", ("P1",), ()), 0, str(tmp_path), method="clip_scvi")
+
+
+def test_a_gene_stage_is_found_again_by_everything_that_went_into_it(recipe: Recipe, dataset: PairedDataset) -> None:
+    def gene(changed: Recipe) -> GeneStage:
+        return small_cell(changed, dataset, root="r").image.gene
+
+    base = gene(recipe)
+    assert base.key == gene(apply(recipe, {"contrastive.optim.lr": 0.5, "run.max_failures": 9})).key
+    for change in ({"gene.model.n_latent": 6}, {"gene.panel.n_genes": 50}, {"gene.batch_key": "section"}):
+        assert base.key != gene(apply(recipe, change)).key
