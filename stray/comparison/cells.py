@@ -19,7 +19,7 @@ from stray.track import records
 from stray.track.mlflow_reader import MlflowReader
 from stray.track.records import RunRecord
 
-_CURVE = re.compile(r"^(gene|contrastive)/.*(loss|elbo)", re.IGNORECASE)
+_CURVE = re.compile(r"(gene|contrastive)/(loss|elbo|validation_\w+)")
 _MOST_CURVES = 4
 
 
@@ -107,7 +107,8 @@ def training_curves(
 ) -> dict[str, dict[tuple[str, Cell], tuple[tuple[float, float], ...]]]:
     """Histories of losses, where they have more than one step."""
     names = sorted(
-        {name for run in runs for name in run.record.metrics if _CURVE.match(name)}, key=lambda name: (len(name), name)
+        {name for run in runs for name in run.record.metrics if _CURVE.fullmatch(name)},
+        key=lambda name: (len(name), name),
     )
     curves = {}
     for name in names:

@@ -13,6 +13,7 @@ from stray.report.style import to_svg
 from stray.report.tables import (
     METRIC_NAMES,
     Comparison,
+    MethodRow,
     SourceTable,
     cells_text,
     delta_text,
@@ -161,7 +162,7 @@ def _main_table(comparison: Comparison, table: SourceTable) -> str:
             f"<td>{number(row.knn_mean)}</td>",
             f"<td>{number(row.accuracy)}</td>",
             f"<td>{number(row.macro_f1)}</td>",
-            f"<td>{cells_text(row).replace(', ', '<small>', 1)}</td>",
+            f"<td>{_cells(row)}</td>",
         ]
         if comparison.baseline:
             test = f"<small>{p_text(row.delta)}</small>" if row.delta else ""
@@ -203,6 +204,11 @@ def _auc_table(table: SourceTable) -> str:
     return _table(["Method", *map(escape, shown)], rows)
 
 
+def _cells(row: MethodRow) -> str:
+    grid, _, missing = cells_text(row).partition(", ")
+    return f"{grid}<small>{missing}</small>" if missing else grid
+
+
 def _bounds(interval: tuple[float, float] | None) -> str:
     return f"<small>{number(interval[0])} to {number(interval[1])}</small>" if interval else ""
 
@@ -212,7 +218,7 @@ def _curves(comparison: Comparison) -> str:
         return ""
     drawn = [
         _figure(
-            to_svg(figures.training_curves(curves, metric), f"curve-{metric}", f"{metric} by step"),
+            to_svg(figures.training_curves(curves, metric, "epoch"), f"curve-{metric}", f"{metric} by epoch"),
             "A line a fold and seed.",
         )
         for metric, curves in comparison.curves.items()

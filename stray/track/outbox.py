@@ -35,6 +35,8 @@ class Item:
     """Name of its run within the outbox."""
     body: dict[str, Any]
     """What goes with it."""
+    after: str | None = None
+    """Name of another run that must be there before."""
 
 
 class Outbox:
@@ -77,24 +79,31 @@ class Outbox:
             return self._changed.wait_for(condition, timeout_seconds)
 
     def close(self, timeout_seconds: float) -> Path | None:
-        """Send what is left within the time; the file that holds the rest, or None when nothing is left."""
+        """Send what is left; the file that holds the rest, or None when nothing is left.
+
+        Gives up when nothing was taken for `timeout_seconds`, however long the queue is.
+        """
         with self._changed:
             if self._closing:
                 return None
             self._closing = True
             self._changed.notify_all()
-        self._thread.join(timeout_seconds)
+        left, deadline = len(self._items), time.monotonic() + timeout_seconds
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            self._thread.join(0.05)
+            if len(self._items) < left:
+                left, deadline = len(self._items), time.monotonic() + timeout_seconds
         with self._changed:
             self._given_up = True
-            left = [*self._rejected, *self._items]
-        if not left:
+            unsent = [*self._rejected, *self._items]
+        if not unsent:
             return None
         try:
-            path = _spill(left, self._spill_folder, self._introduce)
+            path = _spill(unsent, self._spill_folder, self._introduce)
         except OSError as error:
-            logger.error("%d tracked items were not sent and could not be kept: %s", len(left), error)
+            logger.error("%d tracked items were not sent and could not be kept: %s", len(unsent), error)
             return None
-        logger.warning("%d tracked items were not sent; they are kept in %s", len(left), path)
+        logger.warning("%d tracked items were not sent; they are kept in %s", len(unsent), path)
         return path
 
     def _work(self) -> None:
@@ -146,9 +155,9 @@ def _spill(items: list[Item], folder: str, introduce: Callable[[str], Item]) -> 
     known: set[str] = set()
     lines: list[Item] = []
     for item in items:
-        if item.run not in known and item.kind != "run":
-            lines.append(introduce(item.run))
-        known.add(item.run)
+        needed = [item.after, item.run if item.kind != "run" else None]
+        lines += [introduce(run) for run in needed if run is not None and run not in known]
+        known |= {run for run in (item.after, item.run) if run is not None}
         lines.append(item)
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 METHOD, FOLD, SEED, KIND = "stray.method", "stray.fold", "stray.seed", "stray.kind"
 """Tags that place a run in an experiment."""
 DATASET, VERSION, JOB, KEY = "stray.dataset", "stray.version", "stray.job", "stray.key"
-"""Tags that say what a run was made from, and which run it is."""
+"""Tags that say what a run was made from, and which run it is: one with the same key is gone on with."""
 CELL = "cell"
 """Value of `stray.kind` of a run that evaluated one method on one fold with one seed."""
 PREDICTIONS = "predictions.parquet"

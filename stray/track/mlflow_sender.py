@@ -1,0 +1,148 @@
+"""What is done with an item of the outbox: calls of the MLflow client, all from the outbox's thread."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+# First: it sets what MLflow reads when it is imported.
+from stray.track.mlflow_client import is_transient, quoted
+
+# isort: split
+from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from mlflow.tracking import MlflowClient
+
+from stray.track.outbox import Item
+from stray.track.records import KEY
+
+logger = logging.getLogger(__name__)
+
+PARENT = "mlflow.parentRunId"
+_MAX_PARAM, _MAX_TAG = 6000, 8000
+_PARAMS_A_BATCH, _METRICS_A_BATCH = 50, 1000
+
+
+class Sender:
+    """Sends items to one experiment."""
+
+    def __init__(self, client: MlflowClient, experiment_id: str) -> None:
+        self._client, self._experiment_id = client, experiment_id
+        self.ids: dict[str, str] = {}
+        """The id that MLflow gave each run, by its name in the outbox."""
+        self._models: dict[str, str] = {}
+
+    def send(self, items: list[Item]) -> None:
+        """Send consecutive items of one kind and run. Raises when MLflow does not take them."""
+        kind, local = items[0].kind, items[0].run
+        if kind == "run":
+            for item in items:
+                self.ids[local] = self._open_run(item)
+            return
+        if local not in self.ids:
+            raise LookupError(f"the run {local} was never opened")
+        run_id = self.ids[local]
+        if kind == "metrics":
+            entries = [
+                Metric(name, value, item.body["time"], item.body["step"])
+                for item in items
+                for name, value in item.body["values"].items()
+            ]
+            for start in range(0, len(entries), _METRICS_A_BATCH):
+                self._log_metrics(run_id, entries[start : start + _METRICS_A_BATCH])
+            return
+        for item in items:
+            getattr(self, f"_send_{kind}")(run_id, item.body)
+
+    def _log_metrics(self, run_id: str, entries: list[Metric]) -> None:
+        """MLflow refuses a batch for one bad name: halve it until the good ones are through, then raise for the bad."""
+        try:
+            self._client.log_batch(run_id, metrics=entries)
+        except MlflowException as error:
+            if len(entries) == 1 or is_transient(error):
+                raise
+            refused: MlflowException | None = None
+            for part in (entries[: len(entries) // 2], entries[len(entries) // 2 :]):
+                try:
+                    self._log_metrics(run_id, part)
+                except MlflowException as again:
+                    if is_transient(again):
+                        raise
+                    refused = again
+            if refused is not None:
+                raise refused from error
+
+    def _open_run(self, item: Item) -> str:
+        if "run_id" in item.body:  # of a run that an earlier store had opened
+            return self._client.get_run(item.body["run_id"]).info.run_id
+        tags = {key: _cut(value, _MAX_TAG) for key, value in item.body["tags"].items()}
+        if parent := self.ids.get(item.after or "") or item.body["parent_id"]:
+            tags[PARENT] = parent
+        where = f"tags.`{KEY}` = {quoted(tags[KEY])}"
+        found = self._client.search_runs([self._experiment_id], where, max_results=1)
+        if found:
+            run_id = found[0].info.run_id
+            self._client.update_run(run_id, status="RUNNING", name=item.body["name"])
+            self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+            return run_id
+        return self._client.create_run(self._experiment_id, tags=tags, run_name=item.body["name"]).info.run_id
+
+    def _send_params(self, run_id: str, values: dict[str, str]) -> None:
+        logged = self._client.get_run(run_id).data.params
+        fresh = []
+        for name, text in values.items():
+            short = _cut(text, _MAX_PARAM)
+            if name not in logged:
+                fresh.append(Param(name, short))
+            elif logged[name] != short:
+                logger.warning("parameter %s of run %s stays %r: MLflow changes none", name, run_id, logged[name])
+        for start in range(0, len(fresh), _PARAMS_A_BATCH):
+            self._client.log_batch(run_id, params=fresh[start : start + _PARAMS_A_BATCH])
+        whole = {name: text for name, text in values.items() if len(text) > _MAX_PARAM}
+        if whole:
+            self._client.log_dict(run_id, whole, "long_params.json")
+
+    def _send_tags(self, run_id: str, values: dict[str, str]) -> None:
+        self._client.log_batch(run_id, tags=[RunTag(key, _cut(value, _MAX_TAG)) for key, value in values.items()])
+
+    def _send_artifact(self, run_id: str, body: dict[str, str]) -> None:
+        path = Path(body["path"])
+        if path.is_dir():
+            folder = "/".join(part for part in (body["folder"], path.name) if part)
+            self._client.log_artifacts(run_id, str(path), folder)
+        else:
+            self._client.log_artifact(run_id, str(path), body["folder"] or None)
+        _discard(path)
+
+    def _send_model(self, run_id: str, body: dict[str, str]) -> None:
+        if body["path"] not in self._models:
+            made = self._client.create_logged_model(self._experiment_id, name=body["name"], source_run_id=run_id)
+            self._models[body["path"]] = made.model_id
+        model = self._client.get_logged_model(self._models[body["path"]])
+        described = Model.load(body["path"])
+        described.run_id, described.model_id = run_id, model.model_id
+        described.artifact_path = model.artifact_location
+        described.save(os.path.join(body["path"], "MLmodel"))
+        self._client.log_model_artifacts(model.model_id, body["path"])
+        self._client.finalize_logged_model(model.model_id, "READY")
+        self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+        _discard(Path(body["path"]))
+
+    def _send_close(self, run_id: str, body: dict[str, Any]) -> None:
+        self._client.set_terminated(run_id, status=body["status"], end_time=body["time"])
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 20]}... ({len(text)} long)"
+
+
+def _discard(staged: Path) -> None:
+    """Remove a staged copy, and the store's staging folder with the last of them."""
+    shutil.rmtree(staged.parent, ignore_errors=True)
+    with suppress(OSError):
+        staged.parent.parent.rmdir()
