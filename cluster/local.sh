@@ -59,7 +59,11 @@ start() {
   node head --head --port="$port" --num-cpus="$head_cpus" --object-store-memory="$bytes" \
     --include-dashboard=true --dashboard-host=127.0.0.1 --dashboard-port="$dashboard"
   wait_for "the dashboard" "curl_ok http://127.0.0.1:$dashboard/api/version"
-  node worker --address="127.0.0.1:$port" --num-cpus="$worker_cpus" --object-store-memory="$bytes"
+  # A folder of its own, as on a machine of its own: in a shared one the nodes unpack a job's files over each other's.
+  # Right under /tmp, because the paths of sockets may not be long.
+  mktemp -d /tmp/ray-worker-XXXXXX >"$dir/worker-folder"
+  node worker --address="127.0.0.1:$port" --num-cpus="$worker_cpus" --object-store-memory="$bytes" \
+    --temp-dir="$(cat "$dir/worker-folder")"
   wait_for "the worker node" "grep -q 'runtime started' '$dir/worker.log'"
   echo "cluster of 2 nodes; dashboard and jobs at http://127.0.0.1:$dashboard; logs in $dir"
   if [ "$RAY_AUTH_MODE" = token ]; then echo "\`ray job submit\` needs RAY_AUTH_MODE=token; \`stray submit\` finds the token itself"; fi
@@ -94,7 +98,8 @@ stop() {
     # The whole group that setsid made: whatever the node did not end itself.
     kill -KILL -- "-$pid" 2>/dev/null || true
   done
-  rm -f "$pids"
+  if [ -f "$dir/worker-folder" ]; then rm -rf -- "$(cat "$dir/worker-folder")"; fi
+  rm -f "$pids" "$dir/worker-folder"
   echo "stopped"
 }
 

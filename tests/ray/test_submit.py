@@ -89,7 +89,7 @@ def test_a_job_runs_on_both_nodes_with_its_files_and_ends_as_it_ends(
     code: int, cluster: LocalCluster, folder: Path
 ) -> None:
     done = submit(cluster, folder, "--env", "GREETING=hello", "--", "python", "job.py", str(folder / "out"), str(code))
-    assert done.returncode == code, done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     assert done.stdout.count("first line") == 1, "no part of the log is missing or shown twice"
     assert "nodes 2 local False" in done.stdout
     assert "WorkerPlan(workers=2, cpus_per_worker=1, use_gpu=False)" in done.stdout
