@@ -80,10 +80,13 @@ class MlflowStore:
         """Wait until the store has everything; False when it did not take it in time."""
         return self._outbox.flush(timeout_seconds)
 
-    def close(self) -> Path | None:
-        """Send what is left, for a limited time; the file that keeps what could not be sent, or None. Never raises."""
+    def close(self, timeout_seconds: float | None = None) -> Path | None:
+        """Send what is left; the file that keeps what could not be sent, or None. Never raises.
+
+        Gives up when the server took nothing for `timeout_seconds` (`close_seconds` where it is not given).
+        """
         atexit.unregister(self.close)
-        unsent = self._outbox.close(self._close_seconds)
+        unsent = self._outbox.close(self._close_seconds if timeout_seconds is None else timeout_seconds)
         if unsent is None:
             shutil.rmtree(self._staging, ignore_errors=True)
             if self._unsent.is_dir() and not any(self._unsent.iterdir()):
