@@ -22,11 +22,10 @@ def test_scores_equal_those_of_scikit_learn(answers: tuple[np.ndarray, np.ndarra
     assert result.summary["accuracy"] == pytest.approx(reference.accuracy_score(truth, prediction))
     assert result.summary["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(truth, prediction))
     assert result.summary["macro_f1_fold"] == pytest.approx(reference.f1_score(truth, prediction, average="macro"))
-    recall = reference.recall_score(truth, prediction, average=None)
-    precision = reference.precision_score(truth, prediction, average=None)
+    precision, recall, _, _ = reference.precision_recall_fscore_support(truth, prediction)
     for code, name in enumerate("abcd"):
-        assert result.per_class[name].recall == pytest.approx(recall[code])
-        assert result.per_class[name].precision == pytest.approx(precision[code])
+        assert result.per_class[name].recall == pytest.approx(np.asarray(recall)[code])
+        assert result.per_class[name].precision == pytest.approx(np.asarray(precision)[code])
         assert result.per_class[name].support == (truth == code).sum()
 
 
