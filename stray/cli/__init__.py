@@ -25,7 +25,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "Recipe": ("config",),
     "Train and use": ("train", "embed", "predict"),
     "Judge": ("evaluate", "search", "compare"),
-    "On a cluster": ("submit",),
+    "On a cluster": ("submit", "benchmark"),
 }
 """The verbs in the order of work."""
 

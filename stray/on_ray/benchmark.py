@@ -1,0 +1,137 @@
+"""Each stage measured twice in one run: through Ray Data and Ray Train, and as the same loop in one plain process."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+
+from stray import storage
+from stray.cohort.dataset import PairedDataset
+from stray.cohort.split import Fold, patients
+from stray.config import Recipe
+from stray.on_ray.data import place_counts, place_patches
+from stray.on_ray.fit import Assignment, fit
+from stray.on_ray.logger import Letter, Relay, open_mailbox
+from stray.on_ray.panels import fit_panels
+from stray.on_ray.resources import WorkerPlan
+from stray.on_ray.watch import Watch
+from stray.train.grid import cell
+from stray.train.stages import GeneStage, Stage
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One stage's epochs after the first."""
+
+    stage: str
+    spots: int
+    """Spots of an epoch."""
+    spots_per_second: float
+    """Median over the epochs after the first, through Ray."""
+    first_epoch: float
+    """Spots per second of the first epoch, through Ray."""
+    waiting_share: float
+    """Share of the time spent waiting for data, through Ray, after the first epoch."""
+    plain_spots_per_second: float
+    """The same loop in one process of the same threads, data in its own memory; median after the first epoch."""
+
+    @property
+    def ratio(self) -> float:
+        """Through Ray, over the plain process."""
+        return self.spots_per_second / self.plain_spots_per_second
+
+
+def measure(recipe: Recipe, *, root: str, cpus: int, watch: Watch) -> list[Measured]:
+    """Train both stages on all patients of `recipe.dataset`, with one worker of `cpus` CPUs, and again in one plain process.
+
+    Results go under `root`, which should be fresh: a stage that is done there is not measured.
+    """
+    dataset = PairedDataset.open(recipe.dataset)
+    fold = Fold("none", (), patients(dataset.spots()))
+    made = {where: cell(recipe, dataset, fold, 0, storage.join(root, where), method="benchmark") for where in ("ray", "plain")}
+    for one in made.values():
+        fit_panels(dataset, [(one.image.gene, fold.train)])
+    gene = made["ray"].image.gene
+    placed = place_patches(dataset, recipe.run.memory_budget_gib)
+    panel = gene.panel()
+    placed = placed.with_counts(panel.key, place_counts(dataset, panel, fold.train))
+    found: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for where, one in made.items():
+        stages: Sequence[Stage] = (one.image.gene, one.image)
+        watch.start(where, f"both stages, {'Ray Data and Ray Train' if where == 'ray' else 'one plain process'}")
+        if where == "ray":
+            found[where] = _through_ray(stages, placed, root, cpus, recipe)
+        else:
+            found[where] = ray.get(_plain.options(num_cpus=cpus).remote(stages, recipe.dataset, cpus))
+        watch.finish(where)
+    return [
+        Measured(
+            stage=prefix,
+            spots=len(stage.rows),
+            spots_per_second=_median(found["ray"][prefix], "spots_per_second"),
+            first_epoch=found["ray"][prefix][0]["spots_per_second"],
+            waiting_share=_median(found["ray"][prefix], "waiting_for_data_share"),
+            plain_spots_per_second=_median(found["plain"][prefix], "spots_per_second"),
+        )
+        for prefix, stage in (("gene", gene), ("contrastive", made["ray"].image))
+    ]
+
+
+def _median(epochs: Sequence[dict[str, float]], name: str) -> float:
+    return statistics.median(epoch[name] for epoch in epochs[1:] or epochs)
+
+
+def _through_ray(
+    stages: Sequence[Stage], placed: Any, root: str, cpus: int, recipe: Recipe
+) -> dict[str, list[dict[str, float]]]:
+    mailbox = open_mailbox()
+    letters: list[Letter] = []
+    relay = Relay(mailbox, letters.append)
+    try:
+        fit(
+            [Assignment(stage=stage, targets=(), title=stage.key, epochs=stage.config.epochs) for stage in stages],
+            placed,
+            layout=WorkerPlan(1, cpus, False),
+            max_failures=0,
+            checkpoint_every=recipe.run.checkpoint_every,
+            folder=storage.join(root, "checkpoints"),
+            mailbox=mailbox,
+        )
+    finally:
+        relay.close()
+    return {_prefix(stage): stage.folder.read_json("history.json") for stage in stages}
+
+
+@ray.remote
+def _plain(stages: Sequence[Stage], dataset: str, threads: int) -> dict[str, list[dict[str, float]]]:
+    """The same stages in one process that holds the data itself; a process of its own, so that both start alike."""
+    import torch
+
+    from stray.track.tracker import NullTracker
+    from stray.train.local_data import LocalData
+    from stray.train.stages import run_stage
+    from stray.train.worker import LocalWorker
+
+    torch.set_num_threads(threads)
+    data = LocalData(PairedDataset.open(dataset))
+    for stage in stages:
+        run_stage(stage, data, LocalWorker(), NullTracker())
+    return {_prefix(stage): stage.folder.read_json("history.json") for stage in stages}
+
+
+def _prefix(stage: Stage) -> str:
+    return "gene" if isinstance(stage, GeneStage) else "contrastive"
+
+
+def shortened(recipe: Recipe, epochs: int) -> Recipe:
+    """The recipe with `epochs` epochs of each stage and a checkpoint at the end alone."""
+    return replace(
+        recipe,
+        gene=replace(recipe.gene, epochs=epochs),
+        contrastive=replace(recipe.contrastive, epochs=epochs),
+        run=replace(recipe.run, checkpoint_every=epochs),
+    )
