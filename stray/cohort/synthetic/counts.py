@@ -24,16 +24,16 @@ from stray.cohort.synthetic.fields import generator, spread_normals
 from stray.cohort.synthetic.layout import CLASSES, LATENTS, Layout
 
 _CLASS_GENE_SHARE = 0.10
-_CLASS_EFFECT = 0.75
+_CLASS_EFFECT = 1.4
 _LATENT_GENE_SHARE = 0.12
 _LATENT_EFFECT = 0.35
 _CONTENT = np.array([1.3, 1.0, 0.7, 0.4, 1.1])
 """RNA in a spot of each class, relative."""
-_DEPTH = 1800.0
+_DEPTH = 3500.0
 """Usual total count of a spot."""
 _PATIENT_GENE_SD = 0.7
 """Standard deviation over genes of a patient's own log factors."""
-_PATIENT_PROGRAMME_SD = 0.8
+_PATIENT_PROGRAMME_SD = 0.55
 """Standard deviation of a patient's shift along each programme."""
 _PATIENT_DEPTH_SD = 0.45
 _LOST_GENE_SHARE = 0.12

@@ -91,10 +91,10 @@ def draw_tissue(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Amounts of haematoxylin and eosin over the section's image, each (Y, X) float32."""
     canvas = _prepare(seed, patient, section, layout, microns_per_pixel)
-    haematoxylin, eosin, septa = _ground(canvas)
+    haematoxylin, eosin, septa, gap = _ground(canvas)
     walls = _draw_fat(canvas)
     eosin = np.maximum(eosin, walls)
-    nuclei = [_cancer_nuclei(canvas, septa), _spindle_nuclei(canvas, septa), *_immune_nuclei(canvas)]
+    nuclei = [_cancer_nuclei(canvas, np.clip(septa + gap, 0.0, 1.0)), _spindle_nuclei(canvas, septa), *_immune_nuclei(canvas)]
     nuclei += [_fat_nuclei(canvas, walls)]
     nuclei = [_drop_from_glands(canvas, nuclei, haematoxylin, eosin)]
     stain, cover = stamp_nuclei(Nuclei.join(nuclei), eosin.shape, microns_per_pixel, canvas.rng)
@@ -102,7 +102,7 @@ def draw_tissue(
     haematoxylin = np.maximum(haematoxylin, stain)
     inside = layout.tissue.on_grid(canvas.x_um, canvas.y_um)
     # Sections are thicker here and thinner there, and their border takes up more dye.
-    thickness = np.exp(0.08 * SmoothField.draw(canvas.rng, 180.0).on_grid(canvas.x_um, canvas.y_um))
+    thickness = np.exp(0.14 * SmoothField.draw(canvas.rng, 180.0).on_grid(canvas.x_um, canvas.y_um))
     thickness *= canvas.cover(inside) * (1.0 + 0.25 * np.exp(-np.maximum(inside, 0.0) / 8.0))
     return haematoxylin * thickness, eosin * thickness
 
@@ -141,34 +141,42 @@ def _prepare(seed: int, patient: int, section: int, layout: Layout, microns_per_
     )
 
 
-def _ground(canvas: _Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What lies between the nuclei: haematoxylin, eosin, and where septa run through the cancer (0 to 1)."""
+def _ground(canvas: _Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What lies between the nuclei: haematoxylin, eosin, septa through the cancer and clefts beside them."""
     soft = [gaussian_filter((canvas.region == k).astype(np.float32), 3.0 / canvas.microns_per_pixel) for k in range(5)]
     grain = gaussian_filter(canvas.rng.standard_normal(canvas.region.shape, dtype=np.float32), 1.0)
     grain *= 0.12 / grain.std()
-    collagen = 0.40 * np.exp(0.18 * canvas.fibrosis) * (0.35 + 0.75 * canvas.fibre)
-    septa = np.zeros_like(collagen)
+    # Where there is little collagen the tissue is oedematous: its fibres stand apart and glass shows between them.
+    apart = 1.0 / (1.0 + np.exp(1.0 + 1.6 * canvas.fibrosis))
+    fibre = np.clip((canvas.fibre - 0.55 * apart) / (1.0 - 0.75 * apart), 0.0, 1.0)
+    collagen = 0.40 * np.exp(0.18 * canvas.fibrosis) * (0.35 * (1.0 - apart) + 0.75 * fibre)
+    septa, gap = np.zeros_like(collagen), np.zeros_like(collagen)
     chosen = canvas.region == CANCER
     if chosen.any():
-        septa[chosen] = _between_nests(canvas, canvas.pixels_of(chosen), canvas.fibrosis[chosen])
+        septa[chosen], gap[chosen] = _between_nests(canvas, canvas.pixels_of(chosen), canvas.fibrosis[chosen])
     eosin = soft[CONNECTIVE] * collagen
     eosin += soft[GLANDS] * 0.75 * collagen
-    eosin += soft[CANCER] * (septa * collagen + (1.0 - septa) * 0.27)
+    eosin += soft[CANCER] * (septa * collagen + (1.0 - septa) * 0.27) * (1.0 - 0.9 * gap)
     eosin += soft[IMMUNE] * (0.10 + 0.30 * collagen)
     eosin += soft[ADIPOSE] * 0.015
-    haematoxylin = soft[CANCER] * (1.0 - septa) * 0.11 + soft[IMMUNE] * 0.07 + soft[CONNECTIVE] * 0.02
+    haematoxylin = soft[CANCER] * (1.0 - septa) * (1.0 - 0.9 * gap) * 0.11 + soft[IMMUNE] * 0.07 + soft[CONNECTIVE] * 0.02
     texture = np.maximum(1.0 + grain, 0.0)
-    return haematoxylin * texture, eosin * texture, septa
+    return haematoxylin * texture, eosin * texture, septa, gap
 
 
-def _between_nests(canvas: _Canvas, xy: np.ndarray, fibrosis: np.ndarray) -> np.ndarray:
-    """How much of a septum there is at points (N, 2) of the cancer, (N,)."""
+def _between_nests(canvas: _Canvas, xy: np.ndarray, fibrosis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How much of a septum, and of a cleft beside it, there is at points (N, 2) of the cancer, each (N,)."""
     wave = [SmoothField.draw(canvas.rng, 25.0) for _ in range(2)]
     row_um, column_um = canvas.y_um, canvas.x_um
     bent = xy + 9.0 * np.stack([canvas.sample(field.on_grid(column_um, row_um), xy) for field in wave], axis=1)
     distance, _ = cKDTree(canvas.scatter(_NEST_UM, None)).query(bent, k=2)
     half_width = 5.0 * np.exp(0.5 * fibrosis)
-    return canvas.cover(half_width - (distance[:, 1] - distance[:, 0]) / 2)
+    inside = (distance[:, 1] - distance[:, 0]) / 2
+    # Nests shrink away from their septa when tissue is fixed, more in one place than in another.
+    shrunk = SmoothField.draw(canvas.rng, 90.0).on_grid(column_um, row_um)
+    cleft = 5.0 * np.clip(canvas.sample(shrunk, xy) - 0.2, 0.0, 1.5)
+    septum = canvas.cover(half_width - inside)
+    return septum, canvas.cover(half_width + cleft - inside) - septum
 
 
 def _draw_fat(canvas: _Canvas) -> np.ndarray:
@@ -181,16 +189,16 @@ def _draw_fat(canvas: _Canvas) -> np.ndarray:
         wall = canvas.cover(
             _FAT_WALL_UM * np.exp(0.3 * canvas.fibrosis[chosen]) - (distance[:, 1] - distance[:, 0]) / 2
         )
-        corner = canvas.cover(4.0 - (distance[:, 2] - distance[:, 0]) / 2)  # where three cells meet
+        corner = canvas.cover(3.0 - (distance[:, 2] - distance[:, 0]) / 2)  # where three cells meet
         walls[chosen] = 0.36 * np.maximum(wall, corner)
     return walls
 
 
-def _cancer_nuclei(canvas: _Canvas, septa: np.ndarray) -> Nuclei:
+def _cancer_nuclei(canvas: _Canvas, between: np.ndarray) -> Nuclei:
     points = canvas.scatter(11.5, CANCER, jitter=0.3)
     cellularity = canvas.sample(canvas.cellularity, points)
     points = canvas.thin(
-        points, (1.0 - canvas.sample(septa, points)) * np.clip(0.72 * np.exp(0.22 * cellularity), 0, 1)
+        points, (1.0 - canvas.sample(between, points)) * np.clip(0.72 * np.exp(0.22 * cellularity), 0, 1)
     )
     cellularity = canvas.sample(canvas.cellularity, points)
     radius = 4.5 * canvas.nucleus_scale * np.exp(0.08 * cellularity)
@@ -249,6 +257,7 @@ def _drop_from_glands(canvas: _Canvas, groups: list[Nuclei], haematoxylin: np.nd
     size = _GLAND_RADIUS_UM * np.exp(0.10 * canvas.sample(canvas.cellularity, centers) + rng.normal(0.0, 0.13, n))
     wave = rng.uniform(0.0, 0.08, (n, 2))
     phase = rng.uniform(0.0, 2 * np.pi, (n, 2))
+    secretion = 0.34 * rng.random(n) ** 1.5  # what the lumen holds stains with eosin
 
     def border(gland: np.ndarray, theta: np.ndarray) -> np.ndarray:
         """Distance from a gland's centre to its border in direction `theta`, micrometres."""
@@ -267,7 +276,7 @@ def _drop_from_glands(canvas: _Canvas, groups: list[Nuclei], haematoxylin: np.nd
     body = canvas.cover(edge - radius)
     lumen = canvas.cover(edge - _EPITHELIUM_UM - radius)
     haematoxylin[near] = haematoxylin[near] * (1 - body) + 0.10 * (body - lumen)
-    eosin[near] = eosin[near] * (1 - body) + 0.30 * (body - lumen) + 0.02 * lumen
+    eosin[near] = eosin[near] * (1 - body) + 0.30 * (body - lumen) + secretion[gland] * lumen
 
     radius, gland = tree.query(nuclei.xy)
     away = nuclei.xy - centers[gland]
