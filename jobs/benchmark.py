@@ -3,8 +3,9 @@
     python jobs/benchmark.py                     both stages on a synthetic cohort of 2,000 spots
     python jobs/benchmark.py --set dataset=PATH  on your own
 
-Prints, for each stage, spots a second through Ray Data and Ray Train after the first epoch, the share of time spent waiting for data, and
-the ratio to the same loop in one plain process on data already in its memory, measured before and after in the same run.
+Prints, for each stage, spots a second through Ray Data and Ray Train after the first epoch, the share of time spent
+waiting for data, and the ratio to the same loop in one plain process on data already in its memory, measured before
+and after in the same run.
 """
 
 from __future__ import annotations

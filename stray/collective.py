@@ -4,7 +4,8 @@ Both are exact inverses of what a single process does on the whole batch. The co
 computes *its share* of a global sum (its rows' terms over the global count), and gradients are **summed** over ranks.
 With one process, or outside a process group, both are the identity.
 
-torch's SyncBatchNorm does not run on the CPU and `torch.distributed.nn` needs an all-to-all that gloo lacks, hence these.
+torch's SyncBatchNorm does not run on the CPU and `torch.distributed.nn` needs an all-to-all that gloo lacks, hence
+these.
 """
 
 from __future__ import annotations

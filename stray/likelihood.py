@@ -16,7 +16,8 @@ EPS = 1e-8
 def nb_log_prob(x_NG: Tensor, mu_NG: Tensor, theta_G: Tensor) -> Tensor:
     """Log-probability (N, G) of counts under NB(mean mu > 0, inverse dispersion theta > 0).
 
-    theta [log(theta+e) - log(theta+mu+e)] + x [log(mu+e) - log(theta+mu+e)] + lgamma(x+theta) - lgamma(theta) - lgamma(x+1)
+    theta [log(theta+e) - log(theta+mu+e)] + x [log(mu+e) - log(theta+mu+e)] + lgamma(x+theta) - lgamma(theta) -
+    lgamma(x+1)
     """
     log_theta_mu = torch.log(theta_G + mu_NG + EPS)
     return (
@@ -53,7 +54,8 @@ def nb_sample(mu_NG: Tensor, theta_G: Tensor, generator: torch.Generator | None 
     """Draw counts (N, G): a gamma rate of shape theta and mean mu, then Poisson."""
     theta_NG = theta_G.expand_as(mu_NG)
     # torch.distributions.Gamma takes no generator; the standard gamma below does.
-    rate_NG = torch._standard_gamma(theta_NG, generator=generator) * mu_NG / theta_NG
+    standard_NG = torch._standard_gamma(theta_NG, generator=generator)  # pyright: ignore[reportPrivateImportUsage]
+    rate_NG = standard_NG * mu_NG / theta_NG
     return torch.poisson(rate_NG, generator=generator)
 
 

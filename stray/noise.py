@@ -1,7 +1,8 @@
 """Randomness carried in hand: every draw is keyed by (seed, epoch, step, site), never by rank or by time.
 
-A draw is made for the *global* batch and each rank takes its rows. The same spots then get the same dropout mask, latent noise
-and augmentation on any number of workers, and a resumed run draws what the uninterrupted one would have drawn.
+A draw is made for the *global* batch and each rank takes its rows. The same spots then get the same dropout mask,
+latent noise and augmentation on any number of workers, and a resumed run draws what the uninterrupted one would have
+drawn.
 """
 
 from __future__ import annotations

@@ -23,7 +23,9 @@ HELP = "measure the speed of each stage on this machine"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_recipe(parser, default="demo")
-    parser.add_argument("--epochs", metavar="N", type=int, default=4, help="epochs of each stage (default: %(default)s)")
+    parser.add_argument(
+        "--epochs", metavar="N", type=int, default=4, help="epochs of each stage (default: %(default)s)"
+    )
     parser.add_argument("--cpus", metavar="N", type=int, default=os.cpu_count(), help="threads (default: all CPUs)")
 
 
@@ -40,8 +42,18 @@ def run(args: argparse.Namespace) -> int:
             ingest.ingest(recipe.ingest, recipe.dataset, on_event=lambda event: show_event(progress, event))
         short = benchmark.shortened(recipe, max(2, args.epochs))
         found = benchmark.measure(short, root=f"{folder}/results", cpus=args.cpus, watch=progress)
-    table = Table(title=f"{args.cpus} threads, {max(2, args.epochs)} epochs, medians after the first", title_justify="left")
-    for name in ("stage", "spots", "spots/s", "waiting for data", "first epoch, spots/s", "plain process, spots/s", "ratio"):
+    table = Table(
+        title=f"{args.cpus} threads, {max(2, args.epochs)} epochs, medians after the first", title_justify="left"
+    )
+    for name in (
+        "stage",
+        "spots",
+        "spots/s",
+        "waiting for data",
+        "first epoch, spots/s",
+        "plain process, spots/s",
+        "ratio",
+    ):
         table.add_column(name, justify="left" if name == "stage" else "right")
     for row in found:
         table.add_row(
@@ -54,5 +66,5 @@ def run(args: argparse.Namespace) -> int:
             f"{row.ratio:.2f}",
         )
     stdout.print(table)
-    say("ratio: through Ray Data and Ray Train, over the same loop in one plain process with the data in its own memory.")
+    say("ratio: through Ray Data and Ray Train, over the same loop in a plain process with the data in its own memory")
     return 0

@@ -1,8 +1,8 @@
 """See all of stray work on a cohort with known truth, in minutes.
 
-A synthetic cohort of 6 patients is drawn and ingested; three methods train on it through Ray Train and are scored on two patients whom
-no step has seen; a search of 4 trials runs through Ray Tune; MLflow has all of it, and a page compares the methods.
-Ctrl-C ends it; the same command goes on where it stopped.
+A synthetic cohort of 6 patients is drawn and ingested; three methods train on it through Ray Train and are scored on
+two patients whom no step has seen; a search of 4 trials runs through Ray Tune; MLflow has all of it, and a page
+compares the methods. Ctrl-C ends it; the same command goes on where it stopped.
 
   stray demo
   stray demo --seed 1 --out /tmp/another
@@ -23,7 +23,9 @@ HELP = "see all of it on a synthetic cohort, in minutes"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `stray demo`."""
-    parser.add_argument("--out", metavar="FOLDER", default="stray-demo", help="where everything goes (default: ./%(default)s)")
+    parser.add_argument(
+        "--out", metavar="FOLDER", default="stray-demo", help="where everything goes (default: ./%(default)s)"
+    )
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the cohort (default: %(default)s)")
     add_overrides(parser)
 
@@ -34,7 +36,12 @@ def run(args: argparse.Namespace) -> int:
     out = storage.absolute(args.out)
     # A cohort of another seed is another dataset: it does not take the place of the first.
     dataset = storage.join(out, f"cohort-{args.seed}")
-    overrides = [f"ingest.sources.0.seed={args.seed}", f"dataset={dataset}", f"output={out}/runs", f"name=demo-{args.seed}"]
+    overrides = [
+        f"ingest.sources.0.seed={args.seed}",
+        f"dataset={dataset}",
+        f"output={out}/runs",
+        f"name=demo-{args.seed}",
+    ]
     recipe = load_recipe("demo", [*overrides, *args.set])
     from stray.cli.compare import compare, show
     from stray.cli.ingest import show_event

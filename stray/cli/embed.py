@@ -2,7 +2,8 @@
 
   stray embed stray-runs/her2st/models/clip_scvi-seed0 /data/new_section --out features.parquet
 
-The dataset may have pictures only. Its patches must have the size that the encoder was trained on; the error says which.
+The dataset may have pictures only. Its patches must have the size that the encoder was trained on; the error says
+which.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Score what `stray train` has trained, again: with other label sources, other classes, another probe. Nothing is trained.
+"""Score what `stray train` has trained, again: with other label sources, other classes, another probe. Nothing is
+trained.
 
-  stray evaluate her2st --set dataset=/data/her2st_64 --set eval.knn_k=5
+stray evaluate her2st --set dataset=/data/her2st_64 --set eval.knn_k=5
 """
 
 from __future__ import annotations

@@ -34,7 +34,12 @@ def show_plan(recipe: Recipe) -> None:
             gene_text = "-" if not cell.image.needs_codes else _work(gene) if gene else "shared or done"
             image_text = "done" if cell.image.folder.is_done() else _work(image) if image else "shared"
             table.add_row(
-                fold_title(cell.fold), str(cell.seed), cell.method, gene_text, image_text, duration(seconds) if seconds else "-"
+                fold_title(cell.fold),
+                str(cell.seed),
+                cell.method,
+                gene_text,
+                image_text,
+                duration(seconds) if seconds else "-",
             )
         table.add_section()
     stdout.print(table)

@@ -3,8 +3,8 @@
   stray search her2st --set dataset=/data/her2st_64 --set search.trials=40
   stray train stray-runs/her2st/best.yaml                        the recipe that it finds
 
-The space is `search.space` of the recipe: dotted paths and their distributions. Patients of `search.held_out` are seen by no trial, so
-that a later comparison on them is honest; those of `search.validation` score the trials.
+The space is `search.space` of the recipe: dotted paths and their distributions. Patients of `search.held_out` are
+seen by no trial, so that a later comparison on them is honest; those of `search.validation` score the trials.
 """
 
 from __future__ import annotations

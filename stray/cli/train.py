@@ -5,8 +5,8 @@
   stray train her2st --set dataset=/data/her2st_64 --folds A      hold out patient A only
   stray train my.yaml --folds none --method clip_scvi            train on all patients, to use the encoder elsewhere
 
-It runs on the cluster of RAY_ADDRESS, or on this machine. Ended and started again it goes on where it stopped. Scores and curves go
-to MLflow; `stray compare` makes them one table.
+It runs on the cluster of RAY_ADDRESS, or on this machine. Ended and started again it goes on where it stopped.
+Scores and curves go to MLflow; `stray compare` makes them one table.
 """
 
 from __future__ import annotations
@@ -26,13 +26,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `stray train`."""
     add_recipe(parser)
     add_choice(parser)
-    parser.add_argument("--plan", action="store_true", help="list the cells and an estimate of their time; start nothing")
+    parser.add_argument(
+        "--plan", action="store_true", help="list the cells and an estimate of their time; start nothing"
+    )
 
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
     """Declare `--folds` and `--method`, read by `chosen`."""
     parser.add_argument(
-        "--folds", metavar="WHICH", help="`all` (each patient in turn), `none` (train on all), or patients to hold out: A,B"
+        "--folds",
+        metavar="WHICH",
+        help="`all` (each patient in turn), `none` (train on all), or patients to hold out: A,B",
     )
     parser.add_argument(
         "--method", metavar="NAME", action="append", default=[], help="only this method of the recipe; may be repeated"
@@ -45,7 +49,9 @@ def chosen(args: argparse.Namespace) -> Recipe:
     unknown = [name for name in args.method if name not in recipe.methods]
     if unknown:
         methods = ", ".join(recipe.methods)
-        raise InputError(Problem("--method", f"the recipe has no method {name!r}", f"one of {methods}") for name in unknown)
+        raise InputError(
+            Problem("--method", f"the recipe has no method {name!r}", f"one of {methods}") for name in unknown
+        )
     changes: dict[str, object] = {}
     if args.method:
         dropped = [name for name in recipe.methods if name not in args.method]

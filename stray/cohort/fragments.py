@@ -46,6 +46,11 @@ class CountBlock:
     rows: np.ndarray
     counts: sp.csr_matrix
 
+    @property
+    def n_genes(self) -> int:
+        """Genes of the panel."""
+        return int(self.counts.shape[1])  # pyright: ignore[reportOptionalSubscript]
+
 
 def fragments(dataset: PairedDataset, *, images: bool = False, counts: bool = False) -> tuple[Fragment, ...]:
     """The dataset's files, or only those of sections with images or counts."""
@@ -85,11 +90,16 @@ def compact(counts: sp.csr_matrix) -> sp.csr_matrix:
     """The same counts as uint16 where they fit, else uint32."""
     largest = counts.data.max(initial=0)
     return sp.csr_matrix(
-        (counts.data.astype(np.uint16 if largest < 2**16 else np.uint32), counts.indices, counts.indptr), shape=counts.shape
+        (counts.data.astype(np.uint16 if largest < 2**16 else np.uint32), counts.indices, counts.indptr),
+        shape=counts.shape,
     )
 
 
 def _row_groups(fragment: Fragment, columns: list[str]) -> Iterator[tuple[str, int, pa.Table]]:
     """Each row group's name for error messages, the global row of its first spot, and its table."""
     for group, start in enumerate(range(0, fragment.n_rows, ROW_GROUP_SPOTS)):
-        yield f"{fragment.path}, row group {group}", fragment.start + start, read_row_groups(fragment.path, [group], columns)
+        yield (
+            f"{fragment.path}, row group {group}",
+            fragment.start + start,
+            read_row_groups(fragment.path, [group], columns),
+        )

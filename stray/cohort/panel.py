@@ -57,7 +57,9 @@ def fit_panel(dataset: PairedDataset, train_patients: tuple[str, ...], config: P
     counts_NG = dataset.counts(rows)
     allowed = _allowed(dataset, rows, counts_NG, config)
     if len(allowed) < 2:
-        what = f"{len(allowed)} genes were measured in at least {config.min_sections_share:.0%} of the training sections"
+        what = (
+            f"{len(allowed)} genes were measured in at least {config.min_sections_share:.0%} of the training sections"
+        )
         raise InputError(Problem("gene.panel", what, "lower gene.panel.min_sections_share, or exclude fewer patterns"))
     chosen = allowed
     if config.kind == "mean" and config.n_genes < len(allowed):
@@ -88,7 +90,10 @@ def _highly_variable(counts_NG: sp.csr_matrix, patient_N: np.ndarray, n_genes: i
     import pandas as pd
     import scanpy as sc
 
-    table = anndata.AnnData(counts_NG.astype(np.float32), obs=pd.DataFrame({"patient": pd.Categorical(patient_N)}, index=[str(i) for i in range(len(patient_N))]))
+    table = anndata.AnnData(
+        counts_NG.astype(np.float32),
+        obs=pd.DataFrame({"patient": pd.Categorical(patient_N)}, index=[str(i) for i in range(len(patient_N))]),
+    )
     batch_key = "patient" if len(set(patient_N.tolist())) > 1 else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # loess and pandas chatter that says nothing of the result

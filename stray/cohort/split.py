@@ -60,7 +60,9 @@ def _check(held_out: Sequence[str], everyone: Sequence[str], scorable: Sequence[
             problems.append(Problem("folds.held_out", what, f"{remedy}, or widen eval.label_sources.score"))
     if not held_out:
         what = f"no patient has a pictured spot with a label from {', '.join(sources)}"
-        problems.append(Problem("folds", what, "add a label table at ingest, widen eval.label_sources.score, or use --folds none"))
+        problems.append(
+            Problem("folds", what, "add a label table at ingest, widen eval.label_sources.score, or use --folds none")
+        )
     if len(everyone) < 2:
         problems.append(Problem("folds", f"the dataset has one patient ({everyone[0]})", "hold out none: --folds none"))
     if problems:

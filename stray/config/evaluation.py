@@ -19,7 +19,9 @@ class LabelSourcesConfig:
     score: tuple[str, ...] = (ANNOTATED,)
     """Sources whose labels are scored; each source is scored by itself, never pooled with another."""
     trusted: tuple[str, ...] = (ANNOTATED,)
-    """Sources that are truth. Scores on any other are marked weak. A patient with trusted labels trains a probe on those alone."""
+    """Sources that are truth. Scores on any other are marked weak. A patient with trusted labels trains a probe on
+    those alone.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

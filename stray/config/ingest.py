@@ -48,9 +48,7 @@ class SyntheticSourceConfig:
     """Resolution of the drawn sections: at 1.75, a patch of 112 micrometres is 64 pixels of the picture."""
 
 
-SourceConfig = Annotated[
-    Her2stSourceConfig | H5adSourceConfig | SyntheticSourceConfig, Field(discriminator="kind")
-]
+SourceConfig = Annotated[Her2stSourceConfig | H5adSourceConfig | SyntheticSourceConfig, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,6 @@
-"""Symmetric InfoNCE (Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", figure 3)."""
+"""Symmetric InfoNCE (Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision",
+figure 3).
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ def clip_loss(
 ) -> Tensor:
     """This rank's share of the loss: its rows' terms over the global count, a scalar in nats.
 
-    n local items at places `rows` among the N gathered ones, embeddings of length one in D dimensions. The shares of all
-    ranks add up to the mean over the global batch of
+    n local items at places `rows` among the N gathered ones, embeddings of length one in D dimensions. The shares of
+    all ranks add up to the mean over the global batch of
 
         (cross-entropy(s image gene^T, own gene) + cross-entropy(s gene image^T, own image)) / 2,   s the logit scale.
 
@@ -22,5 +24,7 @@ def clip_loss(
     target_n = torch.arange(rows.start, rows.stop, device=image_nD.device)
     to_gene_nN = logit_scale * image_nD @ gene_ND.T
     to_image_nN = logit_scale * gene_nD @ image_ND.T
-    terms = F.cross_entropy(to_gene_nN, target_n, reduction="sum") + F.cross_entropy(to_image_nN, target_n, reduction="sum")
+    terms = F.cross_entropy(to_gene_nN, target_n, reduction="sum") + F.cross_entropy(
+        to_image_nN, target_n, reduction="sum"
+    )
     return terms / (2 * len(gene_ND))

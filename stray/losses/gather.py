@@ -1,7 +1,7 @@
 """The only collective of the losses: both modalities' embeddings of the whole global batch, with gradient.
 
-Gathering without gradient would scale the towers' gradients by 1/W or turn them the wrong way; so would negatives drawn from
-one worker alone.
+Gathering without gradient would scale the towers' gradients by 1/W or turn them the wrong way; so would negatives
+drawn from one worker alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from stray.collective import gather_rows, share
 
 @dataclass(frozen=True)
 class Gathered:
-    """Embeddings of length one: n local rows, N of the global batch, `rows` the places of the local among the global."""
+    """Embeddings of length one: n local rows, N of the global batch, `rows` the places of the local among the
+    global.
+    """
 
     image_nD: Tensor
     gene_nD: Tensor

@@ -1,4 +1,5 @@
-"""scVI: a variational autoencoder of gene counts whose encoder never sees the batch (Lopez et al., Nature Methods 2018).
+"""scVI: a variational autoencoder of gene counts whose encoder never sees the batch (Lopez et al., Nature Methods
+2018).
 
 Generative, for spot n of batch s (a patient, unless the recipe says otherwise) and gene g:
 
@@ -11,7 +12,8 @@ Generative, for spot n of batch s (a patient, unless the recipe says otherwise) 
 | pi | logit of an extra zero (ZINB) | `pi_nG` |
 | x ~ NB or ZINB(l rho, theta, pi) | counts | `x_nG` |
 
-Inference: q(z | x) = N(mu(log1p x), sigma^2(log1p x)), with sigma^2 = exp(.) + 1e-4. Names and defaults follow scvi-tools.
+Inference: q(z | x) = N(mu(log1p x), sigma^2(log1p x)), with sigma^2 = exp(.) + 1e-4. Names and defaults follow
+scvi-tools.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -31,7 +32,7 @@ class ImageEncoder(nn.Module):
         super().__init__()
         backbone = _build(config)
         self.dim = int(backbone.fc.in_features)
-        backbone.fc = nn.Identity()
+        backbone.fc = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         self.backbone = globalise(backbone)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
@@ -46,11 +47,17 @@ class ImageEncoder(nn.Module):
         return self.backbone(self.preprocess(patches_nCHW))
 
 
-def _build(config: TorchvisionConfig) -> torchvision.models.ResNet:
-    names = [n for n in torchvision.models.list_models(torchvision.models) if n.startswith(("resnet", "resnext", "wide_"))]
+def _build(config: TorchvisionConfig) -> Any:
+    names = [
+        n for n in torchvision.models.list_models(torchvision.models) if n.startswith(("resnet", "resnext", "wide_"))
+    ]
     if config.name not in names:
         raise InputError(
-            Problem("contrastive.image.name", f"torchvision has no ResNet called {config.name!r}", f"one of {', '.join(names)}")
+            Problem(
+                "contrastive.image.name",
+                f"torchvision has no ResNet called {config.name!r}",
+                f"one of {', '.join(names)}",
+            )
         )
     place = "contrastive.image.weights"
     if config.weights == "none":
@@ -60,13 +67,21 @@ def _build(config: TorchvisionConfig) -> torchvision.models.ResNet:
             return torchvision.models.get_model(config.name, weights="DEFAULT")
         except OSError as error:
             remedy = "download the weights where there is a network and give the file's path"
-            raise InputError(Problem(place, f"torchvision's weights could not be downloaded ({error})", remedy)) from error
+            raise InputError(
+                Problem(place, f"torchvision's weights could not be downloaded ({error})", remedy)
+            ) from error
     if not Path(config.weights).is_file():
         raise InputError(Problem(place, f"no file {config.weights!r}", "`none`, `DEFAULT` or the path of a state_dict"))
     model = torchvision.models.get_model(config.name, weights=None)
     state = torch.load(config.weights, map_location="cpu", weights_only=True)
     # A classifier of another number of classes does not matter: it is cut off.
-    missing, unexpected = model.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")}, strict=False)
+    missing, unexpected = model.load_state_dict(
+        {k: v for k, v in state.items() if not k.startswith("fc.")}, strict=False
+    )
     if bad := [k for k in (*missing, *unexpected) if not k.startswith("fc.")]:
-        raise InputError(Problem(place, f"{config.weights} does not fit {config.name}: {', '.join(bad[:5])}", "weights of this model"))
+        raise InputError(
+            Problem(
+                place, f"{config.weights} does not fit {config.name}: {', '.join(bad[:5])}", "weights of this model"
+            )
+        )
     return model

@@ -22,7 +22,9 @@ class Mlp(nn.Module):
         self.norms = nn.ModuleList(GlobalBatchNorm(n_hidden, momentum=0.01, eps=0.001) for _ in widths[:-1])
         self.dropout = dropout
 
-    def forward(self, x_nD: Tensor, injected_nB: Tensor | None = None, noise: Noise | None = None, site: str = "") -> Tensor:
+    def forward(
+        self, x_nD: Tensor, injected_nB: Tensor | None = None, noise: Noise | None = None, site: str = ""
+    ) -> Tensor:
         """Hidden features (n, n_hidden). Dropout acts in training only and needs `noise`; `site` keys its draw."""
         for i, (layer, norm) in enumerate(zip(self.linears, self.norms, strict=True)):
             if injected_nB is not None:

@@ -52,14 +52,17 @@ class GlobalBatchNorm(nn.BatchNorm1d):
 
 
 def globalise(module: nn.Module) -> nn.Module:
-    """Replace every batch norm in `module` by a `GlobalBatchNorm` with the same weights and settings; returns `module`."""
+    """Replace every batch norm in `module` by a `GlobalBatchNorm` with the same weights and settings; returns
+    `module`.
+    """
     for name, child in module.named_children():
         if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)) and not isinstance(child, GlobalBatchNorm):
             # momentum and eps are floats or None in both classes; only the check of the input's shape differs
-            twin = GlobalBatchNorm(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
+            twin = GlobalBatchNorm(
+                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+            )
             twin.load_state_dict(child.state_dict())
             setattr(module, name, twin.train(child.training))
         else:
             globalise(child)
     return module
-

@@ -46,13 +46,17 @@ class Measured:
 
 
 def measure(recipe: Recipe, *, root: str, cpus: int, watch: Watch) -> list[Measured]:
-    """Train both stages on all patients of `recipe.dataset`, with one worker of `cpus` CPUs, and again in one plain process.
+    """Train both stages on all patients of `recipe.dataset`, with one worker of `cpus` CPUs, and again in one plain
+    process.
 
     Results go under `root`, which should be fresh: a stage that is done there is not measured.
     """
     dataset = PairedDataset.open(recipe.dataset)
     fold = Fold("none", (), patients(dataset.spots()))
-    made = {where: cell(recipe, dataset, fold, 0, storage.join(root, where), method="benchmark") for where in ("ray", "plain")}
+    made = {
+        where: cell(recipe, dataset, fold, 0, storage.join(root, where), method="benchmark")
+        for where in ("ray", "plain")
+    }
     for one in made.values():
         fit_panels(dataset, [(one.image.gene, fold.train)])
     gene = made["ray"].image.gene

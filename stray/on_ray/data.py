@@ -1,7 +1,9 @@
-"""The paired dataset in the cluster: Ray Data reads and decodes it once, every worker and trial of a node reads it there.
+"""The paired dataset in the cluster: Ray Data reads and decodes it once, every worker and trial of a node reads it
+there.
 
-The blocks of a materialised dataset stay in Ray's object store; workers get references and read them as numpy views. Ray Data's own
-shards would give each worker the same rows every epoch and drop remainders, so batches are drawn by `train.plan` instead.
+The blocks of a materialised dataset stay in Ray's object store; workers get references and read them as numpy views.
+Ray Data's own shards would give each worker the same rows every epoch and drop remainders, so batches are drawn by
+`train.plan` instead.
 """
 
 from __future__ import annotations
@@ -105,7 +107,7 @@ def _materialise(files: Sequence[Fragment], read: Callable[[Fragment], Iterable[
     context.enable_progress_bars = False
     try:
         placed = ray.data.read_datasource(Fragments(files, read), override_num_blocks=len(files)).materialize()
-    except Exception as error:  # noqa: BLE001  Ray wraps what a read task raised in classes of its own
+    except Exception as error:
         raise input_error(error) or error from None
     return tuple(ref for bundle in placed.iter_internal_ref_bundles() for ref in bundle.block_refs)
 

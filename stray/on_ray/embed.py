@@ -38,8 +38,8 @@ def embed(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Global rows (n,) of the pictured spots, ascending, and their features (n, dim), by the model in a folder.
 
-    `on_progress` is told how many spots are done. Raises InputError when the model's patches are of another size, the dataset has no
-    pictures, or a file cannot be read.
+    `on_progress` is told how many spots are done. Raises InputError when the model's patches are of another size,
+    the dataset has no pictures, or a file cannot be read.
     """
     check_patches(load(model), dataset.manifest.patch, dataset.path)
     files = fragments(dataset, images=True)
@@ -67,7 +67,7 @@ def embed(
             done += len(batch[ROWS])
             if on_progress is not None:
                 on_progress(done)
-    except Exception as error:  # noqa: BLE001  Ray wraps what a task raised in classes of its own
+    except Exception as error:
         raise input_error(error) or error from None
     rows_n = np.concatenate(rows)
     order = np.argsort(rows_n)

@@ -1,7 +1,7 @@
 """An experiment: every method on every fold with every seed, tracked, scored, resumable.
 
-What is done is found again by a key made of everything that went into it: a command that was ended goes on where it stopped, and
-methods, trials and later experiments share gene stages.
+What is done is found again by a key made of everything that went into it: a command that was ended goes on where it
+stopped, and methods, trials and later experiments share gene stages.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def results_folder(recipe: Recipe) -> str:
 def run(recipe: Recipe, *, watch: Watch | None = None, train: bool = True) -> Outcome:
     """Run what is left of `recipe` on the cluster that this process is connected to.
 
-    train=False scores what is trained already and raises InputError where a cell is not. Raises InputError for everything that is
-    at fault in the input, before anything is trained where it can be known.
+    train=False scores what is trained already and raises InputError where a cell is not. Raises InputError for
+    everything that is at fault in the input, before anything is trained where it can be known.
     """
     watch = watch or NoWatch()
     check_paths_visible(recipe)
@@ -132,7 +132,12 @@ class _Experiment:
         return placed
 
     def _open(self, cell: Cell) -> Any:
-        tags = {"stray.kind": "cell", "stray.method": cell.method, "stray.fold": cell.fold.name, "stray.seed": str(cell.seed)}
+        tags = {
+            "stray.kind": "cell",
+            "stray.method": cell.method,
+            "stray.fold": cell.fold.name,
+            "stray.seed": str(cell.seed),
+        }
         return self._tracking.open(self._key(cell), cell.title, cell.recipe, tags)
 
     def _finish(self, cell: Cell, live: bool) -> str | None:
@@ -230,5 +235,6 @@ def _require_trained(groups: Sequence[Group]) -> None:
     missing = [cell for group in groups for cell in group.cells if not cell.image.folder.is_done()]
     if missing:
         raise InputError(
-            Problem(f"cell {cell.title}", "is not trained", "run `stray train` with the same recipe first") for cell in missing
+            Problem(f"cell {cell.title}", "is not trained", "run `stray train` with the same recipe first")
+            for cell in missing
         )

@@ -44,10 +44,11 @@ def fit(
     mailbox: Any,
     callbacks: Sequence[Any] = (),
 ) -> None:
-    """Run the stages in their order on one worker group; a group that loses a worker goes on from its last whole checkpoint.
+    """Run the stages in their order on one worker group; a group that loses a worker goes on from its last whole
+    checkpoint.
 
-    Raises InputError when a worker found its input at fault, and Ray's TrainingFailedError when a worker failed otherwise more often
-    than `max_failures`.
+    Raises InputError when a worker found its input at fault, and Ray's TrainingFailedError when a worker failed
+    otherwise more often than `max_failures`.
     """
     trainer = TorchTrainer(
         _work,
@@ -72,7 +73,7 @@ def fit(
     )
     try:
         trainer.fit()
-    except Exception as error:  # noqa: BLE001  Ray wraps what a worker raised in classes of its own
+    except Exception as error:
         raise input_error(error) or error from None
 
 

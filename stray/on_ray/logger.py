@@ -1,4 +1,5 @@
-"""From workers to the tracking store: a zero-CPU mailbox beside the driver, emptied by the driver, the store's only owner.
+"""From workers to the tracking store: a zero-CPU mailbox beside the driver, emptied by the driver, the store's only
+owner.
 
 So a local SQLite store works on a cluster of several nodes, and a slow or absent tracking server holds up no worker.
 """
@@ -14,6 +15,7 @@ from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
 from stray.config import Recipe
 from stray.track.tracker import RunStatus
 
@@ -119,7 +121,7 @@ class Relay:
             while not self._stop.wait(POLL_S):
                 self._once()
             self._once()
-        except BaseException as error:  # noqa: BLE001  raised again by close
+        except BaseException as error:
             self._error = error
 
     def _once(self) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 
 from stray import storage
 from stray.cohort.dataset import PairedDataset
-from stray.evaluate import fit_probe
 from stray.errors import InputError
+from stray.evaluate import fit_probe
 from stray.models.image_encoder import ImageEncoder
 from stray.recipe import dump_yaml
 from stray.track.mlflow import MlflowTracker
@@ -15,7 +15,9 @@ from stray.train.grid import Cell
 from stray.train.model_folder import Classifier, save
 
 
-def export(cell: Cell, dataset: PairedDataset, features_ND: np.ndarray, rows: np.ndarray, root: str, run: MlflowTracker) -> str:
+def export(
+    cell: Cell, dataset: PairedDataset, features_ND: np.ndarray, rows: np.ndarray, root: str, run: MlflowTracker
+) -> str:
     """Fit the probe on every label that may train, write the folder, log the model; returns the folder.
 
     Without any label there is no probe: the folder holds the encoder alone, and no model is logged.

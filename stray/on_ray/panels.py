@@ -20,10 +20,12 @@ def fit_panels(dataset: PairedDataset, wanted: Iterable[tuple[GeneStage, tuple[s
     Raises InputError when a panel cannot be fitted.
     """
     missing = {stage.panel_key: (stage, patients) for stage, patients in wanted if not storage.exists(stage.panel_path)}
-    tasks = [_fit.remote(dataset, patients, stage.config.panel, stage.panel_path) for stage, patients in missing.values()]
+    tasks = [
+        _fit.remote(dataset, patients, stage.config.panel, stage.panel_path) for stage, patients in missing.values()
+    ]
     try:
         ray.get(tasks)
-    except Exception as error:  # noqa: BLE001  Ray wraps what a task raised in classes of its own
+    except Exception as error:
         raise input_error(error) or error from None
 
 

@@ -1,7 +1,7 @@
 """The hyperparameter search: Optuna proposes, Ray Tune runs, each trial is a Ray Train run and a child run in MLflow.
 
-A trial is judged by the probe's balanced accuracy on inner validation patients, never by its loss: losses at two temperatures do not
-compare. The patients of `search.held_out` are seen by no trial.
+A trial is judged by the probe's balanced accuracy on inner validation patients, never by its loss: losses at two
+temperatures do not compare. The patients of `search.held_out` are seen by no trial.
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ def search(recipe: Recipe, *, watch: Watch | None = None) -> Found:
 def _method(recipe: Recipe) -> str:
     method = recipe.search.method or list(recipe.methods)[-1]
     if recipe.methods[method].train == "nothing":
-        raise InputError(Problem("search.method", f"{method!r} trains nothing that could be tuned", "name a method that trains"))
+        raise InputError(
+            Problem("search.method", f"{method!r} trains nothing that could be tuned", "name a method that trains")
+        )
     return method
 
 
@@ -163,8 +165,8 @@ def _tune(recipe: Recipe, shared: _Shared, folder: str, name: str) -> tune.Resul
     # Tune and its callbacks print tables of their own otherwise.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     place = storage.join(folder, name)
-    # A trial's driver must hold no CPU that its workers wait for, and a request may not be empty: a sliver of the head node,
-    # which is also the node that is not taken away.
+    # A trial's driver must hold no CPU that its workers wait for, and a request may not be empty: a sliver of the
+    # head node, which is also the node that is not taken away.
     trainable = tune.with_resources(tune.with_parameters(_trial, shared=shared), {"node:__internal_head__": 0.001})
     if Tuner.can_restore(place):
         return Tuner.restore(place, trainable=trainable, resume_errored=True).fit()

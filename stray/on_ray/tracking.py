@@ -43,7 +43,9 @@ class Tracking:
     def __enter__(self) -> Tracking:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         status: RunStatus = "FINISHED" if kind is None else "KILLED" if not issubclass(kind, Exception) else "FAILED"
         for key in list(self._open):
             self.close(key, status)

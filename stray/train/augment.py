@@ -16,8 +16,8 @@ N_DRAWS = 7
 
 
 def augment(patches_nCHW: Tensor, config: AugmentConfig, noise: Noise) -> Tensor:
-    """Augmented patches as floats in [0, 1], the same shape. Each spot's draws depend on (seed, epoch, step) and its place in
-    the global batch alone, so any number of workers augments it alike."""
+    """Augmented patches as floats in [0, 1], the same shape. Each spot's draws depend on (seed, epoch, step) and its
+    place in the global batch alone, so any number of workers augments it alike."""
     u_n7 = noise.uniform("augment", N_DRAWS, patches_nCHW.float()[:, 0, 0, :1])
     x = patches_nCHW.float() / 255.0
     x = _orient(x, config, u_n7)
@@ -36,7 +36,9 @@ def _orient(x_nCHW: Tensor, config: AugmentConfig, u_n7: Tensor) -> Tensor:
 
 
 def _colour(x_nCHW: Tensor, config: AugmentConfig, u_n4: Tensor) -> Tensor:
-    """Brightness, contrast, saturation and hue in torchvision's definitions, with a factor of its own for each patch."""
+    """Brightness, contrast, saturation and hue in torchvision's definitions, with a factor of its own for each
+    patch.
+    """
     factor_n4 = 2.0 * u_n4 - 1.0
     if config.brightness:
         x_nCHW = (x_nCHW * _each(1.0 + config.brightness * factor_n4[:, 0])).clamp(0, 1)

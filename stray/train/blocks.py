@@ -1,4 +1,6 @@
-"""The training data as a worker holds it: read-only blocks of arrays (views into shared memory under Ray), gathered by position."""
+"""The training data as a worker holds it: read-only blocks of arrays (views into shared memory under Ray), gathered
+by position.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ class _Blocks:
         offset = np.concatenate([np.arange(len(r)) for r in block_rows]) if block_rows else held
         order = np.argsort(held, kind="stable")
         place = np.searchsorted(held, rows, sorter=order)
-        if len(held) == 0 or (place >= len(held)).any() or (held[order[np.minimum(place, len(held) - 1)]] != rows).any():
+        if (
+            len(held) == 0
+            or (place >= len(held)).any()
+            or (held[order[np.minimum(place, len(held) - 1)]] != rows).any()
+        ):
             raise ValueError("a training spot is in none of the blocks")
         self.rows = rows
         self._block, self._offset = block[order[place]], offset[order[place]]
@@ -58,7 +64,7 @@ class Counts(_Blocks):
         """Raises ValueError when a row is in no block."""
         super().__init__([b.rows for b in blocks], rows)
         self._counts = [b.counts for b in blocks]
-        self.n_genes = self._counts[0].shape[1]
+        self.n_genes: int = blocks[0].n_genes
 
     def totals(self) -> np.ndarray:
         """Counts over the panel of each position."""

@@ -52,7 +52,11 @@ class ContrastiveTask:
     def gather(self, positions: np.ndarray, noise: Noise) -> PairedBatch:
         """The spots at `positions`, in pinned memory where a GPU waits for them."""
         patches = self._patches.gather(positions)
-        genes = self._genes[torch.from_numpy(positions)] if isinstance(self._genes, Tensor) else self._genes.gather(positions)
+        genes = (
+            self._genes[torch.from_numpy(positions)]
+            if isinstance(self._genes, Tensor)
+            else self._genes.gather(positions)
+        )
         if self.device.type == "cuda":
             return PairedBatch(patches.pin_memory(), genes.pin_memory())
         return PairedBatch(patches, genes)

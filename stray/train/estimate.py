@@ -59,8 +59,8 @@ class Estimator:
     def _counts(self, n: int, n_genes: int) -> Counts:
         import scipy.sparse as sp
 
-        counts = sp.random(n, n_genes, density=0.1, format="csr", random_state=0)
-        counts.data = np.ceil(counts.data * 10)
+        rng = np.random.default_rng(0)
+        counts = sp.csr_matrix(rng.poisson(0.1, (n, n_genes)))
         return Counts([CountBlock(np.arange(n), compact(counts))], np.arange(n))
 
     def _gene_task(self, config: GeneConfig) -> Task:

@@ -20,7 +20,9 @@ from stray.train.schedules import kl_weight
 from stray.train.task import StepOutput
 
 RECALIBRATE_BELOW_STEPS = 500
-"""Batch norm with momentum 0.01 keeps (0.99)^steps of its initial statistics; below this many they are estimated anew."""
+"""Batch norm with momentum 0.01 keeps (0.99)^steps of its initial statistics; below this many they are estimated
+anew.
+"""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class GeneBatch:
 class GeneTask:
     """Minimises the negative ELBO per spot, with the KL term warmed up."""
 
-    def __init__(self, config: GeneConfig, counts: Counts, batch_N: np.ndarray, *, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, config: GeneConfig, counts: Counts, batch_N: np.ndarray, *, seed: int, device: torch.device
+    ) -> None:
         """`counts` of the training patients' spots; `batch_N` names the batch (patient) of each."""
         self.config, self.device, self.epochs = config, device, config.epochs
         self.names, codes_N = np.unique(batch_N, return_inverse=True)
@@ -110,7 +114,9 @@ class GeneTask:
         return GeneBatch(self._counts.gather(positions), self._batch_N[positions])
 
     def _to_device(self, batch: GeneBatch) -> GeneBatch:
-        return GeneBatch(batch.x_nG.to(self.device, non_blocking=True), batch.batch_n.to(self.device, non_blocking=True))
+        return GeneBatch(
+            batch.x_nG.to(self.device, non_blocking=True), batch.batch_n.to(self.device, non_blocking=True)
+        )
 
 
 def _split(usable: np.ndarray, codes_N: np.ndarray, held_out_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

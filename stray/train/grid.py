@@ -52,7 +52,9 @@ class Group:
 
     def stages(self) -> tuple[Stage, ...]:
         """The stages that are not done yet, each once, in an order in which every one finds what it needs."""
-        genes = {c.image.gene.key: c.image.gene for c in self.cells if c.image.needs_codes and not c.image.folder.is_done()}
+        genes = {
+            c.image.gene.key: c.image.gene for c in self.cells if c.image.needs_codes and not c.image.folder.is_done()
+        }
         images = {c.image.key: c.image for c in self.cells}
         return tuple(stage for stage in (*genes.values(), *images.values()) if not stage.folder.is_done())
 

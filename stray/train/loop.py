@@ -19,13 +19,20 @@ from stray.train.worker import Worker
 
 
 def fit(
-    task: Task, optim: OptimConfig, *, worker: Worker, tracker: Tracker, prefix: str, seed: int, checkpoint_every: int = 1
+    task: Task,
+    optim: OptimConfig,
+    *,
+    worker: Worker,
+    tracker: Tracker,
+    prefix: str,
+    seed: int,
+    checkpoint_every: int = 1,
 ) -> TrainState:
     """Train `task` to its last epoch, from the worker's newest checkpoint if there is one.
 
-    Metrics go to `tracker` as `prefix/name` with the epoch as step, and `prefix/step_loss` with the step; every epoch ends with
-    `worker.report`, every `checkpoint_every`-th and the last with a checkpoint. Raises FloatingPointError, naming the step, when the loss or a gradient is not finite:
-    that epoch leaves no checkpoint.
+    Metrics go to `tracker` as `prefix/name` with the epoch as step, and `prefix/step_loss` with the step; every
+    epoch ends with `worker.report`, every `checkpoint_every`-th and the last with a checkpoint. Raises
+    FloatingPointError, naming the step, when the loss or a gradient is not finite: that epoch leaves no checkpoint.
     """
     state = TrainState(task.module.to(worker.device), build_optimizer(task.module, optim))
     if (saved := worker.restore()) is not None:

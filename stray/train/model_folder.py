@@ -49,7 +49,9 @@ class Classifier(nn.Module):
         self.bias_K = nn.Buffer(torch.from_numpy(probe.bias_K).float())
 
     def forward(self, patches_nHWC: Tensor) -> Tensor:
-        """Class probabilities (n, K) of patches (n, px, px, 3) with values 0 to 255, in the order of the probe's classes."""
+        """Class probabilities (n, K) of patches (n, px, px, 3) with values 0 to 255, in the order of the probe's
+        classes.
+        """
         features_nD = self.encoder(patches_nHWC.permute(0, 3, 1, 2).float() / 255.0)
         return torch.softmax((features_nD - self.mean_D) / self.scale_D @ self.weight_KD.T + self.bias_K, dim=-1)
 
@@ -66,7 +68,9 @@ def save(
     """Write the folder; its mark of completion comes last."""
     folder = ResultFolder(path)
     folder.write_weights("encoder.pt", encoder_state)
-    folder.write_json("model.json", {"image": {**asdict(image), "weights": "none"}, "patch": asdict(patch), "facts": facts})
+    folder.write_json(
+        "model.json", {"image": {**asdict(image), "weights": "none"}, "patch": asdict(patch), "facts": facts}
+    )
     storage.write_bytes(storage.join(folder.path, "recipe.yaml"), recipe_yaml.encode())
     if probe is not None:
         storage.write_bytes(storage.join(folder.path, "probe.npz"), probe.to_bytes())

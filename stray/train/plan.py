@@ -13,8 +13,8 @@ from stray.noise import numpy_generator
 class BatchPlan:
     """Global batches over `count` training spots, drawn anew each epoch without replacement.
 
-    The remainder of an epoch (fewer spots than a batch) sits the epoch out, or forms a smaller batch of its own; where that
-    batch would be smaller than `smallest`, it joins the one before it.
+    The remainder of an epoch (fewer spots than a batch) sits the epoch out, or forms a smaller batch of its own;
+    where that batch would be smaller than `smallest`, it joins the one before it.
     """
 
     count: int

@@ -1,4 +1,6 @@
-"""The folder of a finished stage: weights, panel, settings, curves. Loaded without Ray by later stages and by `stray embed`."""
+"""The folder of a finished stage: weights, panel, settings, curves. Loaded without Ray by later stages and by `stray
+embed`.
+"""
 
 from __future__ import annotations
 
@@ -75,4 +77,6 @@ class ResultFolder:
 
     def read_weights(self, name: str) -> dict[str, Any]:
         """Inverse of `write_weights`, on the CPU."""
-        return torch.load(io.BytesIO(storage.read_bytes(storage.join(self.path, name))), weights_only=True, map_location="cpu")
+        return torch.load(
+            io.BytesIO(storage.read_bytes(storage.join(self.path, name))), weights_only=True, map_location="cpu"
+        )

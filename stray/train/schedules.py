@@ -8,7 +8,9 @@ from stray.config import OptimConfig
 
 
 def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
-    """Learning rate of global step `step` (counted from 0) of `total_steps`: a linear warm-up, then constant or cosine."""
+    """Learning rate of global step `step` (counted from 0) of `total_steps`: a linear warm-up, then constant or
+    cosine.
+    """
     warmup = round(config.warmup_share * total_steps)
     if step < warmup:
         return config.lr * (step + 1) / warmup
@@ -19,6 +21,8 @@ def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
 
 
 def kl_weight(weight: float, warmup_share: float, epoch: int, epochs: int) -> float:
-    """Weight of the KL term in epoch `epoch` of `epochs`: rises linearly from 0 over the share of the epochs that warm up."""
+    """Weight of the KL term in epoch `epoch` of `epochs`: rises linearly from 0 over the share of the epochs that
+    warm up.
+    """
     warmup = warmup_share * epochs
     return weight if epoch >= warmup else weight * epoch / warmup

@@ -1,4 +1,6 @@
-"""The stages of a cell, each from its settings and its rows to a folder of results. A stage that is done is not done again."""
+"""The stages of a cell, each from its settings and its rows to a folder of results. A stage that is done is not done
+again.
+"""
 
 from __future__ import annotations
 
@@ -139,7 +141,13 @@ def _run_gene(stage: GeneStage, data: StageData, worker: Worker, tracker: Tracke
     counts = data.counts(panel, stage.rows)
     task = GeneTask(stage.config, counts, stage.batch, seed=stage.seed, device=worker.device)
     state = fit(
-        task, stage.config.optim, worker=worker, tracker=tracker, prefix="gene", seed=stage.seed, checkpoint_every=checkpoint_every
+        task,
+        stage.config.optim,
+        worker=worker,
+        tracker=tracker,
+        prefix="gene",
+        seed=stage.seed,
+        checkpoint_every=checkpoint_every,
     )
     task.finish()
     codes_NZ = gather_rows(task.codes(counts).to(worker.device), len(counts)).cpu()
@@ -147,7 +155,9 @@ def _run_gene(stage: GeneStage, data: StageData, worker: Worker, tracker: Tracke
         folder = stage.folder
         folder.write_weights("weights.pt", task.module.state_dict())
         storage.write_bytes(storage.join(folder.path, "panel.json"), panel.to_json().encode())
-        folder.write_json("config.json", {"gene": asdict(stage.config), "batches": task.names.tolist(), "seed": stage.seed})
+        folder.write_json(
+            "config.json", {"gene": asdict(stage.config), "batches": task.names.tolist(), "seed": stage.seed}
+        )
         folder.write_json("history.json", state.history)
         folder.write_array("rows.npy", stage.rows)
         folder.write_array("codes.npy", codes_NZ.numpy())
@@ -159,7 +169,9 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, tracker: Trac
     history: list[dict[str, float]] = []
     if stage.train:
         genes = _codes(stage) if stage.needs_codes else data.counts(stage.gene.panel(), stage.rows)
-        task = ContrastiveTask(stage.config, data.patches(stage.rows), genes, seed=stage.gene.seed, device=worker.device)
+        task = ContrastiveTask(
+            stage.config, data.patches(stage.rows), genes, seed=stage.gene.seed, device=worker.device
+        )
         history = fit(
             task,
             stage.config.optim,
@@ -171,13 +183,16 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, tracker: Trac
         ).history
         encoder = task.module.image_encoder
     else:
-        encoder = untrained(stage.config.image, stage.gene.seed).to(worker.device, memory_format=torch.channels_last)
+        encoder = untrained(stage.config.image, stage.gene.seed).to(worker.device)
+        encoder = encoder.to(memory_format=torch.channels_last)
     local_nD = embed(encoder, data.patches(stage.embed_rows), worker.device)
     features_ND = gather_rows(local_nD.to(worker.device), len(stage.embed_rows)).cpu()
     if worker.rank == 0:
         folder = stage.folder
         folder.write_weights("encoder.pt", encoder.state_dict())
-        folder.write_json("config.json", {"contrastive": asdict(stage.config), "seed": stage.gene.seed, "trained": stage.train})
+        folder.write_json(
+            "config.json", {"contrastive": asdict(stage.config), "seed": stage.gene.seed, "trained": stage.train}
+        )
         folder.write_json("history.json", history)
         folder.write_array("rows.npy", stage.embed_rows)
         folder.write_array("features.npy", features_ND.numpy())
@@ -198,4 +213,3 @@ def untrained(config: TorchvisionConfig, seed: int) -> ImageEncoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(seed, "untrained", "init").initial_seed())
         return ImageEncoder(config)
-

@@ -23,7 +23,9 @@ def build_optimizer(module: torch.nn.Module, config: OptimConfig) -> torch.optim
 
 
 class TrainState:
-    """Module, optimiser, and the epoch that comes next. Randomness needs no state: it is keyed by (seed, epoch, step)."""
+    """Module, optimiser, and the epoch that comes next. Randomness needs no state: it is keyed by (seed, epoch,
+    step).
+    """
 
     def __init__(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.module, self.optimizer = module, optimizer
@@ -44,4 +46,3 @@ class TrainState:
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.history = state["epoch"], list(state["history"])
-

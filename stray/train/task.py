@@ -30,12 +30,20 @@ class StepOutput:
 class Task(Protocol):
     """One stage: a module to train, the batches it trains on, and the step."""
 
-    module: torch.nn.Module
+    @property
+    def module(self) -> torch.nn.Module:
+        """What is trained."""
+        ...
+
     plan: BatchPlan
+    """The batches that it trains on."""
     epochs: int
+    """How many passes."""
 
     def gather(self, positions: np.ndarray, noise: Noise) -> Any:
-        """This rank's batch as tensors on the host: the training spots at `positions`. Runs beside the step before it."""
+        """This rank's batch as tensors on the host: the training spots at `positions`. Runs beside the step before
+        it.
+        """
         ...
 
     def step(self, batch: Any, noise: Noise) -> StepOutput:

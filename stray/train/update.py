@@ -13,7 +13,9 @@ from stray.train.task import StepOutput
 
 
 def update(state: TrainState, output: StepOutput, rate: float, clip_norm: float | None) -> Tensor:
-    """Backward, sum of gradients over ranks, step. Returns the global loss and the gradient's norm, shape (2,), on the device."""
+    """Backward, sum of gradients over ranks, step. Returns the global loss and the gradient's norm, shape (2,), on
+    the device.
+    """
     output.loss.backward()
     trained = [p for group in state.optimizer.param_groups for p in group["params"]]
     loss = sum_over_ranks(trained, output.loss.detach())

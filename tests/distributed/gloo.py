@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-
+from torch.multiprocessing.spawn import start_processes
 
 Job = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -24,7 +23,7 @@ def run_on(world_size: int, jobs: Mapping[str, Job]) -> dict[str, list[Any]]:
     if world_size == 1:
         return {name: [function(*args)] for name, (function, args) in jobs.items()}
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(_enter, (world_size, folder, dict(jobs)), nprocs=world_size, start_method="spawn")
+        start_processes(_enter, (world_size, folder, dict(jobs)), nprocs=world_size, start_method="spawn")
         ranks = [pickle.loads((Path(folder) / str(rank)).read_bytes()) for rank in range(world_size)]
     return {name: [found[name] for found in ranks] for name in jobs}
 

@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +104,8 @@ class Setup:
 
 
 @pytest.fixture(scope="module")
-def setup(ray_session: SessionInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
-    yield Setup(tmp_path_factory.mktemp("training"))
+def setup(ray_session: SessionInfo, tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    return Setup(tmp_path_factory.mktemp("training"))
 
 
 @pytest.fixture(scope="module")
@@ -159,8 +158,8 @@ def test_a_training_whose_worker_is_killed_ends_with_the_weights_of_an_uninterru
 def test_one_worker_sees_the_batches_of_two(setup: Setup, whole: Heard) -> None:
     alone = setup.train(setup.image("alone"), "alone", workers=1)
     assert alone.step_losses().keys() == whole.step_losses().keys() == set(range(2 * EPOCHS))
-    # One step from equal weights on equal batches gives equal losses; another draw of 32 of the 80 spots would not. Later, rounding
-    # (sums over two workers) is amplified by a network that is not yet trained.
+    # One step from equal weights on equal batches gives equal losses; another draw of 32 of the 80 spots would not.
+    # Later, rounding (sums over two workers) is amplified by a network that is not yet trained.
     for step in (0, 1):
         assert alone.step_losses()[step] == pytest.approx(whole.step_losses()[step], rel=1e-3), step
 
@@ -172,7 +171,7 @@ def test_a_shard_that_cannot_be_read_is_named_with_its_row_group(setup: Setup) -
         # The size stays, so that opening the dataset does not notice.
         file.write_bytes(content[:200] + bytes(len(content) - 1000) + content[-800:])
         broken = PairedDataset.open(setup.dataset.path)
-        with pytest.raises(InputError, match=f"{file.name}, row group 0"):
+        with pytest.raises(InputError, match=rf"{file.name}, row group 0"):
             place_patches(broken, 1.0)
     finally:
         file.write_bytes(content)
@@ -189,6 +188,6 @@ def test_a_worker_that_fails_too_often_ends_the_training_with_its_error(setup: S
     stage = setup.cell("failing").image
     stage = replace(stage, config=apply(setup.recipe, {"contrastive.image.weights": "/no/such/file.pt"}).contrastive)
     started = time.monotonic()
-    with pytest.raises(InputError, match="no file '/no/such/file.pt'"):
+    with pytest.raises(InputError, match=r"no file '/no/such/file\.pt'"):
         setup.train([Assignment(stage=stage, targets=(), title="failing", epochs=1)], "failing", workers=1, failures=0)
     assert time.monotonic() - started < 120

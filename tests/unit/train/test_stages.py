@@ -99,7 +99,7 @@ def test_an_interrupted_stage_goes_on_from_its_checkpoint_to_the_same_weights(
     assert not stages[1].folder.is_done()
     tracker = MemoryTracker()
     run_stage(stages[1], data, LocalWorker(tmp_path / "state.pt"), tracker)
-    assert [step for step, _ in tracker.series(f"{which}/loss")][0] == 3
+    assert next(step for step, _ in tracker.series(f"{which}/loss")) == 3
     expected, found = (stage.folder.read_weights(name) for stage in stages)
     assert all(torch.equal(expected[key], found[key]) for key in expected)
 
@@ -135,7 +135,9 @@ def test_epochs_report_what_a_person_wants_to_see(recipe: Recipe, dataset: Paire
     assert tracker.series("contrastive/chance_loss")[0][1] == pytest.approx(np.log(32))
 
 
-def test_nothing_that_is_fitted_depends_on_the_held_out_patient(folder: Path, dataset: PairedDataset, tmp_path: Path) -> None:
+def test_nothing_that_is_fitted_depends_on_the_held_out_patient(
+    folder: Path, dataset: PairedDataset, tmp_path: Path
+) -> None:
     """The held-out patient's counts, labels and pictures are replaced by others: panel, weights and codes stay."""
     other = tmp_path / "other"
     changed = apply(small_recipe(folder), {"dataset": str(other)})
@@ -169,7 +171,9 @@ def replace_patient(path: Path, patient: str, by: str) -> None:
     target, source = (next((path / "spots" / p).rglob("*.parquet")) for p in (patient, by))
     table, taken = pq.ParquetFile(target).read(), pq.ParquetFile(source).read()
     for name in ("gene_index", "gene_count", "total_count", "image", "label", "tissue_fraction"):
-        table = table.set_column(table.column_names.index(name), table.schema.field(name), taken[name].cast(table[name].type))
+        table = table.set_column(
+            table.column_names.index(name), table.schema.field(name), taken[name].cast(table[name].type)
+        )
     pq.write_table(table, target)
     manifest = (path / "manifest.json").read_text()
     old = next(f for f in Manifest.load(str(path)).files if f"/{patient}/" in f.path)
