@@ -13,6 +13,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from stray import storage
 from stray.on_ray.data import Placed, PlacedData
 from stray.on_ray.failures import input_error
+from stray.on_ray.interruptible import interruptible
 from stray.on_ray.logger import MailboxTracker
 from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.worker import RayWorker
@@ -72,7 +73,7 @@ def fit(
         ),
     )
     try:
-        trainer.fit()
+        interruptible(trainer.fit)
     except Exception as error:
         raise input_error(error) or error from None
 

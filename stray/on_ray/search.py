@@ -28,6 +28,7 @@ from stray.on_ray.data import Placed, place_counts, place_patches
 from stray.on_ray.experiment import results_folder, train_on_workers
 from stray.on_ray.failures import input_error
 from stray.on_ray.fit import Assignment, fit
+from stray.on_ray.interruptible import interruptible
 from stray.on_ray.logger import MailboxTracker, Relay, open_mailbox
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import WorkerPlan, plan_workers, resources
@@ -169,7 +170,7 @@ def _tune(recipe: Recipe, shared: _Shared, folder: str, name: str) -> tune.Resul
     # head node, which is also the node that is not taken away.
     trainable = tune.with_resources(tune.with_parameters(_trial, shared=shared), {"node:__internal_head__": 0.001})
     if Tuner.can_restore(place):
-        return Tuner.restore(place, trainable=trainable, resume_errored=True).fit()
+        return interruptible(Tuner.restore(place, trainable=trainable, resume_errored=True).fit)
     config = recipe.search
     tuner = Tuner(
         trainable,
@@ -183,7 +184,7 @@ def _tune(recipe: Recipe, shared: _Shared, folder: str, name: str) -> tune.Resul
         ),
         run_config=tune.RunConfig(name=name, storage_path=folder, verbose=0),
     )
-    return tuner.fit()
+    return interruptible(tuner.fit)
 
 
 def _concurrent(recipe: Recipe, layout: WorkerPlan) -> int:

@@ -1,0 +1,35 @@
+"""Ctrl-C reaches stray, not Ray: Train and Tune replace the handler of SIGINT and end the process with exit code 0.
+
+They leave the handler alone in any thread but the main one, so that is where they run.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def interruptible(function: Callable[[], T]) -> T:
+    """What `function` returns or raises; it runs in a thread of its own while this one stays open to Ctrl-C.
+
+    On KeyboardInterrupt the thread is left behind: it ends when the session with Ray does, which every verb sees to.
+    """
+    found: list[T] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            found.append(function())
+        except BaseException as error:  # noqa: BLE001  raised again in the thread that waits
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name="stray-ray", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(timeout=0.2)
+    if errors:
+        raise errors[0]
+    return found[0]
