@@ -23,7 +23,7 @@ def interruptible(function: Callable[[], T]) -> T:
     def work() -> None:
         try:
             found.append(function())
-        except BaseException as error:  # noqa: BLE001  raised again in the thread that waits
+        except BaseException as error:  # raised again in the thread that waits
             errors.append(error)
 
     thread = threading.Thread(target=work, name="stray-ray", daemon=True)

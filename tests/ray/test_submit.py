@@ -20,13 +20,20 @@ JOB = """
 import os, sys
 from stray.on_ray import session
 from stray.config import Recipe
+from stray.errors import InputError
 
 if __name__ == "__main__":
     print("first line")
     with session.session() as info:
         print("nodes", len(info.resources.nodes), "local", info.local)
         print("plan", session.plan_workers(Recipe().run))
-        session.check_paths_visible(Recipe(output=sys.argv[1]))
+        session.check_paths_visible(Recipe(dataset=sys.argv[1] + "/data", output=sys.argv[1] + "/out"))
+        try:
+            # Each node has a copy of the working directory of its own.
+            session.check_paths_visible(Recipe(output="file:///proc/self/cwd/private"))
+        except InputError as error:
+            print("refused", error)
+        print("left", os.listdir("private"))
     print("greeting", os.environ["GREETING"])
     print("file", open("beside.txt").read())
     sys.exit(int(sys.argv[2]))
@@ -75,6 +82,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "job.py").write_text(JOB, encoding="utf-8")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "manifest.json").write_text("{}", encoding="utf-8")
     (tmp_path / "beside.txt").write_text("came along", encoding="utf-8")
     return tmp_path
 
@@ -88,13 +97,15 @@ def submit(cluster: LocalCluster, folder: Path, *words: str) -> subprocess.Compl
 def test_a_job_runs_on_both_nodes_with_its_files_and_ends_as_it_ends(
     code: int, cluster: LocalCluster, folder: Path
 ) -> None:
-    done = submit(cluster, folder, "--env", "GREETING=hello", "--", "python", "job.py", str(folder / "out"), str(code))
+    done = submit(cluster, folder, "--env", "GREETING=hello", "--", "python", "job.py", str(folder), str(code))
     assert done.returncode == code, done.stdout + done.stderr
     assert done.stdout.count("first line") == 1, "no part of the log is missing or shown twice"
     assert "nodes 2 local False" in done.stdout
     assert "WorkerPlan(workers=2, cpus_per_worker=1, use_gpu=False)" in done.stdout
     assert "greeting hello" in done.stdout
     assert "file came along" in done.stdout
+    assert "refused output: file:///proc/self/cwd/private is not visible on 1 of the cluster's nodes" in done.stdout
+    assert "left []" in done.stdout
     assert list((folder / "out").iterdir()) == [], "the probe of visibility is taken away"
     assert ("succeeded" if code == 0 else f"ended with code {code}") in done.stderr
 
@@ -122,7 +133,7 @@ def test_a_job_of_this_checkout_starts(cluster: LocalCluster) -> None:
 def test_a_driver_outside_a_job_joins_by_ray_address(cluster: LocalCluster, folder: Path) -> None:
     environment = {**cluster.environment, "RAY_ADDRESS": cluster.gcs, "GREETING": "hello"}
     done = subprocess.run(
-        [sys.executable, "job.py", str(folder / "out"), "0"],
+        [sys.executable, "job.py", str(folder), "0"],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

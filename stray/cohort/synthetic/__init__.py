@@ -30,7 +30,7 @@ __all__ = [
 
 
 def draw_image(seed: int, patient: int, section: int, n_spots: int, microns_per_pixel: float) -> Image.Image:
-    """The H&E-like picture of one section (patient and section counted from 0); micrometre 0 is its upper left corner."""
+    """The H&E-like picture of one section (patient and section from 0); micrometre 0 is its upper left corner."""
     layout = draw_layout(seed, patient, section, n_spots)
     haematoxylin, eosin = draw_tissue(seed, patient, section, layout, microns_per_pixel)
     stain = draw_stain(seed, patient, section)

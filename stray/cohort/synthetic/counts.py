@@ -6,8 +6,8 @@ For spot n with composition w_n over classes and latents u_n, patient p, gene g:
     mean_ng ~ rate_ng * exp(patient_pg) * capture_pg * exp(section_g),   rows scaled to the spot's depth
     count_ng ~ NB(mean_ng, dispersion_g)
 
-`patient_pg` has a part of its own for every gene and a part along the class and latent programmes: a patient's connective
-tissue may look like another's cancer to whatever reads single genes. A decoder that is told the patient can
+`patient_pg` has a part of its own for every gene and a part along the class and latent programmes: one patient's
+connective tissue may look like another's cancer to whatever reads single genes. A decoder that is told the patient can
 undo both, since they are constant over a patient.
 
 Legend: S spots, G genes, K classes, L latents, P patients.
@@ -98,7 +98,7 @@ def draw_counts(seed: int, patient: int, section: int, layout: Layout, n_genes: 
     for start in range(0, len(layout.xy_um), _SPOTS_AT_ONCE):
         rows = slice(start, start + _SPOTS_AT_ONCE)
         chunks.append(_draw_chunk(rng, programmes, effect, depth, layout.composition[rows], layout.latents[rows]))
-    return sparse.vstack(chunks, format="csr")
+    return sparse.csr_matrix(sparse.vstack(chunks, format="csr"))
 
 
 def _draw_chunk(

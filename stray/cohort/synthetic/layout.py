@@ -107,7 +107,7 @@ class Regions:
 
 
 def draw_layout(seed: int, patient: int, section: int, n_spots: int) -> Layout:
-    """The plan of section `section` of patient `patient` (both from 0); exactly `n_spots` spots, every class present."""
+    """The plan of a section (patient and section from 0): exactly `n_spots` spots, every class among them."""
     rng = generator(seed, "layout", patient, section)
     xy, row, col, outline, extent = _place_spots(rng, n_spots)
     shares = rng.dirichlet(_USUAL_SHARES * 30.0)

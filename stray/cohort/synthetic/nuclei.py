@@ -25,6 +25,16 @@ class Nuclei:
     grain: np.ndarray
     """How patchy the chromatin is, 0 to 1, (N,)."""
 
+    def take(self, chosen: np.ndarray) -> Nuclei:
+        """The nuclei that a mask (N,) chooses."""
+        return Nuclei(
+            xy=self.xy[chosen],
+            radius=self.radius[chosen],
+            angle=self.angle[chosen],
+            stain=self.stain[chosen],
+            grain=self.grain[chosen],
+        )
+
     @classmethod
     def join(cls, groups: list[Nuclei]) -> Nuclei:
         """All nuclei of several groups."""
@@ -50,8 +60,8 @@ def draw_nuclei(
 ) -> Nuclei:
     """Nuclei of one cell type at `xy` (N, 2).
 
-    `radius_um` is the usual radius of a disc of their area, `spread` the standard deviation of its logarithm, `aspect` the range of
-    longer over shorter axis, `angle` their direction (any, when None).
+    `radius_um` is the usual radius of a disc of their area, `spread` the standard deviation of its logarithm, `aspect`
+    the range of longer over shorter axis, `angle` their direction (any, when None).
     """
     n = len(xy)
     radius = radius_um * np.exp(np.clip(rng.normal(0.0, spread, n), -2 * spread, 2 * spread))

@@ -1,7 +1,8 @@
 """From amounts of stain to a picture: Beer-Lambert with each patient's own haematoxylin and eosin, light and blur.
 
-Transmitted light is background * 10^(-OD) and OD = haematoxylin * vector_H + eosin * vector_E, by colour channel. Laboratories differ in the vectors
-(the dyes), in the amounts (time in the bath), in the light and in the sharpness; so do the patients here.
+Transmitted light is background * 10^(-OD) with OD = haematoxylin * vector_H + eosin * vector_E in each colour channel.
+Laboratories differ in the vectors (the dyes), in the amounts (time in the bath), in the light and in the sharpness; so
+do the patients here.
 """
 
 from __future__ import annotations
