@@ -47,7 +47,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Errors that are not the input's fault keep their traceback.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader went away (`stray config smoke | head`); Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _main(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
@@ -76,19 +86,13 @@ def _run(verb: str, words: list[str]) -> int:
     module.configure(parser)
     previous = _end_politely_on_sigterm()
     try:
-        code = module.run(parser.parse_args(words))
-        sys.stdout.flush()
-        return code
+        return module.run(parser.parse_args(words))
     except InputError as error:
         print_problems(error)
         return 2
     except KeyboardInterrupt:
         print("stray: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader went away (`stray config smoke | head`); Python would complain once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except SystemExit as stop:
         # argparse ends this way, and so does SIGTERM.
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)

@@ -113,11 +113,12 @@ def test_a_missing_recipe_is_refused_with_what_there_is(tmp_path: Path) -> None:
     assert "smoke" in done.stderr
 
 
-def test_a_closed_pipe_is_no_error() -> None:
+@pytest.mark.parametrize("word", ["config", "--help"])
+def test_a_closed_pipe_is_no_error(word: str) -> None:
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as closed:
         done = subprocess.run(
-            [sys.executable, "-m", "stray", "config"], stdout=closed, stderr=subprocess.PIPE, text=True, timeout=60
+            [sys.executable, "-m", "stray", word], stdout=closed, stderr=subprocess.PIPE, text=True, timeout=60
         )
     assert (done.returncode, done.stderr) == (141, "")
