@@ -168,8 +168,9 @@ def test_a_shard_that_cannot_be_read_is_named_with_its_row_group(setup: Setup) -
     file = Path(setup.dataset.files()[0])
     content = file.read_bytes()
     try:
-        # The size stays, so that opening the dataset does not notice.
-        file.write_bytes(content[:200] + bytes(len(content) - 1000) + content[-800:])
+        # The size stays, so that opening the dataset does not notice, and so does the footer of the file.
+        footer = int.from_bytes(content[-8:-4], "little") + 8
+        file.write_bytes(content[:4] + bytes(len(content) - 4 - footer) + content[-footer:])
         broken = PairedDataset.open(setup.dataset.path)
         with pytest.raises(InputError, match=rf"{file.name}, row group 0"):
             place_patches(broken, 1.0)
