@@ -8,7 +8,14 @@ from functools import partial
 
 from stray.cohort.readers import SectionHandle
 from stray.cohort.section import Genes, Section, SectionImage
-from stray.cohort.synthetic import class_names, draw_image, draw_layout, draw_section_counts, gene_symbols
+from stray.cohort.synthetic import (
+    DRAWING_VERSION,
+    class_names,
+    draw_image,
+    draw_layout,
+    draw_section_counts,
+    gene_symbols,
+)
 from stray.config.ingest import SyntheticSourceConfig
 from stray.errors import InputError, Problem
 
@@ -29,6 +36,7 @@ class SyntheticReader:
         options = asdict(self.config)
         # A section is the same in a cohort of any size, so growing the cohort does not make it another section.
         del options["patients"], options["sections_per_patient"]
+        options["drawing"] = DRAWING_VERSION
         return tuple(
             SectionHandle(name=f"P{patient + 1}S{section + 1}", patient=f"P{patient + 1}", options=options)
             for patient in range(self.config.patients)

@@ -1,7 +1,7 @@
 """A cohort with known truth: tissue classes, patient batch effects, and a link between picture and genes.
 
-Sections are made one at a time, each a function of (seed, patient, section) and of the sizes, so a cohort of any number of
-sections streams through the memory of one.
+Sections are made one at a time, each a function of (seed, patient, section) and of the sizes, so a cohort of any
+number of sections streams through the memory of one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from stray.cohort.synthetic.tissue import draw_tissue
 
 __all__ = [
     "CLASSES",
+    "DRAWING_VERSION",
     "LATENTS",
     "PITCH_UM",
     "Layout",
@@ -27,6 +28,9 @@ __all__ = [
     "draw_section_counts",
     "gene_symbols",
 ]
+
+DRAWING_VERSION = 1
+"""Raised whenever the same settings give another cohort, so that an ingest does not keep sections of the old one."""
 
 
 def draw_image(seed: int, patient: int, section: int, n_spots: int, microns_per_pixel: float) -> Image.Image:

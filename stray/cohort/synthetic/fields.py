@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import ndtri
 
 _WAVES = 64
+_BLOCK = 6
 
 
 def generator(seed: int, stream: str, *place: int) -> np.random.Generator:
@@ -24,19 +25,17 @@ def generator(seed: int, stream: str, *place: int) -> np.random.Generator:
 
 
 def spread_normals(seed: int, stream: str, patient: int, size: int) -> np.ndarray:
-    """`size` standard normal numbers for `patient` (from 0) that are spread evenly over the patients of one cohort.
+    """`size` standard normal numbers for `patient` (from 0), spread evenly over the patients of one cohort.
 
-    A Kronecker sequence with a random start: any six patients cover the range, so that one cohort is about as hard as
-    another. Independent draws would now and then give six patients with one and the same stain.
+    A Latin hypercube for every six patients: in each number, one of them lies in each sixth of the distribution, so
+    one cohort is about as hard as another. Independent draws would now and then give six patients one and the same
+    stain.
     """
-    start = generator(seed, stream).random(size)
-    # Powers of the generalised golden ratio are the classic low-discrepancy steps for several dimensions.
-    ratio = 2.0
-    for _ in range(32):
-        ratio = (1.0 + ratio) ** (1.0 / (size + 1))
-    steps = ratio ** -np.arange(1, size + 1)
-    uniform = (start + patient * steps) % 1.0
-    return ndtri(np.clip(uniform, 0.02, 0.98))
+    block, place = divmod(patient, _BLOCK)
+    rng = generator(seed, stream, block)
+    sixth = rng.permuted(np.tile(np.arange(_BLOCK), (size, 1)), axis=1)
+    inside = rng.uniform(0.1, 0.9, sixth.shape)
+    return ndtri((sixth + inside)[:, place] / _BLOCK)
 
 
 @dataclass(frozen=True)
