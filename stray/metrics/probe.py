@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
+from threadpoolctl import threadpool_limits
 
 from stray.metrics.scores import confusion_matrix, summarise
 
@@ -177,7 +178,8 @@ def _fit_path(features: NDArray, code_N: NDArray, strengths: Sequence[float]) ->
     path = []
     for c in strengths:
         model.set_params(C=c)
-        with warnings.catch_warnings():
+        # The products are so small that threads wait for each other five times longer than one of them would work.
+        with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # told by `converged` instead
             model.fit(standard, code_N)
         converged = int(model.n_iter_.max()) < _MAX_ITERATIONS

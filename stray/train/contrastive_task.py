@@ -45,6 +45,7 @@ class ContrastiveTask:
         """`patches` of the training spots, and for the same rows their frozen gene codes (N, Z) or their counts."""
         self.config, self.device, self.epochs = config, device, config.epochs
         self._patches, self._genes = patches, genes
+        self._bf16 = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(device))
         # A batch without its whole set of negatives would change the loss: the remainder sits the epoch out.
         self.plan = BatchPlan(len(patches), config.batch_size, seed, keep_remainder=False)
         self.module = build(config, genes, seed).to(memory_format=torch.channels_last)
@@ -66,7 +67,7 @@ class ContrastiveTask:
         patches = batch.patches_nCHW.to(self.device, non_blocking=True)
         genes = batch.genes_nX.to(self.device, non_blocking=True)
         patches = augment(patches, self.config.augment, noise).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             image_nD, gene_nD = self.module(patches, genes, noise)
         loss, terms = mixture(self.config.losses, gather(image_nD, gene_nD, noise.count), self.module.log_scale.exp())
         # Terms are shares of a mean over the global batch; as sums over this rank's items they average to it.
@@ -83,6 +84,14 @@ class ContrastiveTask:
     def validate(self, epoch: int) -> Averages:
         """Nothing is held out of the training patients here: losses at two temperatures do not compare."""
         return Averages()
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 faster than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # A private name, so its absence means no.
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
 def build(config: ContrastiveConfig, genes: Tensor | Counts, seed: int) -> ContrastiveModel:

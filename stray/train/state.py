@@ -14,12 +14,12 @@ def build_optimizer(module: torch.nn.Module, config: OptimConfig) -> torch.optim
     """Adam, or AdamW where the decay is decoupled; neither decays scalars, biases and norms when decoupled."""
     trained = [p for p in module.parameters() if p.requires_grad]
     if not config.decoupled:
-        return torch.optim.Adam(trained, lr=config.lr, eps=config.eps, weight_decay=config.weight_decay)
+        return torch.optim.Adam(trained, lr=config.lr, eps=config.eps, weight_decay=config.weight_decay, fused=True)
     groups = [
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, eps=config.eps)
+    return torch.optim.AdamW(groups, lr=config.lr, eps=config.eps, fused=True)
 
 
 class TrainState:
