@@ -113,7 +113,7 @@ class ContrastiveConfig:
     batch_size: Annotated[int, Field(ge=2)] = 128
     """Spots in a global batch, whatever the number of workers."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
-    """Arithmetic of the towers in training; auto: bf16 where the hardware multiplies it faster (GPUs, CPUs with AMX)."""
+    """Arithmetic of the towers in training; auto: bf16 where the hardware is faster at it (GPUs, CPUs with AMX)."""
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(
             lr=1e-3, weight_decay=1e-4, decoupled=True, schedule="cosine", warmup_share=0.1
