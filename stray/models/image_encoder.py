@@ -17,6 +17,8 @@ from stray.models.norm import globalise
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
+_FITTING = "a state_dict of this model, as torchvision saves it"
+
 
 class ImageEncoder(nn.Module):
     """A torchvision ResNet without its classifier. `dim` is the width of its features."""
@@ -75,13 +77,12 @@ def _build(config: TorchvisionConfig) -> Any:
     model = torchvision.models.get_model(config.name, weights=None)
     state = torch.load(config.weights, map_location="cpu", weights_only=True)
     # A classifier of another number of classes does not matter: it is cut off.
-    missing, unexpected = model.load_state_dict(
-        {k: v for k, v in state.items() if not k.startswith("fc.")}, strict=False
-    )
-    if bad := [k for k in (*missing, *unexpected) if not k.startswith("fc.")]:
-        raise InputError(
-            Problem(
-                place, f"{config.weights} does not fit {config.name}: {', '.join(bad[:5])}", "weights of this model"
-            )
-        )
+    body = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    try:
+        missing, unexpected = model.load_state_dict(body, strict=False)
+    except RuntimeError as error:  # tensors of other shapes
+        raise InputError(Problem(place, f"{config.weights} does not fit {config.name}: {error}", _FITTING)) from error
+    if bad := [name for name in (*missing, *unexpected) if not name.startswith("fc.")]:
+        what = f"{config.weights} does not fit {config.name}: {', '.join(bad[:5])}"
+        raise InputError(Problem(place, what, _FITTING))
     return model

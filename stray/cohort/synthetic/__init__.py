@@ -44,7 +44,7 @@ __all__ = [
     "gene_symbols",
 ]
 
-DRAWING_VERSION = 1
+DRAWING_VERSION = 2
 """Raised whenever the same settings give another cohort, so that an ingest does not keep sections of the old one."""
 
 

@@ -44,16 +44,16 @@ def draw_stain(seed: int, patient: int, section: int) -> Stain:
     wobble = generator(seed, "stain section", patient, section).normal(0.0, 1.0, 9)
     values = np.clip(size + 0.15 * wobble, -2.2, 2.2)
     # Haematoxylin runs from blue to purple, eosin from pink to orange: one number turns each.
-    haematoxylin = _HAEMATOXYLIN + values[0] * np.array([0.12, 0.01, -0.10])
-    eosin = _EOSIN + values[1] * np.array([0.03, -0.05, 0.15])
+    haematoxylin = _HAEMATOXYLIN + values[0] * np.array([0.08, 0.01, -0.07])
+    eosin = _EOSIN + values[1] * np.array([0.02, -0.03, 0.10])
     vectors = np.stack([haematoxylin, eosin])
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return Stain(
         vectors=vectors,
-        amounts=np.exp(np.array([0.34, 0.36]) * values[2:4]),
+        amounts=np.exp(np.array([0.25, 0.26]) * values[2:4]),
         light=np.clip(0.935 + 0.03 * values[4] + np.array([0.0, 0.006, -0.022]) * values[5], 0.0, 0.985),
         gamma=float(np.exp(0.12 * values[6])),
-        blur_um=float(1.1 * np.exp(0.35 * values[7])),
+        blur_um=float(1.1 * np.exp(0.15 * values[7])),
         noise=float(0.012 * np.exp(0.3 * values[8])),
     )
 
