@@ -16,7 +16,8 @@ from stray.on_ray.session import SessionInfo
 from stray.recipe import load_recipe
 from stray.track.mlflow_reader import MlflowReader
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+# A test here starts several worker groups, each some ten seconds on a quiet machine and a minute on a busy one.
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(900)]
 
 
 class Place:

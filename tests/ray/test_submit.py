@@ -57,8 +57,10 @@ def free_port() -> int:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     folder = tmp_path_factory.mktemp("cluster")
     port, dashboard = free_port(), free_port()
+    # Ray sets RAY_AUTH_MODE in a process that has had a session, which asks this cluster for a token that it lacks.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     environment = {
-        **os.environ,
+        **inherited,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "STRAY_CLUSTER_DIR": str(folder / "state"),
         # The token of this cluster stays out of the developer's home.

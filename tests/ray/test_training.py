@@ -26,7 +26,7 @@ from stray.recipe import apply
 from stray.train.grid import Cell
 from tests.small_cohort import small_cell, small_dataset, small_recipe
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(600)]
 EPOCHS = 6
 
 
