@@ -34,7 +34,7 @@ from stray.report.figures import confusion_figure
 from stray.track.place import experiment_name
 from stray.train.grid import Cell, Group, fold_title, grid
 from stray.train.results import ResultFolder, digest
-from stray.train.stages import GeneStage
+from stray.train.stages import GeneStage, Stage
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,14 @@ class _Experiment:
         with ThreadPoolExecutor(1, thread_name_prefix="score") as pool:
             for group in groups:
                 live = self._train(group)
-                scored += [pool.submit(self._finish, cell, self._key(cell) in live) for cell in group.cells]
+                scored += [pool.submit(self._finish, cell, live) for cell in group.cells]
                 for future in scored:
                     if future.done():
                         future.result()  # an error ends the experiment now, not after the last fold
             return [model for future in scored if (model := future.result()) is not None]
 
     def _train(self, group: Group) -> set[str]:
-        """Run the group's stages; the keys of the cells whose curves were sent while they trained."""
+        """Run the group's stages; the keys of those that ran, whose curves were sent as they went."""
         stages = group.stages()
         if not stages:
             return set()
@@ -114,7 +114,7 @@ class _Experiment:
                 Assignment(stage=stage, targets=tuple(self._key(c) for c in users), title=title, epochs=epochs)
             )
         train_on_workers(assignments, placed, self._recipe, self._root, self._tracking)
-        return {self._key(cell) for cell in group.cells}
+        return {stage.key for stage in stages}
 
     def _key(self, cell: Cell) -> str:
         """Of the cell's run: the same cell in another experiment is a run of that experiment's own."""
@@ -140,14 +140,13 @@ class _Experiment:
         }
         return self._tracking.open(self._key(cell), cell.title, cell.recipe, tags)
 
-    def _finish(self, cell: Cell, live: bool) -> str | None:
+    def _finish(self, cell: Cell, live: set[str]) -> str | None:
         """Score a cell and log it; the folder of the model where all patients trained. Nothing twice."""
         folder = ResultFolder(storage.join(self._root, self._key(cell)))
         if not self._rescore and folder.is_done() and folder.facts()["tracked"] == self._tracking.uri:
             return folder.facts()["model"]
         run = self._open(cell)
-        if not live:
-            log_curves(run, cell)
+        log_curves(run, cell, live)
         image = cell.image.folder
         features_ND, rows = image.read_array("features.npy"), image.read_array("rows.npy")
         model = None
@@ -194,13 +193,14 @@ def train_on_workers(
         relay.close()
 
 
-def log_curves(run: Any, cell: Cell) -> None:
-    """The training curves of stages that were done before: by another cell, or before this command."""
-    stages = [("contrastive", cell.image.folder)]
+def log_curves(run: Any, cell: Cell, live: set[str]) -> None:
+    """The training curves of stages that were done before, by another cell or before this command: not in `live`."""
+    stages: list[tuple[str, Stage]] = [("contrastive", cell.image)]
     if cell.image.needs_codes:
-        stages.append(("gene", cell.image.gene.folder))
-    for prefix, folder in stages:
-        for epoch, metrics in enumerate(folder.read_json("history.json"), start=1):
+        stages.append(("gene", cell.image.gene))
+    for prefix, stage in stages:
+        history = stage.folder.read_json("history.json") if stage.key not in live else []
+        for epoch, metrics in enumerate(history, start=1):
             run.metrics({f"{prefix}/{name}": value for name, value in metrics.items()}, epoch)
 
 

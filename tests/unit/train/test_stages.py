@@ -196,3 +196,17 @@ def test_a_gene_stage_is_found_again_by_everything_that_went_into_it(recipe: Rec
     assert base.key == gene(apply(recipe, {"contrastive.optim.lr": 0.5, "run.max_failures": 9})).key
     for change in ({"gene.model.n_latent": 6}, {"gene.panel.n_genes": 50}, {"gene.batch_key": "section"}):
         assert base.key != gene(apply(recipe, change)).key
+
+
+def test_a_cell_hears_of_the_stages_that_were_done_before_and_not_twice_of_those_that_ran(
+    recipe: Recipe, dataset: PairedDataset, tmp_path: Path
+) -> None:
+    from stray.on_ray.experiment import log_curves
+
+    made = prepared(recipe, dataset, tmp_path)
+    for stage in (made.image.gene, made.image):
+        run_stage(stage, LocalData(dataset), LocalWorker(), MemoryTracker())
+    tracker = MemoryTracker()
+    log_curves(tracker, made, {made.image.key})
+    assert [step for step, _ in tracker.series("gene/elbo")] == [1, 2, 3, 4]
+    assert tracker.series("contrastive/loss") == []
