@@ -21,7 +21,7 @@ from stray.errors import InputError, Problem
 from stray.metrics import probe as linear
 from stray.metrics.bootstrap import Interval, auc_interval, score_intervals, tissue_blocks
 from stray.metrics.knn import knn_predict, majority_code
-from stray.metrics.labels import Spots, select, training_labels, usable
+from stray.metrics.labels import Labelled, Spots, select, training_labels, usable
 from stray.metrics.naming import flat_metrics
 from stray.metrics.probe import Probe
 from stray.metrics.scores import Scores, confusion_matrix, score, summarise
@@ -61,6 +61,16 @@ class Evaluation:
         """What the table alone does not say, as it stands in its metadata."""
         return json.loads(self.table.schema.metadata[FACTS])
 
+    @property
+    def headline(self) -> str:
+        """The probe's balanced accuracy on each label source, in a line for the person who waits."""
+        parts = []
+        for source in dict.fromkeys(source for source, _ in self.scores):
+            weak = " (weak labels)" if source in self.weak else ""
+            score = self.metrics.get(f"eval/{source}/probe/balanced_accuracy", float("nan"))
+            parts.append(f"{score:.3f} on {source}{weak}")
+        return "balanced accuracy " + ", ".join(parts)
+
     def write(self, path: str | os.PathLike[str]) -> str:
         """Write the table of predictions as Parquet to a local path, and return it."""
         pq.write_table(self.table, os.fspath(path), compression="zstd")
@@ -85,9 +95,7 @@ def fit_probe(
     trains = select(training_labels(rows, spots, patients, config), rows, spots, config)
     if len(trains.index_N) == 0:
         raise InputError(_nothing_trains(patients, config))
-    return linear.fit(
-        features_ND[trains.index_N], trains.label_N, trains.patient_N, trains.block_N, config.probe_c, seed
-    )
+    return _fitted(features_ND, trains, config, seed)
 
 
 def probe_balanced_accuracy(
@@ -152,9 +160,7 @@ def evaluate(
     if problems:
         raise InputError(problems)
 
-    fitted = linear.fit(
-        features_ND[trains.index_N], trains.label_N, trains.patient_N, trains.block_N, config.probe_c, seed
-    )
+    fitted = _fitted(features_ND, trains, config, seed)
     scored_N = np.logical_or.reduce(list(scored_of.values()))
     classes = tuple(sorted(set(fitted.classes) | {str(name) for name in label_N[scored_N]}))
     code_of = {name: code for code, name in enumerate(classes)}
@@ -234,6 +240,12 @@ def _checked(features_ND: NDArray[np.floating], rows: NDArray[np.integer]) -> ND
     if not np.isfinite(features_ND).all():
         raise ValueError("embeddings hold nan or infinity: the encoder has diverged")
     return np.asarray(rows, dtype=np.int64)
+
+
+def _fitted(features_ND: NDArray[np.floating], trains: Labelled, config: EvalConfig, seed: int) -> Probe:
+    return linear.fit(
+        features_ND[trains.index_N], trains.label_N, trains.patient_N, trains.block_N, config.probe_c, seed
+    )
 
 
 def _nothing_trains(patients: Iterable[str], config: EvalConfig) -> Problem:

@@ -11,6 +11,7 @@ compares the methods. Ctrl-C ends it; the same command goes on where it stopped.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 
 from stray import storage
@@ -48,8 +49,9 @@ def run(args: argparse.Namespace) -> int:
     from stray.cli.search import show_trials
     from stray.on_ray import experiment, ingest, search, session
 
-    with session.session(), Progress() as progress:
+    with Progress() as progress, contextlib.ExitStack() as stack:
         progress.say("1/4  a cohort is drawn and becomes a paired dataset")
+        stack.enter_context(session.session())
         ingest.ingest(recipe.ingest, recipe.dataset, on_event=lambda event: show_event(progress, event))
         progress.say("2/4  three methods train on patients P1-P4 and one more, and are scored on the one left out")
         outcome = experiment.run(recipe, watch=progress)

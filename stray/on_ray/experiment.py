@@ -113,6 +113,7 @@ class _Experiment:
             assignments.append(
                 Assignment(stage=stage, targets=tuple(self._key(c) for c in users), title=title, epochs=epochs)
             )
+        self._watch.say(f"{fold_title(group.cells[0].fold)}: workers start")
         train_on_workers(assignments, placed, self._recipe, self._root, self._tracking)
         return {stage.key for stage in stages}
 
@@ -161,6 +162,7 @@ class _Experiment:
                 seed=cell.seed,
             )
             log_evaluation(run, evaluation, cell.method)
+            self._watch.say(f"{cell.title}: {evaluation.headline}")
             folder.write_json("metrics.json", evaluation.metrics)
         else:
             model = export(cell, self._dataset, features_ND, rows, self._root, run)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import optuna
 from ray import tune
 from ray.tune import Tuner
 from ray.tune.search.optuna import OptunaSearch
@@ -22,26 +23,21 @@ from stray.cohort.split import Fold, patients, scorable_patients
 from stray.config import ChoiceConfig, IntUniformConfig, LogUniformConfig, Recipe, UniformConfig
 from stray.config.search import DistributionConfig
 from stray.errors import InputError, Problem
-from stray.evaluate import probe_balanced_accuracy
 from stray.noise import key as noise_key
-from stray.on_ray.data import Placed, place_counts, place_patches
+from stray.on_ray.data import place_counts, place_patches
 from stray.on_ray.experiment import results_folder, train_on_workers
 from stray.on_ray.failures import input_error
-from stray.on_ray.fit import Assignment, fit
+from stray.on_ray.fit import Assignment
 from stray.on_ray.interruptible import interruptible
-from stray.on_ray.logger import MailboxTracker, Relay, open_mailbox
+from stray.on_ray.logger import Relay, open_mailbox
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import WorkerPlan, plan_workers, resources
 from stray.on_ray.tracking import Tracking, log_text
+from stray.on_ray.trial import METRIC, Shared, run_trial, trial_cell
 from stray.on_ray.visibility import check_paths_visible
 from stray.on_ray.watch import NoWatch, Watch
-from stray.recipe import apply, dump_yaml, for_method
-from stray.train.grid import Cell, Group, cell
+from stray.recipe import apply, dump_yaml
 from stray.train.results import digest
-from stray.train.stages import GeneStage
-
-METRIC = "eval/inner_balanced_accuracy"
-"""What is maximised."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +65,6 @@ class Found:
     """The tracking store."""
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """What every trial needs."""
-
-    recipe: Recipe
-    method: str
-    dataset: PairedDataset
-    fold: Fold
-    root: str
-    placed: Placed
-    layout: WorkerPlan
-    mailbox: Any
-    experiment: str
-
-
 def search(recipe: Recipe, *, watch: Watch | None = None) -> Found:
     """Run the search of `recipe` on the cluster that this process is connected to.
 
@@ -93,7 +74,7 @@ def search(recipe: Recipe, *, watch: Watch | None = None) -> Found:
     check_paths_visible(recipe)
     dataset = PairedDataset.open(recipe.dataset)
     method, fold, root = _method(recipe), _inner_fold(recipe, dataset), results_folder(recipe)
-    base = _trial_cell(recipe, method, {}, dataset, fold, root)
+    base = trial_cell(recipe, method, {}, dataset, fold, root)
     key = "search-" + digest(recipe.name, method, base.key, recipe.search)
     with Tracking(recipe, kind="search", key=key, dataset=dataset.manifest.digest, watch=watch) as tracking:
         fit_panels(dataset, [(base.image.gene, fold.train)])
@@ -110,7 +91,7 @@ def search(recipe: Recipe, *, watch: Watch | None = None) -> Found:
         relay = Relay(mailbox, tracking.deliver)
         try:
             layout = plan_workers(recipe.run)
-            shared = _Shared(recipe, method, dataset, fold, root, placed, layout, mailbox, key)
+            shared = Shared(recipe, method, dataset, fold, root, placed, layout, mailbox, key)
             results = _tune(recipe, shared, storage.join(root, "search"), key)
         finally:
             relay.close()
@@ -153,22 +134,15 @@ def _inner_fold(recipe: Recipe, dataset: PairedDataset) -> Fold:
     return Fold("search", validation, train)
 
 
-def _trial_cell(
-    recipe: Recipe, method: str, settings: dict[str, Any], dataset: PairedDataset, fold: Fold, root: str
-) -> Cell:
-    """The cell of a trial; the pictures of patients whom the search must not see are not even embedded."""
-    tuned = apply(for_method(recipe, method), {**recipe.search.set, **settings})
-    seen = (*fold.train, *fold.held_out)
-    return cell(tuned, dataset, fold, recipe.seeds[0], root, method=method, embed_patients=seen)
-
-
-def _tune(recipe: Recipe, shared: _Shared, folder: str, name: str) -> tune.ResultGrid:
+def _tune(recipe: Recipe, shared: Shared, folder: str, name: str) -> tune.ResultGrid:
     # Tune and its callbacks print tables of their own otherwise.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # A line for every study and trial otherwise; its warnings stay.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     place = storage.join(folder, name)
     # A trial's driver must hold no CPU that its workers wait for, and a request may not be empty: a sliver of the
     # head node, which is also the node that is not taken away.
-    trainable = tune.with_resources(tune.with_parameters(_trial, shared=shared), {"node:__internal_head__": 0.001})
+    trainable = tune.with_resources(tune.with_parameters(run_trial, shared=shared), {"node:__internal_head__": 0.001})
     if Tuner.can_restore(place):
         return interruptible(Tuner.restore(place, trainable=trainable, resume_errored=True).fit)
     config = recipe.search
@@ -207,58 +181,6 @@ def _domain(distribution: DistributionConfig) -> Any:
             return tune.choice(list(values))
 
 
-def _trial(settings: dict[str, Any], *, shared: _Shared) -> None:
-    """One trial, in a process of its own that holds no CPU: its workers do the work."""
-    recipe = shared.recipe
-    trial = _trial_cell(recipe, shared.method, settings, shared.dataset, shared.fold, shared.root)
-    name = tune.get_context().get_trial_id()
-    key = "trial-" + digest(shared.experiment, name)
-    title = f"trial {name}: " + "  ".join(f"{path.split('.')[-1]} {_short(value)}" for path, value in settings.items())
-    tags = {"stray.kind": "trial", "stray.method": shared.method, "stray.seed": str(trial.seed), "stray.fold": "search"}
-    tracker = MailboxTracker(shared.mailbox, [key], {"title": title, "epochs": trial.recipe.contrastive.epochs})
-    tracker.open(title, trial.recipe, tags)
-    tracker.params({f"search.{path}": value for path, value in settings.items()})
-    tracker.flush()
-    stages = Group((trial,)).stages()
-    if stages:
-        fit_panels(shared.dataset, [(trial.image.gene, shared.fold.train)])
-        panel, placed = trial.image.gene.panel(), shared.placed
-        if panel.key not in placed.counts:
-            placed = placed.with_counts(panel.key, place_counts(shared.dataset, panel, shared.fold.train))
-        assignments = [
-            Assignment(
-                stage=stage,
-                targets=(key,),
-                title=f"{title}, gene stage" if isinstance(stage, GeneStage) else title,
-                epochs=stage.config.epochs,
-            )
-            for stage in stages
-        ]
-        fit(
-            assignments,
-            placed,
-            layout=shared.layout,
-            max_failures=recipe.run.max_failures,
-            checkpoint_every=recipe.run.checkpoint_every,
-            folder=storage.join(shared.root, "checkpoints"),
-            mailbox=shared.mailbox,
-        )
-    image = trial.image.folder
-    score = probe_balanced_accuracy(
-        image.read_array("features.npy"),
-        image.read_array("rows.npy"),
-        shared.dataset.spots(),
-        shared.fold.train,
-        shared.fold.held_out,
-        recipe.eval,
-        trial.seed,
-    )
-    tracker.metrics({METRIC: score})
-    tracker.note(f"balanced accuracy on {', '.join(shared.fold.held_out)}: {score:.3f}")
-    tracker.end()
-    tune.report({METRIC: score})
-
-
 def _ranked(results: tune.ResultGrid) -> tuple[Trial, ...]:
     trials, errors = [], []
     for result in results:
@@ -277,7 +199,3 @@ def _with_best(recipe: Recipe, method: str, best: Trial) -> Recipe:
     """The recipe whose method carries the best settings; the other methods stay as they are."""
     settings = {**recipe.methods[method].set, **best.settings}
     return apply(recipe, {f"methods.{method}.set": settings})
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,106 @@
+"""One trial of a search: the chosen settings trained on workers of its own, and judged on inner validation patients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ray import tune
+
+from stray import storage
+from stray.cohort.dataset import PairedDataset
+from stray.cohort.split import Fold
+from stray.config import Recipe
+from stray.evaluate import probe_balanced_accuracy
+from stray.on_ray.data import Placed, place_counts
+from stray.on_ray.fit import Assignment, fit
+from stray.on_ray.logger import MailboxTracker
+from stray.on_ray.panels import fit_panels
+from stray.on_ray.resources import WorkerPlan
+from stray.recipe import apply, for_method
+from stray.train.grid import Cell, Group, cell
+from stray.train.results import digest
+from stray.train.stages import GeneStage
+
+METRIC = "eval/inner_balanced_accuracy"
+"""What a search maximises."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What every trial needs."""
+
+    recipe: Recipe
+    method: str
+    dataset: PairedDataset
+    fold: Fold
+    root: str
+    placed: Placed
+    layout: WorkerPlan
+    mailbox: Any
+    experiment: str
+
+
+def trial_cell(
+    recipe: Recipe, method: str, settings: dict[str, Any], dataset: PairedDataset, fold: Fold, root: str
+) -> Cell:
+    """The cell of a trial; the pictures of patients whom the search must not see are not even embedded."""
+    tuned = apply(for_method(recipe, method), {**recipe.search.set, **settings})
+    seen = (*fold.train, *fold.held_out)
+    return cell(tuned, dataset, fold, recipe.seeds[0], root, method=method, embed_patients=seen)
+
+
+def run_trial(settings: dict[str, Any], *, shared: Shared) -> None:
+    """One trial, in a process of its own that holds no CPU: its workers do the work."""
+    recipe = shared.recipe
+    trial = trial_cell(recipe, shared.method, settings, shared.dataset, shared.fold, shared.root)
+    name = tune.get_context().get_trial_id()
+    key = "trial-" + digest(shared.experiment, name)
+    title = f"trial {name}: " + "  ".join(f"{path.split('.')[-1]} {_short(value)}" for path, value in settings.items())
+    tags = {"stray.kind": "trial", "stray.method": shared.method, "stray.seed": str(trial.seed), "stray.fold": "search"}
+    tracker = MailboxTracker(shared.mailbox, [key], {"title": title, "epochs": trial.recipe.contrastive.epochs})
+    tracker.open(title, trial.recipe, tags)
+    tracker.params({f"search.{path}": value for path, value in settings.items()})
+    tracker.flush()
+    stages = Group((trial,)).stages()
+    if stages:
+        fit_panels(shared.dataset, [(trial.image.gene, shared.fold.train)])
+        panel, placed = trial.image.gene.panel(), shared.placed
+        if panel.key not in placed.counts:
+            placed = placed.with_counts(panel.key, place_counts(shared.dataset, panel, shared.fold.train))
+        assignments = [
+            Assignment(
+                stage=stage,
+                targets=(key,),
+                title=f"{title}, gene stage" if isinstance(stage, GeneStage) else title,
+                epochs=stage.config.epochs,
+            )
+            for stage in stages
+        ]
+        fit(
+            assignments,
+            placed,
+            layout=shared.layout,
+            max_failures=recipe.run.max_failures,
+            checkpoint_every=recipe.run.checkpoint_every,
+            folder=storage.join(shared.root, "checkpoints"),
+            mailbox=shared.mailbox,
+        )
+    image = trial.image.folder
+    score = probe_balanced_accuracy(
+        image.read_array("features.npy"),
+        image.read_array("rows.npy"),
+        shared.dataset.spots(),
+        shared.fold.train,
+        shared.fold.held_out,
+        recipe.eval,
+        trial.seed,
+    )
+    tracker.metrics({METRIC: score})
+    tracker.note(f"balanced accuracy on {', '.join(shared.fold.held_out)}: {score:.3f}")
+    tracker.end()
+    tune.report({METRIC: score})
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
