@@ -8,7 +8,7 @@ drawn.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -42,24 +42,33 @@ class Noise:
     step: int
     count: int
     rows: slice
+    copies: int = 1
+    """How often the batch is repeated, one whole copy after the other, each with draws of its own."""
 
     @staticmethod
     def of_rank(seed: int, epoch: int, step: int, count: int) -> Noise:
         """The noise of a global batch of `count` spots, for this rank's share of it."""
         return Noise(seed, epoch, step, count, share(count))
 
+    def repeated(self, copies: int) -> Noise:
+        """The noise of `copies` copies of the batch, stacked: local rows are then (copies * n), copy by copy."""
+        return replace(self, copies=copies)
+
     def normal(self, site: str, size: int, like: Tensor) -> Tensor:
         """Standard normal (local rows, size), on the device and of the type of `like`."""
         generator = torch_generator(self.seed, self.epoch, self.step, site)
-        draw_NZ = torch.randn(self.count, size, generator=generator)
-        return draw_NZ[self.rows].to(like)
+        return self._mine(torch.randn(self.count, self.copies * size, generator=generator), size).to(like)
 
     def uniform(self, site: str, size: int, like: Tensor) -> Tensor:
         """Uniform on [0, 1) (local rows, size), on the device and of the type of `like`."""
         generator = torch_generator(self.seed, self.epoch, self.step, site)
-        draw_NZ = torch.rand(self.count, size, generator=generator)
-        return draw_NZ[self.rows].to(like)
+        return self._mine(torch.rand(self.count, self.copies * size, generator=generator), size).to(like)
 
     def keep(self, site: str, rate: float, like_nD: Tensor) -> Tensor:
         """Dropout's factors for `like_nD`: 0 with probability `rate`, else 1 / (1 - rate)."""
         return (self.uniform(site, like_nD.shape[1], like_nD) >= rate).to(like_nD) / (1.0 - rate)
+
+    def _mine(self, draw_NX: Tensor, size: int) -> Tensor:
+        """This rank's rows of a draw for the global batch, its copies stacked."""
+        mine_nX = draw_NX[self.rows]
+        return mine_nX if self.copies == 1 else mine_nX.unflatten(1, (self.copies, size)).transpose(0, 1).flatten(0, 1)

@@ -30,4 +30,4 @@ def small_cell(recipe: Recipe, dataset: PairedDataset, *, root: str, train: bool
     """The cell that holds out patient P1."""
     patients = sorted(set(np.asarray(dataset.spots().patient).tolist()))
     fold = Fold("P1", ("P1",), tuple(p for p in patients if p != "P1"))
-    return cell(recipe, dataset, fold, 0, root, method="clip_scvi", train=train)
+    return cell(recipe, dataset, fold, 0, root, method="clip_scvi", train="contrastive" if train else "nothing")

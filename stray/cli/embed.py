@@ -1,9 +1,11 @@
-"""Code the pictures of a dataset with a trained image encoder.
+"""Code a dataset with a trained encoder: its pictures with an image encoder, its counts with a gene encoder.
 
   stray embed stray-runs/her2st/models/clip_scvi-seed0 /data/new_section --out features.parquet
+  stray embed stray-runs/her2st/gene-0123456789abcdef /data/new_section --out codes.parquet
 
-The dataset may have pictures only. Its patches must have the size that the encoder was trained on; the error says
-which.
+MODEL is the folder of a model that `stray train --folds none` named (the dataset may have pictures only, and its
+patches must have the size that the encoder was trained on; the error says which), or of a gene stage (genes of its
+panel that the dataset lacks count as zeros, up to half of the panel).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from stray import storage
 from stray.cli.console import Progress, say
 from stray.cohort.dataset import PairedDataset
 
-HELP = "code the pictures of a dataset with a trained encoder"
+HELP = "code the pictures or the counts of a dataset with a trained encoder"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,13 +36,41 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write a row a pictured spot: spot_id, patient, section, x_um, y_um, features."""
+    """Write a row a spot: spot_id, patient, section, x_um, y_um, and features or codes."""
+    from stray.train.results import ResultFolder
+
+    folder = ResultFolder(args.model)
+    if folder.is_done() and folder.facts().get("kind") == "gene":
+        return _code_genes(args)
     dataset, rows, features_ND = coded(args)
-    spots = dataset.spots().take(rows)
-    features = pa.FixedSizeListArray.from_arrays(pa.array(features_ND.ravel()), features_ND.shape[1])
-    write_table(pa.table({**place_columns(spots), "features": features}), args.out)
+    write_table(pa.table({**place_columns(dataset.spots().take(rows)), "features": _lists(features_ND)}), args.out)
     say(f"{args.out}: {len(rows):,} spots, {features_ND.shape[1]} features each")
     return 0
+
+
+def _code_genes(args: argparse.Namespace) -> int:
+    from stray.on_ray import embed, session
+    from stray.train.gene_folder import load_gene_encoder
+
+    dataset, model = PairedDataset.open(args.dataset), storage.absolute(args.model)
+    with session.session(), Progress() as progress:
+        progress.start("embed", "coding counts", total=int(dataset.spots().has_counts.sum()))
+        rows, found, missing = embed.code_genes(model, dataset, on_progress=lambda done: progress.update("embed", done))
+        progress.finish("embed")
+    columns = place_columns(dataset.spots().take(rows)) | {"codes": _lists(found["codes"])}
+    for k, name in enumerate(load_gene_encoder(model).classes):
+        columns[f"probability/{name}"] = pa.array(found["probabilities"][:, k])
+    write_table(pa.table(columns), args.out)
+    if missing:
+        shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+        say(f"{len(missing)} genes of the panel are not in the dataset and count as zeros: {shown}")
+    say(f"{args.out}: {len(rows):,} spots, codes of {found['codes'].shape[1]} dimensions")
+    return 0
+
+
+def _lists(values_ND: np.ndarray) -> pa.Array:
+    """A fixed-size list a row."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(values_ND.ravel()), values_ND.shape[1])
 
 
 def coded(args: argparse.Namespace) -> tuple[PairedDataset, np.ndarray, np.ndarray]:

@@ -7,18 +7,17 @@ from rich.table import Table
 from stray import storage
 from stray.cli.console import say, stdout
 from stray.cohort.dataset import PairedDataset
-from stray.cohort.split import folds
 from stray.config import Recipe
 from stray.train.estimate import Estimator
-from stray.train.grid import fold_title, grid
-from stray.train.stages import GeneStage
+from stray.train.grid import fold_title, grid, recipe_folds
+from stray.train.stages import CodesStage, GeneStage
 
 
 def show_plan(recipe: Recipe) -> None:
     """Print a row a cell, and the sum. Raises InputError as the training would."""
     dataset = PairedDataset.open(recipe.dataset)
     root = storage.join(storage.absolute(recipe.output), recipe.name)
-    groups = grid(recipe, dataset, folds(dataset.spots(), recipe.folds, recipe.eval), root)
+    groups = grid(recipe, dataset, recipe_folds(recipe, dataset), root)
     estimator = Estimator(dataset.manifest.patch.size_px, dataset.manifest.n_genes)
     table = Table(title=f"{recipe.name}: {sum(len(g.cells) for g in groups)} cells", title_justify="left")
     for name in ("fold", "seed", "method", "gene stage", "contrastive stage"):
@@ -28,11 +27,11 @@ def show_plan(recipe: Recipe) -> None:
         pending = {stage.key: stage for stage in group.stages()}
         for cell in group.cells:
             # A stage that several cells share is counted at the first.
-            gene = pending.pop(cell.image.gene.key, None) if cell.image.needs_codes else None
-            image = pending.pop(cell.image.key, None)
+            gene = pending.pop(cell.scored.gene.key, None) if cell.scored.needs_codes else None
+            image = pending.pop(cell.scored.key, None)
             seconds = sum(estimator.stage(stage) for stage in (gene, image) if stage is not None)
-            gene_text = "-" if not cell.image.needs_codes else _work(gene) if gene else "shared or done"
-            image_text = "done" if cell.image.folder.is_done() else _work(image) if image else "shared"
+            gene_text = "-" if not cell.scored.needs_codes else _work(gene) if gene else "shared or done"
+            image_text = "done" if cell.scored.folder.is_done() else _work(image) if image else "shared"
             table.add_row(
                 fold_title(cell.fold),
                 str(cell.seed),
@@ -52,6 +51,8 @@ def show_plan(recipe: Recipe) -> None:
 def _work(stage) -> str:
     if isinstance(stage, GeneStage):
         return f"{len(stage.rows):,} spots x {stage.config.epochs} epochs"
+    if isinstance(stage, CodesStage):
+        return "-"
     return f"{len(stage.rows):,} spots x {stage.config.epochs} epochs" if stage.train else "embedding only"
 
 

@@ -24,42 +24,49 @@ def patients(spots: SpotTable) -> tuple[str, ...]:
     return tuple(sorted(set(spots.patient.tolist())))
 
 
-def scorable_patients(spots: SpotTable, config: EvalConfig) -> tuple[str, ...]:
-    """Patients with at least one pictured spot whose label can be scored."""
+def scorable_patients(spots: SpotTable, config: EvalConfig, *, pictured: bool = True) -> tuple[str, ...]:
+    """Patients with at least one spot whose label can be scored and that has a picture (or counts, if not
+    `pictured`).
+    """
     sources = set(config.label_sources.score)
+    present = spots.has_image if pictured else spots.has_counts
     chosen = [
-        bool(image) and label is not None and label not in config.exclude_classes and source in sources
-        for image, label, source in zip(spots.has_image, spots.label, spots.label_source, strict=True)
+        bool(there) and label is not None and label not in config.exclude_classes and source in sources
+        for there, label, source in zip(present, spots.label, spots.label_source, strict=True)
     ]
     return tuple(sorted(set(spots.patient[chosen].tolist())))
 
 
-def folds(spots: SpotTable, config: FoldsConfig, evaluation: EvalConfig) -> tuple[Fold, ...]:
-    """The folds of an experiment; one without held-out patients for `none`.
+def folds(spots: SpotTable, config: FoldsConfig, evaluation: EvalConfig, *, pictured: bool = True) -> tuple[Fold, ...]:
+    """The folds of an experiment; one without held-out patients for `none`. `pictured`: whether pictures are scored,
+    or gene codes alone.
 
     Raises InputError when a named patient does not exist or has nothing to score, or when no patient can be scored.
     """
     everyone = patients(spots)
     if config.kind == "none":
         return (Fold("none", (), everyone),)
-    scorable = scorable_patients(spots, evaluation)
+    scorable = scorable_patients(spots, evaluation, pictured=pictured)
     held_out = config.held_out or scorable
-    _check(held_out, everyone, scorable, evaluation.label_sources.score)
+    kind = "pictured spot" if pictured else "spot with counts"
+    _check(held_out, everyone, scorable, evaluation.label_sources.score, kind)
     return tuple(Fold(p, (p,), tuple(q for q in everyone if q != p)) for p in held_out)
 
 
-def _check(held_out: Sequence[str], everyone: Sequence[str], scorable: Sequence[str], sources: Sequence[str]) -> None:
+def _check(
+    held_out: Sequence[str], everyone: Sequence[str], scorable: Sequence[str], sources: Sequence[str], kind: str
+) -> None:
     problems = []
     for patient in held_out:
         if patient not in everyone:
             what, remedy = f"no patient {patient!r} in the dataset", f"one of {', '.join(everyone)}"
             problems.append(Problem("folds.held_out", what, remedy))
         elif patient not in scorable:
-            what = f"patient {patient!r} has no pictured spot with a label from {', '.join(sources)}"
+            what = f"patient {patient!r} has no {kind} with a label from {', '.join(sources)}"
             remedy = f"hold out one of {', '.join(scorable) or 'none: the dataset has no such labels'}"
             problems.append(Problem("folds.held_out", what, f"{remedy}, or widen eval.label_sources.score"))
     if not held_out:
-        what = f"no patient has a pictured spot with a label from {', '.join(sources)}"
+        what = f"no patient has a {kind} with a label from {', '.join(sources)}"
         problems.append(
             Problem("folds", what, "add a label table at ingest, widen eval.label_sources.score, or use --folds none")
         )

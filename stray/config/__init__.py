@@ -15,7 +15,15 @@ from stray.config.contrastive import (
     TorchvisionConfig,
 )
 from stray.config.evaluation import EvalConfig, LabelSourcesConfig
-from stray.config.gene import GeneConfig, PanelConfig, ScviConfig
+from stray.config.gene import (
+    GeneConfig,
+    GeneModelConfig,
+    LogCountsConfig,
+    PanelConfig,
+    PcaConfig,
+    ScanviConfig,
+    ScviConfig,
+)
 from stray.config.ingest import (
     H5adSourceConfig,
     Her2stSourceConfig,
@@ -47,6 +55,7 @@ __all__ = [
     "FoldsConfig",
     "FrozenTowerConfig",
     "GeneConfig",
+    "GeneModelConfig",
     "GeneTowerConfig",
     "H5adSourceConfig",
     "Her2stSourceConfig",
@@ -54,6 +63,7 @@ __all__ = [
     "IntUniformConfig",
     "LabelSourcesConfig",
     "LabelTableConfig",
+    "LogCountsConfig",
     "LogUniformConfig",
     "LossesConfig",
     "MethodConfig",
@@ -61,9 +71,11 @@ __all__ = [
     "OptimConfig",
     "PanelConfig",
     "PatchConfig",
+    "PcaConfig",
     "ProjectionConfig",
     "Recipe",
     "RunConfig",
+    "ScanviConfig",
     "ScviConfig",
     "SearchConfig",
     "SourceConfig",

@@ -14,14 +14,20 @@ from stray.config.optim import OptimConfig
 class PanelConfig:
     """Which genes a model sees; fitted on the fold's training patients only."""
 
-    kind: Literal["hvg", "mean", "all"] = "hvg"
-    """Highly variable genes (seurat_v3 over log-variance, patient as batch), highest mean, or all genes."""
+    kind: Literal["hvg", "svg", "union", "mean", "all", "file"] = "hvg"
+    """Highly variable genes (seurat_v3, patient as batch), spatially variable genes (Moran's I within sections), the
+    best of either, highest mean, all genes, or a list from `path`.
+    """
     n_genes: Annotated[int, Field(ge=2)] = 1000
-    """Size of the panel for `hvg` and `mean`; fewer where the cohort has fewer."""
+    """Size of the panel, where it is chosen by rank; fewer where the cohort has fewer."""
+    path: str = ""
+    """Text file with a gene symbol a line, for `file`: taken as it is."""
     min_sections_share: Annotated[float, Field(ge=0, le=1)] = 0.9
     """A gene must have been measured in at least this share of the training sections."""
-    exclude: tuple[str, ...] = ()
-    """Regular expressions; genes whose symbol matches one from its start are left out (`MT-`, `RP[SL]`)."""
+    exclude: tuple[str, ...] = (r"(?i)MT-", r"(?i)RP[SL](\d+[AXLY]*\d*|A|P\d)$")
+    """Regular expressions; genes whose symbol matches one from its start are left out. By default mitochondrial and
+    ribosomal genes, whose counts tell of the tissue's handling.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +37,16 @@ class ScviConfig:
     kind: Literal["scvi"] = "scvi"
     likelihood: Literal["nb", "zinb"] = "zinb"
     """Negative binomial, or with extra zeros."""
+    dispersion: Literal["gene", "gene-batch"] = "gene"
+    """One inverse dispersion a gene, or one a gene and batch."""
+    library: Literal["observed", "learned"] = "observed"
+    """The spot's count total over the panel, or a latent with a log-normal prior for each batch."""
+    batch_correction: bool = True
+    """Whether the decoder is told the batch; without it, batch effects stay in the codes (a baseline)."""
+    inject: Literal["all", "first"] = "all"
+    """Decoder layers that the batch enters."""
+    norm: Literal["batch", "layer"] = "batch"
+    """Normalisation in the hidden layers, over the global batch or over the features of a spot."""
     n_latent: Annotated[int, Field(ge=1)] = 10
     """Dimensions of the gene code."""
     n_hidden: Annotated[int, Field(ge=1)] = 128
@@ -40,9 +56,51 @@ class ScviConfig:
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout in the encoder."""
     kl_warmup_share: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of the epochs over which the weight of the KL term rises from 0 to `kl_weight`."""
+    """Share of the epochs over which the weight of the KL term rises from 0 to `kl_weight`, epoch by epoch."""
+    kl_warmup_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps over which it rises instead, step by step."""
     kl_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the KL term after its warm-up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanviConfig(ScviConfig):
+    """scANVI (Xu et al. 2021): scVI with classes, known for some spots. Labels of training patients only, by the rules
+    of `eval.label_sources` and `eval.exclude_classes`.
+    """
+
+    kind: Literal["scanvi"] = "scanvi"  # pyright: ignore[reportIncompatibleVariableOverride]
+    classification_weight: Annotated[float, Field(ge=0)] = 50.0
+    """Weight of the cross-entropy on labelled spots."""
+    linear_classifier: bool = False
+    """A linear classifier of the codes, or one as deep as the encoder."""
+    balanced: bool = False
+    """Whether the labelled spots of a step are drawn with every class alike, rather than in turn."""
+    scvi_epochs: Annotated[int, Field(ge=0)] = 0
+    """Epochs of scVI, without classes, from which scANVI starts; 0: from scratch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PcaConfig:
+    """Principal components of log-normalised counts (scikit-learn, incremental): no batch correction at all."""
+
+    kind: Literal["pca"] = "pca"
+    n_latent: Annotated[int, Field(ge=1)] = 10
+    """Components."""
+    target_sum: Annotated[float, Field(gt=0)] = 1e4
+    """Counts of a spot are scaled to this total before log1p."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogCountsConfig:
+    """Log-normalised counts of the panel as they are: the baseline of all gene encoders."""
+
+    kind: Literal["log_counts"] = "log_counts"
+    target_sum: Annotated[float, Field(gt=0)] = 1e4
+    """Counts of a spot are scaled to this total before log1p."""
+
+
+GeneModelConfig = Annotated[ScviConfig | ScanviConfig | PcaConfig | LogCountsConfig, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +109,10 @@ class GeneConfig:
 
     panel: PanelConfig = field(default_factory=PanelConfig)
     """The genes."""
-    model: ScviConfig = field(default_factory=ScviConfig)
+    model: GeneModelConfig = field(default_factory=ScviConfig)
     """The model."""
-    batch_key: Literal["patient", "section"] = "patient"
-    """What a batch effect belongs to."""
+    batch_key: Literal["patient", "section", "source"] = "patient"
+    """What a batch effect belongs to; `source` is the reader that a section came from."""
     epochs: Annotated[int, Field(ge=1)] = 100
     """Passes over the training spots."""
     batch_size: Annotated[int, Field(ge=2)] = 128
@@ -63,5 +121,9 @@ class GeneConfig:
     """Spots with fewer counts over the panel do not train."""
     validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the training patients' spots, stratified by batch, on which the ELBO is watched."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Epochs without a better held-out ELBO, after the KL warm-up, that end the stage; None: all epochs."""
+    keep: Literal["last", "best"] = "last"
+    """Weights of the last epoch, or of the best held-out ELBO after the KL warm-up."""
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, eps=0.01, weight_decay=1e-6))
     """The optimiser; scvi-tools' values by default."""

@@ -20,8 +20,14 @@ class OptimConfig:
     """Term that keeps Adam's division finite."""
     decoupled: bool = False
     """AdamW's decay (true) or Adam's L2 term (false)."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Learning rate after the warm-up: kept, or cosine to zero at the last step."""
+    schedule: Literal["constant", "cosine", "plateau"] = "constant"
+    """Learning rate after the warm-up: kept, cosine to zero at the last step, or lowered at every plateau of the
+    held-out ELBO (gene stage).
+    """
+    plateau_patience: Annotated[int, Field(ge=1)] = 30
+    """Epochs without a better held-out ELBO that make a plateau."""
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    """What a plateau multiplies the learning rate by."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of all steps over which the learning rate rises linearly from zero."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None

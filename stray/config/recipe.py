@@ -29,8 +29,10 @@ class FoldsConfig:
 class MethodConfig:
     """A named variant of the recipe."""
 
-    train: Literal["contrastive", "nothing"] = "contrastive"
-    """Both stages, or none (the image encoder as it is: random, or with its pretrained weights)."""
+    train: Literal["contrastive", "gene", "nothing"] = "contrastive"
+    """Both stages; the gene stage alone, whose codes are scored; or none (the image encoder as it is: random, or with
+    its pretrained weights).
+    """
     set: dict[str, Any] = field(default_factory=dict)
     """Dotted overrides of the recipe under `gene` and `contrastive`."""
 

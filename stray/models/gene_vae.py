@@ -7,13 +7,13 @@ Generative, for spot n of batch s (a patient, unless the recipe says otherwise) 
 |---|---|---|
 | z ~ N(0, I) | gene code | `z_nZ` |
 | rho = softmax(f(z, s)) | share of each gene | `share_nG` |
-| l | the spot's count total over the panel, observed | `library_n1` |
-| theta | inverse dispersion of a gene | `theta_G` |
+| l | the spot's count total over the panel, observed; or log l ~ N(m_s, v_s), inferred | `library_n1` |
+| theta | inverse dispersion of a gene, or of a gene in a batch | `theta_G`, `theta_nG` |
 | pi | logit of an extra zero (ZINB) | `pi_nG` |
 | x ~ NB or ZINB(l rho, theta, pi) | counts | `x_nG` |
 
 Inference: q(z | x) = N(mu(log1p x), sigma^2(log1p x)), with sigma^2 = exp(.) + 1e-4. Names and defaults follow
-scvi-tools.
+scvi-tools (`scvi/module/_vae.py`).
 """
 
 from __future__ import annotations
@@ -25,60 +25,157 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stray.config import ScviConfig
-from stray.likelihood import kl_standard_normal, nb_log_prob, zinb_log_prob
-from stray.models.mlp import Mlp
+from stray.likelihood import SparseCounts, count_log_prob, kl_normal, kl_standard_normal
+from stray.models.mlp import Gaussian, Mlp
 from stray.noise import Noise
+
+Counted = Tensor | SparseCounts
+"""Counts (n, G)."""
 
 
 @dataclass(frozen=True)
 class GeneLoss:
-    """Per-spot terms (n,): both positive when poor."""
+    """Per-spot terms (n,), in nats: minus their sum is the ELBO."""
 
     reconstruction_n: Tensor
-    """-E_q log p(x | z, s), in nats."""
+    """-E_q log p(x | z, s); for scANVI also what the upper latent adds to it."""
     kl_n: Tensor
-    """KL(q(z | x) || N(0, I)), in nats."""
+    """The KL terms whose weight is warmed up."""
+    kl_library_n: Tensor
+    """KL of a learned library where its weight is 1 from the first step; zeros elsewhere."""
+
+    def weighted(self, kl_weight: float) -> Tensor:
+        """What is minimised, (n,)."""
+        return self.reconstruction_n + kl_weight * self.kl_n + self.kl_library_n
+
+    @property
+    def elbo_n(self) -> Tensor:
+        """The evidence lower bound."""
+        return -self.weighted(1.0)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """q(z, l | x) and one draw of it."""
+
+    z_nZ: Tensor
+    mean_nZ: Tensor
+    variance_nZ: Tensor
+    library_n1: Tensor
+    """Counts, not their logarithm."""
+    kl_library_n: Tensor
+    """Zeros where the library is observed."""
 
 
 class GeneVae(nn.Module):
-    """scVI with observed library and one dispersion a gene."""
+    """scVI."""
+
+    library_mean_B: Tensor
+    library_variance_B: Tensor
 
     def __init__(self, config: ScviConfig, *, n_genes: int, n_batches: int) -> None:
         super().__init__()
         self.config = config
         self.n_genes, self.n_batches = n_genes, n_batches
-        hidden, layers = config.n_hidden, config.n_layers
-        self.encoder = Mlp(n_genes, hidden, layers, dropout=config.dropout)
-        self.mean = nn.Linear(hidden, config.n_latent)
-        self.log_variance = nn.Linear(hidden, config.n_latent)
-        self.decoder = Mlp(config.n_latent, hidden, layers, dropout=0.0, n_injected=n_batches)
+        hidden, layers, norm = config.n_hidden, config.n_layers, config.norm
+        # One batch tells nothing: like scvi-tools, its one-hot is left out.
+        self._injected = n_batches if config.batch_correction and n_batches > 1 else 0
+        self.encoder = Gaussian(n_genes, config.n_latent, hidden, layers, dropout=config.dropout, norm=norm)
+        self.library_encoder = None
+        if config.library == "learned":
+            self.library_encoder = Gaussian(n_genes, 1, hidden, 1, dropout=config.dropout, norm=norm)
+            self.register_buffer("library_mean_B", torch.zeros(n_batches))
+            self.register_buffer("library_variance_B", torch.ones(n_batches))
+        self.decoder = Mlp(
+            config.n_latent,
+            hidden,
+            layers,
+            dropout=0.0,
+            n_injected=self._injected,
+            inject=config.inject,
+            norm=norm,
+        )
         self.share = nn.Linear(hidden, n_genes)
         self.zero = nn.Linear(hidden, n_genes) if config.likelihood == "zinb" else None
-        self.log_theta_G = nn.Parameter(torch.randn(n_genes))
+        shape = (n_genes,) if config.dispersion == "gene" else (n_batches, n_genes)
+        self.log_theta = nn.Parameter(torch.randn(shape))
 
-    def infer(self, x_nG: Tensor, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and variance (n, Z) of q(z | x) for counts x."""
-        hidden = self.encoder(torch.log1p(x_nG), noise=noise, site="encoder")
-        return self.mean(hidden), torch.exp(self.log_variance(hidden)) + 1e-4
-
-    def decode(self, z_nZ: Tensor, library_n1: Tensor, batch_n: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Mean (n, G), inverse dispersion (G,) and logits of extra zeros (n, G) or None, for batches `batch_n`."""
-        one_hot_nB = F.one_hot(batch_n, self.n_batches).to(z_nZ)
-        hidden = self.decoder(z_nZ, one_hot_nB)
-        mu_nG = library_n1 * torch.softmax(self.share(hidden), dim=-1)
-        return mu_nG, torch.exp(self.log_theta_G), None if self.zero is None else self.zero(hidden)
-
-    def loss(self, x_nG: Tensor, batch_n: Tensor, noise: Noise | None) -> GeneLoss:
-        """Per-spot terms of the negative ELBO with one draw of z; at the posterior mean where there is no noise."""
-        mean_nZ, variance_nZ = self.infer(x_nG, noise)
-        draw = 0.0 if noise is None else noise.normal("z", self.config.n_latent, mean_nZ)
-        z_nZ = mean_nZ + variance_nZ.sqrt() * draw
-        # A spot without counts in the panel has library 0: its mean is 0 and explains its zeros exactly.
-        mu_nG, theta_G, pi_nG = self.decode(z_nZ, x_nG.sum(dim=1, keepdim=True), batch_n)
-        log_prob_nG = nb_log_prob(x_nG, mu_nG, theta_G) if pi_nG is None else zinb_log_prob(x_nG, mu_nG, theta_G, pi_nG)
-        return GeneLoss(-log_prob_nG.sum(dim=-1), kl_standard_normal(mean_nZ, variance_nZ))
+    @property
+    def dim(self) -> int:
+        """Dimensions of the gene code."""
+        return self.config.n_latent
 
     @torch.no_grad()
-    def encode(self, x_nG: Tensor) -> Tensor:
+    def set_library_prior(self, log_totals_N: Tensor, batch_N: Tensor) -> None:
+        """Mean and variance of the log totals of each batch of training spots: the prior of a learned library.
+
+        A batch of one spot has no variance of its own and takes that of all.
+        """
+        if self.library_encoder is None:
+            return
+        for batch in range(self.n_batches):
+            own = log_totals_N[batch_N == batch]
+            self.library_mean_B[batch] = own.mean()
+            self.library_variance_B[batch] = (own if len(own) > 1 else log_totals_N).var(correction=0).clamp_min(1e-4)
+
+    def infer(self, x: Counted, noise: Noise | None = None, site: str = "encoder") -> tuple[Tensor, Tensor]:
+        """Mean and variance (n, Z) of q(z | x) for counts x."""
+        return self.encoder(_log1p(x), noise=noise, site=site)
+
+    def posterior(self, x: SparseCounts, batch_n: Tensor, noise: Noise | None) -> Posterior:
+        """q(z, l | x) with one draw; its mean where there is no noise."""
+        log_x_nG = _log1p(x)
+        mean_nZ, variance_nZ = self.encoder(log_x_nG, noise=noise, site="encoder")
+        z_nZ = _draw(mean_nZ, variance_nZ, noise, "z")
+        if self.library_encoder is None:
+            # A spot without counts in the panel has library 0: its mean is 0 and explains its zeros exactly.
+            total_n1 = x.total_n[:, None]
+            return Posterior(z_nZ, mean_nZ, variance_nZ, total_n1, torch.zeros_like(total_n1[:, 0]))
+        mean_n1, variance_n1 = self.library_encoder(log_x_nG, noise=noise, site="library_encoder")
+        library_n1 = torch.exp(_draw(mean_n1, variance_n1, noise, "library"))
+        prior_n1 = self.library_mean_B[batch_n][:, None], self.library_variance_B[batch_n][:, None]
+        kl_n = kl_normal(mean_n1, variance_n1, *prior_n1)
+        return Posterior(z_nZ, mean_nZ, variance_nZ, library_n1, kl_n)
+
+    def decode(self, z_nZ: Tensor, library_n1: Tensor, batch_n: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Mean (n, G), inverse dispersion (G,) or (n, G), and logits of extra zeros (n, G) or None, for batches
+        `batch_n`.
+        """
+        one_hot_nB = F.one_hot(batch_n, self.n_batches).to(z_nZ) if self._injected else None
+        hidden = self.decoder(z_nZ, one_hot_nB)
+        mu_nG = library_n1 * torch.softmax(self.share(hidden), dim=-1)
+        theta = torch.exp(self.log_theta)
+        theta = theta if self.log_theta.dim() == 1 else theta[batch_n]
+        return mu_nG, theta, None if self.zero is None else self.zero(hidden)
+
+    def reconstruction(self, x: SparseCounts, q: Posterior, batch_n: Tensor) -> Tensor:
+        """-log p(x | z, l, s) of the draw, (n,)."""
+        mu_nG, theta, pi_nG = self.decode(q.z_nZ, q.library_n1, batch_n)
+        return -count_log_prob(x, mu_nG, theta, pi_nG)
+
+    def loss(self, x: Counted, batch_n: Tensor, noise: Noise | None) -> GeneLoss:
+        """Per-spot terms of the negative ELBO with one draw of z; at the posterior mean where there is no noise."""
+        x = sparse(x)
+        q = self.posterior(x, batch_n, noise)
+        kl_n = kl_standard_normal(q.mean_nZ, q.variance_nZ)
+        return GeneLoss(self.reconstruction(x, q, batch_n), kl_n, q.kl_library_n)
+
+    @torch.no_grad()
+    def encode(self, x: Counted) -> Tensor:
         """Gene codes (n, Z): the posterior mean. Call in eval mode."""
-        return self.infer(x_nG)[0]
+        return self.infer(x)[0]
+
+
+def sparse(x: Counted) -> SparseCounts:
+    """The counts as their non-zero entries."""
+    return x if isinstance(x, SparseCounts) else SparseCounts.of(x)
+
+
+def _log1p(x: Counted) -> Tensor:
+    return x.dense(torch.log1p(x.x_e)) if isinstance(x, SparseCounts) else torch.log1p(x)
+
+
+def _draw(mean: Tensor, variance: Tensor, noise: Noise | None, site: str) -> Tensor:
+    if noise is None:
+        return mean
+    return mean + variance.sqrt() * noise.normal(site, mean.shape[1], mean)

@@ -20,7 +20,7 @@ from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.watch import Watch
 from stray.train.grid import cell
-from stray.train.stages import GeneStage, Stage
+from stray.train.stages import GeneStage, ImageStage, Stage
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,16 @@ def measure(recipe: Recipe, *, root: str, cpus: int, watch: Watch) -> list[Measu
         for where in ("ray", "plain")
     }
     for one in made.values():
-        fit_panels(dataset, [(one.image.gene, fold.train)])
-    gene = made["ray"].image.gene
+        fit_panels(dataset, [(one.scored.gene, fold.train)])
+    gene = made["ray"].scored.gene
     placed = place_patches(dataset, recipe.run.memory_budget_gib)
     panel = gene.panel()
     placed = placed.with_counts(panel.key, place_counts(dataset, panel, fold.train))
+    image = made["ray"].scored
+    assert isinstance(image, ImageStage)
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     for where, one in made.items():
-        stages: Sequence[Stage] = (one.image.gene, one.image)
+        stages: Sequence[Stage] = (one.scored.gene, one.scored)
         watch.start(where, f"both stages, {'Ray Data and Ray Train' if where == 'ray' else 'one plain process'}")
         if where == "ray":
             found[where] = _through_ray(stages, placed, root, cpus, recipe)
@@ -81,7 +83,7 @@ def measure(recipe: Recipe, *, root: str, cpus: int, watch: Watch) -> list[Measu
             waiting_share=_median(found["ray"][prefix], "waiting_for_data_share"),
             plain_spots_per_second=_median(found["plain"][prefix], "spots_per_second"),
         )
-        for prefix, stage in (("gene", gene), ("contrastive", made["ray"].image))
+        for prefix, stage in (("gene", gene), ("contrastive", image))
     ]
 
 
@@ -97,7 +99,7 @@ def _through_ray(
     relay = Relay(mailbox, letters.append)
     try:
         fit(
-            [Assignment(stage=stage, targets=(), title=stage.key, epochs=stage.config.epochs) for stage in stages],
+            [Assignment(stage=stage, targets=(), title=stage.key, epochs=stage.epochs) for stage in stages],
             placed,
             layout=WorkerPlan(1, cpus, False),
             max_failures=0,
@@ -117,7 +119,7 @@ def _plain(stages: Sequence[Stage], dataset: str, threads: int) -> dict[str, lis
 
     from stray.track.tracker import NullTracker
     from stray.train.local_data import LocalData
-    from stray.train.stages import run_stage
+    from stray.train.run_stage import run_stage
     from stray.train.worker import LocalWorker
 
     torch.set_num_threads(threads)

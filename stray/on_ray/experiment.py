@@ -17,7 +17,6 @@ import numpy as np
 
 from stray import storage
 from stray.cohort.dataset import PairedDataset
-from stray.cohort.split import folds
 from stray.config import Recipe
 from stray.errors import InputError, Problem
 from stray.evaluate import Evaluation, evaluate
@@ -32,9 +31,9 @@ from stray.on_ray.visibility import check_paths_visible
 from stray.on_ray.watch import NoWatch, Watch
 from stray.report.figures import confusion_figure
 from stray.track.place import experiment_name
-from stray.train.grid import Cell, Group, fold_title, grid
+from stray.train.grid import Cell, Group, fold_title, grid, recipe_folds
 from stray.train.results import ResultFolder, digest
-from stray.train.stages import GeneStage, Stage
+from stray.train.stages import CodesStage, GeneStage, ImageStage, Stage
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,7 @@ def run(recipe: Recipe, *, watch: Watch | None = None, train: bool = True) -> Ou
     check_paths_visible(recipe)
     dataset = PairedDataset.open(recipe.dataset)
     root = results_folder(recipe)
-    chosen = folds(dataset.spots(), recipe.folds, recipe.eval)
-    groups = grid(recipe, dataset, chosen, root)
+    groups = grid(recipe, dataset, recipe_folds(recipe, dataset), root)
     if not train:
         _require_trained(groups)
     key = "experiment-" + digest(recipe.name, [[g.key for g in groups]], recipe.eval)
@@ -101,18 +99,15 @@ class _Experiment:
             return set()
         genes = _genes(group)
         fit_panels(self._dataset, [(gene, cell.fold.train) for gene, cell in genes])
-        placed = self._place(genes)
+        placed = self._place(group, genes)
         for cell in group.cells:
             self._open(cell)
         assignments = []
         for stage in stages:
             users = group.users(stage)
-            epochs = stage.config.epochs if isinstance(stage, GeneStage) or stage.train else 0
-            who = "gene stage" if isinstance(stage, GeneStage) else " and ".join(dict.fromkeys(c.method for c in users))
-            title = f"{fold_title(users[0].fold)}, seed {users[0].seed}: {who}"
-            assignments.append(
-                Assignment(stage=stage, targets=tuple(self._key(c) for c in users), title=title, epochs=epochs)
-            )
+            title = f"{fold_title(users[0].fold)}, seed {users[0].seed}: {_who(stage, users)}"
+            targets = tuple(self._key(c) for c in users)
+            assignments.append(Assignment(stage=stage, targets=targets, title=title, epochs=stage.epochs))
         self._watch.say(f"{fold_title(group.cells[0].fold)}: workers start")
         train_on_workers(assignments, placed, self._recipe, self._root, self._tracking)
         return {stage.key for stage in stages}
@@ -121,15 +116,19 @@ class _Experiment:
         """Of the cell's run: the same cell in another experiment is a run of that experiment's own."""
         return "cell-" + digest(self._tracking.key, cell.key)
 
-    def _place(self, genes: Sequence[tuple[GeneStage, Cell]]) -> Placed:
-        if self._patches is None:
+    def _place(self, group: Group, genes: Sequence[tuple[GeneStage, Cell]]) -> Placed:
+        pictures = any(isinstance(cell.scored, ImageStage) for cell in group.cells)
+        if self._patches is None and pictures:
             self._watch.start("place", "patches to the object store")
             self._patches = place_patches(self._dataset, self._recipe.run.memory_budget_gib)
             self._watch.finish("place")
-        placed = self._patches
+        placed = self._patches or Placed()
         for gene, cell in genes:
             panel = gene.panel()
-            placed = placed.with_counts(panel.key, place_counts(self._dataset, panel, cell.fold.train))
+            # Codes are scored on the held-out patients too; what trains takes its own rows of what lies there.
+            coded = any(isinstance(c.scored, CodesStage) for c in group.cells)
+            seen = (*cell.fold.train, *cell.fold.held_out) if coded else cell.fold.train
+            placed = placed.with_counts(panel.key, place_counts(self._dataset, panel, seen))
         return placed
 
     def _open(self, cell: Cell) -> Any:
@@ -148,8 +147,7 @@ class _Experiment:
             return folder.facts()["model"]
         run = self._open(cell)
         log_curves(run, cell, live)
-        image = cell.image.folder
-        features_ND, rows = image.read_array("features.npy"), image.read_array("rows.npy")
+        features_ND, rows = (cell.scored.folder.read_array(name) for name in ("features.npy", "rows.npy"))
         model = None
         if cell.fold.held_out:
             evaluation = evaluate(
@@ -164,11 +162,21 @@ class _Experiment:
             log_evaluation(run, evaluation, cell.method)
             self._watch.say(f"{cell.title}: {evaluation.headline}")
             folder.write_json("metrics.json", evaluation.metrics)
+        elif isinstance(cell.scored, CodesStage):
+            model = cell.scored.gene.folder.path
         else:
             model = export(cell, self._dataset, features_ND, rows, self._root, run)
         folder.finish({"tracked": self._tracking.uri, "model": model, "method": cell.method, "fold": cell.fold.name})
         self._tracking.close(self._key(cell))
         return model
+
+
+def _who(stage: Stage, users: Sequence[Cell]) -> str:
+    """What a stage is called: by the methods that it is for, where not all share it."""
+    methods = " and ".join(dict.fromkeys(cell.method for cell in users))
+    if isinstance(stage, GeneStage):
+        return f"gene stage, {stage.config.model.kind}"
+    return methods
 
 
 def train_on_workers(
@@ -197,9 +205,9 @@ def train_on_workers(
 
 def log_curves(run: Any, cell: Cell, live: set[str]) -> None:
     """The training curves of stages that were done before, by another cell or before this command: not in `live`."""
-    stages: list[tuple[str, Stage]] = [("contrastive", cell.image)]
-    if cell.image.needs_codes:
-        stages.append(("gene", cell.image.gene))
+    stages: list[tuple[str, Stage]] = [("contrastive", cell.scored)] if isinstance(cell.scored, ImageStage) else []
+    if cell.scored.needs_codes:
+        stages.append(("gene", cell.scored.gene))
     for prefix, stage in stages:
         history = stage.folder.read_json("history.json") if stage.key not in live else []
         for epoch, metrics in enumerate(history, start=1):
@@ -227,14 +235,14 @@ def _genes(group: Group) -> list[tuple[GeneStage, Cell]]:
     pending = {stage.key for stage in group.stages()}
     found = {}
     for cell in group.cells:
-        needs = (cell.image.needs_counts and cell.image.key in pending) or cell.image.gene.key in pending
+        needs = (cell.scored.needs_counts and cell.scored.key in pending) or cell.scored.gene.key in pending
         if needs:
-            found[cell.image.gene.panel_key] = (cell.image.gene, cell)
+            found[cell.scored.gene.panel_key] = (cell.scored.gene, cell)
     return list(found.values())
 
 
 def _require_trained(groups: Sequence[Group]) -> None:
-    missing = [cell for group in groups for cell in group.cells if not cell.image.folder.is_done()]
+    missing = [cell for group in groups for cell in group.cells if not cell.scored.folder.is_done()]
     if missing:
         raise InputError(
             Problem(f"cell {cell.title}", "is not trained", "run `stray train` with the same recipe first")

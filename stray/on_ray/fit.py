@@ -18,7 +18,8 @@ from stray.on_ray.logger import MailboxTracker
 from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.worker import RayWorker
 from stray.train.results import digest
-from stray.train.stages import Stage, run_stage
+from stray.train.run_stage import run_stage
+from stray.train.stages import Stage
 
 
 @dataclass(frozen=True, kw_only=True)

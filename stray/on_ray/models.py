@@ -26,7 +26,7 @@ def export(
         probe = fit_probe(features_ND, rows, dataset.spots(), cell.fold.train, cell.recipe.eval, cell.seed)
     except InputError:
         probe = None
-    state = cell.image.folder.read_weights("encoder.pt")
+    state = cell.scored.folder.read_weights("encoder.pt")
     patch = dataset.manifest.patch
     facts = {
         "method": cell.method,

@@ -77,15 +77,15 @@ def search(recipe: Recipe, *, watch: Watch | None = None) -> Found:
     base = trial_cell(recipe, method, {}, dataset, fold, root)
     key = "search-" + digest(recipe.name, method, base.key, recipe.search)
     with Tracking(recipe, kind="search", key=key, dataset=dataset.manifest.digest, watch=watch) as tracking:
-        fit_panels(dataset, [(base.image.gene, fold.train)])
-        panel = base.image.gene.panel()
+        fit_panels(dataset, [(base.scored.gene, fold.train)])
+        panel = base.scored.gene.panel()
         placed = place_patches(dataset, recipe.run.memory_budget_gib)
         placed = placed.with_counts(panel.key, place_counts(dataset, panel, fold.train))
-        gene = base.image.gene
-        if base.image.needs_codes and not gene.folder.is_done():
+        gene = base.scored.gene
+        if base.scored.needs_codes and not gene.folder.is_done():
             # Once, before the trials: they would all train it at the same time.
             title = "search: gene stage that the trials share"
-            gene_stage = Assignment(stage=gene, targets=(), title=title, epochs=gene.config.epochs)
+            gene_stage = Assignment(stage=gene, targets=(), title=title, epochs=gene.epochs)
             train_on_workers([gene_stage], placed, recipe, root, tracking)
         mailbox = open_mailbox()
         relay = Relay(mailbox, tracking.deliver)
@@ -106,10 +106,9 @@ def search(recipe: Recipe, *, watch: Watch | None = None) -> Found:
 
 def _method(recipe: Recipe) -> str:
     method = recipe.search.method or list(recipe.methods)[-1]
-    if recipe.methods[method].train == "nothing":
-        raise InputError(
-            Problem("search.method", f"{method!r} trains nothing that could be tuned", "name a method that trains")
-        )
+    if recipe.methods[method].train != "contrastive":
+        what, remedy = f"{method!r} trains no image encoder to tune", "name a method that trains both stages"
+        raise InputError(Problem("search.method", what, remedy))
     return method
 
 

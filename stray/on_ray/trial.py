@@ -64,8 +64,8 @@ def run_trial(settings: dict[str, Any], *, shared: Shared) -> None:
     tracker.flush()
     stages = Group((trial,)).stages()
     if stages:
-        fit_panels(shared.dataset, [(trial.image.gene, shared.fold.train)])
-        panel, placed = trial.image.gene.panel(), shared.placed
+        fit_panels(shared.dataset, [(trial.scored.gene, shared.fold.train)])
+        panel, placed = trial.scored.gene.panel(), shared.placed
         if panel.key not in placed.counts:
             placed = placed.with_counts(panel.key, place_counts(shared.dataset, panel, shared.fold.train))
         assignments = [
@@ -73,7 +73,7 @@ def run_trial(settings: dict[str, Any], *, shared: Shared) -> None:
                 stage=stage,
                 targets=(key,),
                 title=f"{title}, gene stage" if isinstance(stage, GeneStage) else title,
-                epochs=stage.config.epochs,
+                epochs=stage.epochs,
             )
             for stage in stages
         ]
@@ -86,7 +86,7 @@ def run_trial(settings: dict[str, Any], *, shared: Shared) -> None:
             folder=storage.join(shared.root, "checkpoints"),
             mailbox=shared.mailbox,
         )
-    image = trial.image.folder
+    image = trial.scored.folder
     score = probe_balanced_accuracy(
         image.read_array("features.npy"),
         image.read_array("rows.npy"),

@@ -78,6 +78,7 @@ def _stages(recipe: Recipe) -> Iterator[Finding]:
         except re.error as error:
             place = f"gene.panel.exclude.{number}"
             yield _finding(place, f"{pattern!r} is no regular expression: {error}", "escape what is meant literally")
+    yield from _gene(recipe)
     clip = recipe.contrastive.losses.clip
     if clip.weight == 0:
         what = "every loss has weight 0: nothing is minimised"
@@ -87,6 +88,26 @@ def _stages(recipe: Recipe) -> Iterator[Finding]:
         remedy = "a higher temperature, or a higher `max_logit_scale`"
         place = "contrastive.losses.clip"
         yield _finding(f"{place}.temperature", what, remedy, f"{place}.max_logit_scale")
+
+
+def _gene(recipe: Recipe) -> Iterator[Finding]:
+    gene = recipe.gene
+    if gene.panel.kind == "file" and not gene.panel.path:
+        yield _finding("gene.panel.path", "is empty", "give a text file with a gene symbol a line", "gene.panel.kind")
+    if gene.panel.path and gene.panel.kind != "file":
+        what = f"{gene.panel.path} is not read: `gene.panel.kind` is {gene.panel.kind}"
+        yield _finding("gene.panel.path", what, "set gene.panel.kind=file, or remove it", "gene.panel.kind")
+    watching = {
+        "gene.patience": gene.patience is not None,
+        "gene.keep": gene.keep == "best",
+        "gene.optim.schedule": gene.optim.schedule == "plateau",
+    }
+    for place in (place for place, watches in watching.items() if watches and gene.validation_share == 0):
+        what = "watches the ELBO on held-out spots, and `gene.validation_share` is 0"
+        yield _finding(place, what, "hold out a share, such as 0.1", "gene.validation_share")
+    if recipe.contrastive.optim.schedule == "plateau":
+        what = "the contrastive stage has no held-out loss: losses at two temperatures do not compare"
+        yield _finding("contrastive.optim.schedule", what, "take `cosine` or `constant`")
 
 
 def _evaluation(recipe: Recipe) -> Iterator[Finding]:
@@ -115,9 +136,9 @@ def _search(recipe: Recipe) -> Iterator[Finding]:
         near = difflib.get_close_matches(search.method, recipe.methods, n=1)
         remedy = f"did you mean `{near[0]}`?" if near else f"methods: {', '.join(recipe.methods)}"
         yield _finding("search.method", f"no method {search.method!r}", remedy, "methods")
-    elif search.method is not None and recipe.methods[search.method].train == "nothing":
-        remedy = "name a method that trains"
-        yield _finding("search.method", f"{search.method!r} trains nothing that could be tuned", remedy, "methods")
+    elif search.method is not None and recipe.methods[search.method].train != "contrastive":
+        remedy = "name a method that trains both stages"
+        yield _finding("search.method", f"{search.method!r} trains no image encoder to tune", remedy, "methods")
     for path, values in {"held_out": search.held_out, "validation": search.validation}.items():
         if repeated := _repeated(values):
             yield _finding(f"search.{path}", f"{', '.join(repeated)} given more than once", "give each once")

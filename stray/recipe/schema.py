@@ -182,10 +182,11 @@ def _paths(node: Node, place: str) -> Iterator[str]:
 
 @functools.cache
 def field_docs(cls: type) -> dict[str, str]:
-    """The docstring under each field of `cls`, by name."""
+    """The docstring under each field of `cls`, inherited ones included, by name."""
+    inherited = [field_docs(base) for base in cls.__bases__ if dataclasses.is_dataclass(base)]
+    found = {name: doc for docs in inherited for name, doc in docs.items()}
     source = ast.parse(inspect.getsource(typing.cast("types.ModuleType", inspect.getmodule(cls))))
     body = next(item.body for item in source.body if isinstance(item, ast.ClassDef) and item.name == cls.__name__)
-    found = {}
     for field, text in itertools.pairwise(body):
         if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
             continue

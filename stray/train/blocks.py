@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stray.cohort.fragments import CountBlock, PatchBlock
+from stray.likelihood import SparseCounts
 
 
 class _Blocks:
@@ -73,7 +74,24 @@ class Counts(_Blocks):
 
     def gather(self, positions: np.ndarray) -> Tensor:
         """Counts (n, G) as float32."""
-        out_nG = np.zeros((len(positions), self.n_genes), dtype=np.float32)
+        found = self.entries(positions)
+        return found.dense(found.x_e)
+
+    def entries(self, positions: np.ndarray) -> SparseCounts:
+        """Counts (n, G) as their non-zero entries, float32."""
+        rows, genes, values = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.float32)]
         for block, places, offsets in self._parts(positions):
-            out_nG[places] = self._counts[block][offsets].toarray()
-        return torch.from_numpy(out_nG)
+            counts = self._counts[block]
+            starts = counts.indptr[offsets].astype(np.int64)
+            lengths = counts.indptr[offsets + 1] - starts
+            # Entry k of a row lies k after the row's start.
+            ends = np.cumsum(lengths)
+            where = np.arange(ends[-1]) + np.repeat(starts - ends + lengths, lengths)
+            rows.append(np.repeat(places, lengths))
+            genes.append(counts.indices[where])
+            values.append(counts.data[where])
+        row_e = torch.from_numpy(np.concatenate(rows))
+        x_e = torch.from_numpy(np.concatenate(values).astype(np.float32))
+        gene_e = torch.from_numpy(np.concatenate(genes).astype(np.int64))
+        total_n = torch.zeros(len(positions)).index_add_(0, row_e, x_e)
+        return SparseCounts(self.n_genes, row_e, gene_e, x_e, total_n)

@@ -9,20 +9,22 @@ import numpy as np
 import torch
 
 from stray.cohort.fragments import CountBlock, PatchBlock, compact
-from stray.config import ContrastiveConfig, GeneConfig
+from stray.config import ContrastiveConfig, GeneConfig, ScviConfig
 from stray.noise import Noise
 from stray.train.blocks import Counts, Patches
 from stray.train.contrastive_task import ContrastiveTask
 from stray.train.gene_task import GeneTask
 from stray.train.grid import Group
 from stray.train.results import digest
-from stray.train.stages import GeneStage, Stage
+from stray.train.stages import CodesStage, GeneStage, Stage
 from stray.train.state import TrainState, build_optimizer
 from stray.train.task import Task
 from stray.train.update import update
 
 GROUP_S = 15.0
 """Seconds that a group of workers takes to start, as measured on two cores."""
+PCA_SPOTS_PER_S = 5_000.0
+"""What an incremental fit takes, roughly: it is over before a worker group has started."""
 
 
 class Estimator:
@@ -35,8 +37,12 @@ class Estimator:
 
     def stage(self, stage: Stage) -> float:
         """Seconds of a stage."""
+        if isinstance(stage, GeneStage) and not isinstance(stage.config.model, ScviConfig):
+            return len(stage.rows) / PCA_SPOTS_PER_S
         if isinstance(stage, GeneStage):
             return len(stage.rows) * stage.config.epochs / self._rate(stage.config)
+        if isinstance(stage, CodesStage):
+            return 0.0
         embedding = len(stage.embed_rows) / (3 * self._rate(stage.config))  # forward alone is a third of a step
         return embedding + (len(stage.rows) * stage.config.epochs / self._rate(stage.config) if stage.train else 0.0)
 
@@ -66,7 +72,8 @@ class Estimator:
     def _gene_task(self, config: GeneConfig) -> Task:
         n = 2 * config.batch_size
         genes = min(config.panel.n_genes, self._n_genes) if config.panel.kind != "all" else self._n_genes
-        return GeneTask(config, self._counts(n, genes), np.array(["a"] * n), seed=0, device=torch.device("cpu"))
+        batch_n, label_n = np.array(["a"] * n), np.array(["x", "y"] * config.batch_size)
+        return GeneTask(config, self._counts(n, genes), batch_n, label_n, seed=0, device=torch.device("cpu"))
 
     def _image_task(self, config: ContrastiveConfig) -> Task:
         n = config.batch_size

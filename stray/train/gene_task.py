@@ -1,20 +1,24 @@
-"""The gene stage as a task of the loop: scVI on the counts of the training patients."""
+"""The gene stage as a task of the loop: scVI or scANVI on the counts of the training patients."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stray.collective import share
-from stray.config import GeneConfig
-from stray.models.gene_vae import GeneVae
+from stray.config import GeneConfig, ScanviConfig, ScviConfig
+from stray.likelihood import SparseCounts
+from stray.models.gene_vae import GeneLoss, GeneVae
 from stray.models.norm import GlobalBatchNorm
-from stray.noise import Noise, numpy_generator, torch_generator
+from stray.models.scanvi import Scanvi
+from stray.noise import Noise, numpy_generator
 from stray.train.averages import Averages
 from stray.train.blocks import Counts
+from stray.train.gene_models import build_gene_model
+from stray.train.labelled import LabelledPlan
 from stray.train.plan import BatchPlan
 from stray.train.schedules import kl_weight
 from stray.train.task import StepOutput
@@ -27,42 +31,94 @@ anew.
 
 @dataclass(frozen=True)
 class GeneBatch:
-    """Counts (n, G) and batch indices (n,)."""
+    """Counts (n, G) and batch indices (n,); for scANVI also labelled spots' counts (m, G) and classes (m,)."""
 
-    x_nG: Tensor
+    x: SparseCounts
     batch_n: Tensor
+    labelled_x: SparseCounts | None = None
+    class_m: Tensor | None = None
+
+    def to(self, device: torch.device) -> GeneBatch:
+        """The same on a device."""
+        moved = [None if t is None else t.to(device, non_blocking=True) for t in vars(self).values()]
+        return GeneBatch(*moved)  # pyright: ignore[reportArgumentType]
 
 
 class GeneTask:
-    """Minimises the negative ELBO per spot, with the KL term warmed up."""
+    """Minimises the negative ELBO per spot, with the KL term warmed up; for scANVI with the cross-entropy of labelled
+    spots.
+    """
 
     def __init__(
-        self, config: GeneConfig, counts: Counts, batch_N: np.ndarray, *, seed: int, device: torch.device
+        self,
+        config: GeneConfig,
+        counts: Counts,
+        batch_N: np.ndarray,
+        label_N: np.ndarray | None = None,
+        *,
+        seed: int,
+        device: torch.device,
     ) -> None:
-        """`counts` of the training patients' spots; `batch_N` names the batch (patient) of each."""
-        self.config, self.device, self.epochs = config, device, config.epochs
+        """`counts` of the training patients' spots; `batch_N` names the batch (patient) of each, `label_N` its class,
+        empty where it is not known.
+        """
+        assert isinstance(config.model, ScviConfig), "the other models are fitted, not trained"
+        self.config, self.model, self.device, self.epochs = config, config.model, device, config.epochs
         self.names, codes_N = np.unique(batch_N, return_inverse=True)
         self._counts, self._batch_N = counts, torch.from_numpy(codes_N.astype(np.int64))
-        usable = np.flatnonzero(counts.totals() >= config.min_count)
+        totals_N = counts.totals()
+        usable = np.flatnonzero(totals_N >= config.min_count)
         self._train, self._held_out = _split(usable, codes_N, config.validation_share, seed)
         self.plan = BatchPlan(len(self._train), config.batch_size, seed, keep_remainder=True)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch_generator(seed, "gene", "init").initial_seed())
-            self.module = GeneVae(config.model, n_genes=counts.n_genes, n_batches=len(self.names))
+        self.classes: np.ndarray = np.empty(0, dtype=str)
+        self._labelled = None
+        if isinstance(config.model, ScanviConfig):
+            assert label_N is not None
+            self.classes = np.unique(label_N[label_N != ""])
+            class_N = np.where(label_N == "", -1, np.searchsorted(self.classes, label_N))
+            self._class_N = torch.from_numpy(class_N)
+            # A spot with a label counts, held out of the ELBO or not: labels are few.
+            self._labelled = LabelledPlan(
+                class_N, config.batch_size, self.plan.steps, seed, balanced=config.model.balanced
+            )
+        model = build_gene_model(
+            config.model, n_genes=counts.n_genes, n_batches=len(self.names), n_classes=len(self.classes), seed=seed
+        )
+        assert isinstance(model, GeneVae)
+        self.module = model
+        log_totals = np.log(np.maximum(totals_N[self._train], 1))
+        self.module.set_library_prior(torch.from_numpy(log_totals).float(), self._batch_N[self._train])
 
     def gather(self, positions: np.ndarray, noise: Noise | None = None) -> GeneBatch:
-        """The spots at `positions` of the training spots."""
-        return self._read(self._train[positions])
+        """The spots at `positions` of the training spots, and this rank's labelled spots of the step."""
+        batch = self._read(self._train[positions])
+        if self._labelled is not None and noise is not None:
+            labelled = self._labelled.batch(noise.epoch, noise.step)
+            mine = labelled[share(len(labelled))]
+            batch = replace(batch, labelled_x=self._counts.entries(mine), class_m=self._class_N[mine])
+        return batch
 
     def step(self, batch: GeneBatch, noise: Noise) -> StepOutput:
         """One draw of z; this rank's spots' terms over the global count."""
-        batch = self._to_device(batch)
-        terms = self.module.loss(batch.x_nG, batch.batch_n, noise)
-        model = self.config.model
-        weight = kl_weight(model.kl_weight, model.kl_warmup_share, noise.epoch, self.epochs)
-        reconstruction, kl = terms.reconstruction_n.sum(), terms.kl_n.sum()
-        sums = {"reconstruction": reconstruction, "kl": kl, "elbo": -(reconstruction + kl)}
-        return StepOutput((reconstruction + weight * kl) / noise.count, sums, len(batch.x_nG))
+        batch = batch.to(self.device)
+        terms = self.module.loss(batch.x, batch.batch_n, noise)
+        weight = kl_weight(self.model, noise.epoch, self.epochs, noise.epoch * self.plan.steps + noise.step)
+        loss = terms.weighted(weight).sum() / noise.count
+        sums = _sums(terms)
+        if isinstance(self.module, Scanvi) and self._labelled is not None:
+            assert isinstance(self.model, ScanviConfig)
+            assert batch.labelled_x is not None
+            assert batch.class_m is not None
+            size = self._labelled.batch_size
+            labelled_noise = replace(noise, count=size, rows=share(size))
+            entropy_m, logits_mK = self.module.cross_entropy(batch.labelled_x, batch.class_m, labelled_noise)
+            loss = loss + self.model.classification_weight * entropy_m.sum() / size
+            # Sums are averaged over all spots; these are means over the labelled ones.
+            right_m = (logits_mK.argmax(dim=1) == batch.class_m).float()
+            sums["cross_entropy"] = entropy_m.detach().sum() * noise.count / size
+            sums["label_accuracy"] = right_m.sum() * noise.count / size
+        sums["kl_weight"] = torch.full_like(sums["elbo"], weight * len(batch.x))
+        return StepOutput(loss, sums, len(batch.x))
 
     def after_step(self) -> None:
         """Nothing follows the step."""
@@ -75,9 +131,9 @@ class GeneTask:
         for start in range(0, len(self._held_out), 1024):
             chunk = self._held_out[start : start + 1024]
             noise = Noise.of_rank(0, 0, start, len(chunk))
-            batch = self._to_device(self._read(chunk[noise.rows]))
-            terms = self.module.loss(batch.x_nG, batch.batch_n, noise)
-            averages.add({"validation_elbo": -(terms.reconstruction_n + terms.kl_n).sum()}, len(batch.x_nG))
+            batch = self._read(chunk[noise.rows]).to(self.device)
+            terms = self.module.loss(batch.x, batch.batch_n, noise)
+            averages.add({f"validation_{name}": value for name, value in _sums(terms).items()}, len(batch.x))
         return averages
 
     @torch.no_grad()
@@ -96,27 +152,23 @@ class GeneTask:
         self.module.train()
         for step, batch in enumerate(self.plan.batches(self.epochs)):
             noise = Noise.of_rank(0, self.epochs, step, len(batch))
-            local = self._to_device(self.gather(batch[noise.rows]))
-            self.module.loss(local.x_nG, local.batch_n, noise)
+            local = self.gather(batch[noise.rows]).to(self.device)
+            self.module.loss(local.x, local.batch_n, noise)
         for norm, momentum in zip(norms, kept, strict=True):
             norm.momentum = momentum
 
-    @torch.no_grad()
-    def codes(self, counts: Counts) -> Tensor:
-        """Gene codes (this rank's share of the rows, Z) on the host."""
-        self.module.eval()
-        mine = np.arange(len(counts))[share(len(counts))]
-        chunks = [mine[i : i + 1024] for i in range(0, len(mine), 1024)]
-        parts = [self.module.encode(counts.gather(chunk).to(self.device)).cpu() for chunk in chunks]
-        return torch.cat(parts) if parts else torch.empty(0, self.config.model.n_latent)
-
     def _read(self, positions: np.ndarray) -> GeneBatch:
-        return GeneBatch(self._counts.gather(positions), self._batch_N[positions])
+        return GeneBatch(self._counts.entries(positions), self._batch_N[positions])
 
-    def _to_device(self, batch: GeneBatch) -> GeneBatch:
-        return GeneBatch(
-            batch.x_nG.to(self.device, non_blocking=True), batch.batch_n.to(self.device, non_blocking=True)
-        )
+
+def _sums(terms: GeneLoss) -> dict[str, Tensor]:
+    """What is logged of a batch, summed over its spots."""
+    sums = {
+        "reconstruction": terms.reconstruction_n.sum(),
+        "kl": (terms.kl_n + terms.kl_library_n).sum(),
+        "elbo": terms.elbo_n.sum(),
+    }
+    return {name: value.detach() for name, value in sums.items()}
 
 
 def _split(usable: np.ndarray, codes_N: np.ndarray, held_out_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

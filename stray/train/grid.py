@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from stray.cohort.dataset import PairedDataset
-from stray.cohort.split import Fold
-from stray.config import Recipe
+from stray.cohort.dataset import PairedDataset, SpotTable
+from stray.cohort.split import Fold, folds
+from stray.config import Recipe, ScanviConfig
 from stray.errors import InputError, Problem
+from stray.metrics.labels import training_labels
 from stray.recipe import for_method
 from stray.train.results import digest
-from stray.train.stages import GeneStage, ImageStage, Stage
+from stray.train.stages import CodesStage, GeneStage, ImageStage, Stage
+
+Train = Literal["contrastive", "gene", "nothing"]
+"""What a method trains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +30,13 @@ class Cell:
     seed: int
     recipe: Recipe
     """As the method sees it."""
-    image: ImageStage
+    scored: ImageStage | CodesStage
+    """The stage whose features are scored."""
 
     @property
     def key(self) -> str:
         """Everything that the cell's scores are a function of, and its names."""
-        parts = [self.recipe.name, self.method, list(self.fold.held_out), self.seed, self.image.key]
+        parts = [self.recipe.name, self.method, list(self.fold.held_out), self.seed, self.scored.key]
         return "cell-" + digest(parts, self.recipe.eval)
 
     @property
@@ -53,16 +59,28 @@ class Group:
     def stages(self) -> tuple[Stage, ...]:
         """The stages that are not done yet, each once, in an order in which every one finds what it needs."""
         genes = {
-            c.image.gene.key: c.image.gene for c in self.cells if c.image.needs_codes and not c.image.folder.is_done()
+            gene.key: gene
+            for c in self.cells
+            if c.scored.needs_codes and not c.scored.folder.is_done()
+            for gene in with_start(c.scored.gene)
         }
-        images = {c.image.key: c.image for c in self.cells}
-        return tuple(stage for stage in (*genes.values(), *images.values()) if not stage.folder.is_done())
+        scored = {c.scored.key: c.scored for c in self.cells}
+        return tuple(stage for stage in (*genes.values(), *scored.values()) if not stage.folder.is_done())
 
     def users(self, stage: Stage) -> tuple[Cell, ...]:
         """The cells that a stage works for."""
-        if isinstance(stage, ImageStage):
-            return tuple(c for c in self.cells if c.image.key == stage.key)
-        return tuple(c for c in self.cells if c.image.needs_codes and c.image.gene.key == stage.key)
+        if not isinstance(stage, GeneStage):
+            return tuple(c for c in self.cells if c.scored.key == stage.key)
+        return tuple(
+            c
+            for c in self.cells
+            if c.scored.needs_codes and stage.key in [gene.key for gene in with_start(c.scored.gene)]
+        )
+
+
+def with_start(gene: GeneStage) -> tuple[GeneStage, ...]:
+    """The gene stage, after the one that it starts from."""
+    return (gene,) if gene.start is None else (gene.start, gene)
 
 
 def fold_title(fold: Fold) -> str:
@@ -78,7 +96,7 @@ def cell(
     root: str,
     *,
     method: str,
-    train: bool = True,
+    train: Train = "contrastive",
     embed_patients: Sequence[str] | None = None,
 ) -> Cell:
     """One cell. `recipe` is as the method sees it; `embed_patients` narrows the patients whose pictures are embedded.
@@ -90,41 +108,78 @@ def cell(
     gene_rows = np.flatnonzero(trains & spots.has_counts)
     pair_rows = np.flatnonzero(trains & spots.has_counts & spots.has_image)
     embedded = spots.has_image if embed_patients is None else spots.has_image & np.isin(spots.patient, embed_patients)
-    if train and len(pair_rows) < 2:
+    if train == "contrastive" and len(pair_rows) < 2:
         what = f"{fold_title(fold)}: {len(pair_rows)} spots of the training patients have both a picture and counts"
         raise InputError(Problem("dataset", what, "ingest sections with both, or hold out other patients"))
-    batch = spots.patient if recipe.gene.batch_key == "patient" else spots.section
     gene = GeneStage(
         config=recipe.gene,
         rows=gene_rows,
-        batch=batch[gene_rows],
+        batch=_batches(recipe, dataset)[gene_rows],
+        label=_labels(recipe, spots, gene_rows, fold),
         dataset=dataset.manifest.digest,
         seed=seed,
         root=root,
     )
+    if train == "gene":
+        # Counts of held-out patients are coded by what has not seen them, as their pictures are elsewhere.
+        codes = CodesStage(gene=gene, embed_rows=np.flatnonzero(spots.has_counts), root=root)
+        return Cell(method=method, fold=fold, seed=seed, recipe=recipe, scored=codes)
     image = ImageStage(
         config=recipe.contrastive,
-        train=train,
+        train=train == "contrastive",
         gene=gene,
         rows=pair_rows,
         embed_rows=np.flatnonzero(embedded),
         root=root,
     )
-    return Cell(method=method, fold=fold, seed=seed, recipe=recipe, image=image)
+    return Cell(method=method, fold=fold, seed=seed, recipe=recipe, scored=image)
 
 
-def grid(recipe: Recipe, dataset: PairedDataset, folds: Sequence[Fold], root: str) -> tuple[Group, ...]:
+def _batches(recipe: Recipe, dataset: PairedDataset) -> np.ndarray:
+    """What each spot's batch effect belongs to."""
+    spots = dataset.spots()
+    if recipe.gene.batch_key == "patient":
+        return spots.patient
+    if recipe.gene.batch_key == "section":
+        return spots.section
+    source_of = {section.name: section.source for section in dataset.manifest.sections}
+    return np.array([source_of[name] for name in spots.section.tolist()], dtype=object)
+
+
+def _labels(recipe: Recipe, spots: SpotTable, rows: np.ndarray, fold: Fold) -> np.ndarray | None:
+    """The classes that scANVI may know: those that may train a probe. None for models that learn from none.
+
+    Raises InputError when no training patient has such a label.
+    """
+    if not isinstance(recipe.gene.model, ScanviConfig):
+        return None
+    known = training_labels(rows, spots, fold.train, recipe.eval)
+    if not known.any():
+        what = f"scANVI learns from classes, and {fold_title(fold)} no training patient has a label that may train"
+        remedy = "name their source in eval.label_sources.train, or take gene.model.kind=scvi"
+        raise InputError(Problem("gene.model.kind", what, remedy))
+    return np.where(known, spots.label[rows], "").astype(str)
+
+
+def recipe_folds(recipe: Recipe, dataset: PairedDataset) -> tuple[Fold, ...]:
+    """The folds of a recipe: over patients with pictures to score, or with counts where every method scores gene
+    codes. Raises InputError as `folds` does.
+    """
+    pictured = any(method.train != "gene" for method in recipe.methods.values())
+    return folds(dataset.spots(), recipe.folds, recipe.eval, pictured=pictured)
+
+
+def grid(recipe: Recipe, dataset: PairedDataset, chosen: Sequence[Fold], root: str) -> tuple[Group, ...]:
     """All cells of the recipe, grouped. Raises InputError with every problem of every cell."""
     problems: dict[Problem, None] = {}
     groups = []
     recipes = {method: for_method(recipe, method) for method in recipe.methods}
-    for fold in folds:
+    for fold in chosen:
         for seed in recipe.seeds:
             cells = []
             for method, config in recipe.methods.items():
                 try:
-                    train = config.train == "contrastive"
-                    cells.append(cell(recipes[method], dataset, fold, seed, root, method=method, train=train))
+                    cells.append(cell(recipes[method], dataset, fold, seed, root, method=method, train=config.train))
                 except InputError as error:
                     problems |= dict.fromkeys(error.problems)
             groups.append(Group(tuple(cells)))

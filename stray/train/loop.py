@@ -12,6 +12,7 @@ from stray.track.tracker import Tracker
 from stray.train.averages import Averages
 from stray.train.prefetch import Prefetcher
 from stray.train.schedules import learning_rate
+from stray.train.selection import Selection
 from stray.train.state import TrainState, build_optimizer
 from stray.train.task import Task
 from stray.train.update import update
@@ -27,8 +28,10 @@ def fit(
     prefix: str,
     seed: int,
     checkpoint_every: int = 1,
+    selection: Selection | None = None,
 ) -> TrainState:
-    """Train `task` to its last epoch, from the worker's newest checkpoint if there is one.
+    """Train `task` to its last epoch, or to the one at which `selection` stops, from the worker's newest checkpoint if
+    there is one.
 
     Metrics go to `tracker` as `prefix/name` with the epoch as step, and `prefix/step_loss` with the step; every
     epoch ends with `worker.report`, every `checkpoint_every`-th and the last with a checkpoint. Raises
@@ -38,7 +41,8 @@ def fit(
     if (saved := worker.restore()) is not None:
         state.load_state_dict(saved)
     steps = task.plan.steps
-    for epoch in range(state.epoch, task.epochs):
+    while state.epoch < task.epochs and not (selection and selection.stops(state.history)):
+        epoch, factor = state.epoch, selection.rate_factor(state.history, optim) if selection else 1.0
         started, averages, rate = time.perf_counter(), Averages(), optim.lr
         batches = task.plan.batches(epoch)
         noises = [Noise.of_rank(seed, epoch, step, len(batch)) for step, batch in enumerate(batches)]
@@ -46,7 +50,7 @@ def fit(
         losses_and_norms = []
         task.module.train()
         for noise, batch in data.over(noises):
-            rate = learning_rate(optim, epoch * steps + noise.step, task.epochs * steps)
+            rate = factor * learning_rate(optim, epoch * steps + noise.step, task.epochs * steps)
             output = task.step(batch, noise)
             losses_and_norms.append(update(state, output, rate, optim.clip_norm))
             task.after_step()
@@ -69,8 +73,12 @@ def fit(
             for step, loss in enumerate(losses.tolist()):
                 tracker.metrics({f"{prefix}/step_loss": loss}, step=epoch * steps + step)
             tracker.metrics(named, step=state.epoch)
-        due = state.epoch % checkpoint_every == 0 or state.epoch == task.epochs
+        if selection and selection.keep_best and selection.best(state.history) == epoch:
+            state.mark_best()
+        last = state.epoch == task.epochs or (selection is not None and selection.stops(state.history))
+        due = state.epoch % checkpoint_every == 0 or last
         worker.report({**named, "epoch": state.epoch}, state.state_dict() if due else None)
+    state.go_to_best()
     return state
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from stray.config import OptimConfig
+from stray.config import OptimConfig, ScviConfig
 
 
 def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
@@ -14,15 +14,17 @@ def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
     warmup = round(config.warmup_share * total_steps)
     if step < warmup:
         return config.lr * (step + 1) / warmup
-    if config.schedule == "constant":
+    if config.schedule != "cosine":
         return config.lr
     progress = (step - warmup) / max(1, total_steps - warmup)
     return config.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def kl_weight(weight: float, warmup_share: float, epoch: int, epochs: int) -> float:
-    """Weight of the KL term in epoch `epoch` of `epochs`: rises linearly from 0 over the share of the epochs that
-    warm up.
+def kl_weight(config: ScviConfig, epoch: int, epochs: int, step: int) -> float:
+    """Weight of the KL term in epoch `epoch` of `epochs` at global step `step`: rises linearly from 0, by epochs or by
+    steps as `config` says.
     """
-    warmup = warmup_share * epochs
-    return weight if epoch >= warmup else weight * epoch / warmup
+    done, warmup = float(epoch), config.kl_warmup_share * epochs
+    if config.kl_warmup_steps is not None:
+        done, warmup = float(step), float(config.kl_warmup_steps)
+    return config.kl_weight if done >= warmup else config.kl_weight * done / warmup

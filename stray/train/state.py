@@ -31,6 +31,16 @@ class TrainState:
         self.module, self.optimizer = module, optimizer
         self.epoch = 0
         self.history: list[dict[str, float]] = []
+        self.best: dict[str, torch.Tensor] | None = None
+
+    def mark_best(self) -> None:
+        """Keep a copy of the weights as the best so far."""
+        self.best = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
+
+    def go_to_best(self) -> None:
+        """Take the best weights, where some were marked."""
+        if self.best is not None:
+            self.module.load_state_dict(self.best)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on from here."""
@@ -39,10 +49,11 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "epoch": self.epoch,
             "history": self.history,
+            "best": self.best,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to where `state` was taken."""
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.history = state["epoch"], list(state["history"])
+        self.epoch, self.history, self.best = state["epoch"], list(state["history"]), state["best"]

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stray.collective import all_sum, gather_rows, share, world_size
-from stray.config import AugmentConfig, GeneConfig, LossesConfig, ScviConfig
+from stray.config import AugmentConfig, GeneConfig, LossesConfig, ScanviConfig, ScviConfig
 from stray.losses.gather import gather
 from stray.losses.mixture import mixture
 from stray.models.gene_vae import GeneVae
 from stray.models.norm import globalise
+from stray.models.scanvi import Scanvi
 from stray.noise import Noise
 from stray.train.augment import augment
 from tests.distributed.gloo import Job, run_on
@@ -75,6 +76,22 @@ def gene_step() -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in found.items()}
 
 
+def scanvi_step() -> dict[str, np.ndarray]:
+    """Gradients of one step of scANVI with a learned library and a labelled batch that leaves ranks without a spot."""
+    torch.manual_seed(0)
+    config = ScanviConfig(n_latent=3, n_hidden=8, library="learned", dispersion="gene-batch")
+    model = Scanvi(config, n_genes=11, n_batches=2, n_classes=3).double().train()
+    x_NG = torch.poisson(torch.full((COUNT, 11), 3.0)).double()
+    batch_N, class_M = torch.arange(COUNT) % 2, torch.tensor([2, 0, 1])
+    noise, labelled = Noise.of_rank(0, 1, 2, COUNT), Noise.of_rank(0, 1, 2, len(class_M))
+    loss = model.loss(x_NG[noise.rows], batch_N[noise.rows], noise).weighted(0.3).sum() / COUNT
+    entropy_m, _ = model.cross_entropy(x_NG[: len(class_M)][labelled.rows], class_M[labelled.rows], labelled)
+    (loss + 50 * entropy_m.sum() / len(class_M)).backward()
+    found = {n: all_sum(p.grad) for n, p in model.named_parameters() if p.grad is not None}
+    found |= {n: b for n, b in model.named_buffers() if b.dtype == torch.float64}
+    return {name: value.numpy() for name, value in found.items()}
+
+
 def convolution_step() -> dict[str, np.ndarray]:
     """A small convolutional net with batch norm in train mode, over an augmented batch."""
     torch.manual_seed(0)
@@ -101,6 +118,7 @@ JOBS: dict[str, Job] = {
     "clip, even shares": (clip_gradients, (8,)),
     "clip, fewer spots than workers": (clip_gradients, (3,)),
     "scVI with dropout, latent noise and batch norm": (gene_step, ()),
+    "scANVI with a learned library and few labelled spots": (scanvi_step, ()),
     "augmented convolutions with batch norm in train mode": (convolution_step, ()),
     "gather": (gathered, ()),
 }
@@ -142,4 +160,5 @@ def test_gather_refuses_rows_that_are_not_the_ranks_share() -> None:
 def test_default_gene_config_has_the_values_of_scvi_tools() -> None:
     config = GeneConfig()
     assert (config.optim.lr, config.optim.eps, config.optim.weight_decay) == (1e-3, 0.01, 1e-6)
+    assert isinstance(config.model, ScviConfig)
     assert (config.model.n_hidden, config.model.n_latent, config.model.n_layers, config.batch_size) == (128, 10, 1, 128)

@@ -61,11 +61,11 @@ class Setup:
         self.dataset = small_dataset(folder)
         self.recipe: Recipe = apply(small_recipe(folder), {"contrastive.epochs": EPOCHS})
         first = self.cell("whole")
-        fit_panels(self.dataset, [(first.image.gene, first.fold.train)])
-        panel = first.image.gene.panel()
+        fit_panels(self.dataset, [(first.scored.gene, first.fold.train)])
+        panel = first.scored.gene.panel()
         counts = place_counts(self.dataset, panel, first.fold.train)
         self.placed: Placed = place_patches(self.dataset, 1.0).with_counts(panel.key, counts)
-        gene = Assignment(stage=first.image.gene, targets=(), title="gene", epochs=2)
+        gene = Assignment(stage=first.scored.gene, targets=(), title="gene", epochs=2)
         self.train([gene], "gene", workers=1)
 
     def cell(self, name: str) -> Cell:
@@ -97,10 +97,10 @@ class Setup:
         return heard
 
     def image(self, name: str) -> list[Assignment]:
-        return [Assignment(stage=self.cell(name).image, targets=(), title=name, epochs=EPOCHS)]
+        return [Assignment(stage=self.cell(name).scored, targets=(), title=name, epochs=EPOCHS)]
 
     def weights(self, name: str) -> dict[str, torch.Tensor]:
-        return self.cell(name).image.folder.read_weights("encoder.pt")
+        return self.cell(name).scored.folder.read_weights("encoder.pt")
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_patches_past_the_memory_budget_are_refused_with_the_remedy(setup: Setup
 def test_a_worker_that_fails_too_often_ends_the_training_with_its_error(setup: Setup) -> None:
     from dataclasses import replace
 
-    stage = setup.cell("failing").image
+    stage = setup.cell("failing").scored
     stage = replace(stage, config=apply(setup.recipe, {"contrastive.image.weights": "/no/such/file.pt"}).contrastive)
     started = time.monotonic()
     with pytest.raises(InputError, match=r"no file '/no/such/file\.pt'"):

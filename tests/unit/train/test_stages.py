@@ -15,9 +15,11 @@ from stray.config import Recipe
 from stray.errors import InputError
 from stray.recipe import apply
 from stray.track.tracker import MemoryTracker
+from stray.train.gene_folder import load_gene_encoder
 from stray.train.grid import Cell
 from stray.train.local_data import LocalData
-from stray.train.stages import GeneStage, run_stage
+from stray.train.run_stage import run_stage
+from stray.train.stages import CodesStage, GeneStage
 from stray.train.worker import LocalWorker
 from tests.small_cohort import small_cell, small_dataset, small_recipe
 
@@ -40,7 +42,7 @@ def recipe(folder: Path) -> Recipe:
 def prepared(recipe: Recipe, dataset: PairedDataset, root: Path, *, train: bool = True) -> Cell:
     """A cell whose panel is fitted."""
     made = small_cell(recipe, dataset, root=str(root), train=train)
-    gene = made.image.gene
+    gene = made.scored.gene
     Path(gene.panel_path).parent.mkdir(parents=True, exist_ok=True)
     Path(gene.panel_path).write_text(fit_panel(dataset, made.fold.train, gene.config.panel).to_json())
     return made
@@ -56,9 +58,9 @@ def test_two_runs_with_one_seed_give_the_same_loss_at_every_step_and_the_same_we
     found = []
     for name in ("first", "second"):
         made, tracker = prepared(recipe, dataset, tmp_path / name), MemoryTracker()
-        for stage in (made.image.gene, made.image):
+        for stage in (made.scored.gene, made.scored):
             run_stage(stage, LocalData(dataset), LocalWorker(), tracker)
-        found.append((losses(tracker, "gene"), losses(tracker, "contrastive"), made.image.folder))
+        found.append((losses(tracker, "gene"), losses(tracker, "contrastive"), made.scored.folder))
     assert found[0][:2] == found[1][:2]
     assert len(found[0][0]) == 4 * 3
     assert len(found[0][1]) == 3 * 2
@@ -91,8 +93,8 @@ def test_an_interrupted_stage_goes_on_from_its_checkpoint_to_the_same_weights(
     data, name = LocalData(dataset), "weights.pt" if which == "gene" else "encoder.pt"
     for made in (whole, broken):
         if which == "contrastive":
-            run_stage(made.image.gene, data, LocalWorker(), MemoryTracker())
-    stages = [made.image.gene if which == "gene" else made.image for made in (whole, broken)]
+            run_stage(made.scored.gene, data, LocalWorker(), MemoryTracker())
+    stages = [made.scored.gene if which == "gene" else made.scored for made in (whole, broken)]
     run_stage(stages[0], data, LocalWorker(), MemoryTracker())
     with pytest.raises(Interrupted):
         run_stage(stages[1], data, FailingWorker(tmp_path / "state.pt", after=2), MemoryTracker())
@@ -106,9 +108,9 @@ def test_an_interrupted_stage_goes_on_from_its_checkpoint_to_the_same_weights(
 
 def test_a_finished_stage_is_not_run_again(recipe: Recipe, dataset: PairedDataset, tmp_path: Path) -> None:
     made = prepared(recipe, dataset, tmp_path)
-    run_stage(made.image.gene, LocalData(dataset), LocalWorker(), MemoryTracker())
+    run_stage(made.scored.gene, LocalData(dataset), LocalWorker(), MemoryTracker())
     tracker = MemoryTracker()
-    run_stage(made.image.gene, LocalData(dataset), LocalWorker(), tracker)
+    run_stage(made.scored.gene, LocalData(dataset), LocalWorker(), tracker)
     assert tracker.history == []
 
 
@@ -118,14 +120,14 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_leaves_the_last_check
     wild = apply(recipe, {"gene.optim.lr": 1e18, "gene.optim.eps": 1e-12})
     made, worker = prepared(wild, dataset, tmp_path), LocalWorker(tmp_path / "state.pt")
     with pytest.raises(FloatingPointError, match=r"gene epoch 0, step \d: loss"):
-        run_stage(made.image.gene, LocalData(dataset), worker, MemoryTracker())
+        run_stage(made.scored.gene, LocalData(dataset), worker, MemoryTracker())
     assert worker.restore() is None
-    assert not made.image.gene.folder.is_done()
+    assert not made.scored.gene.folder.is_done()
 
 
 def test_epochs_report_what_a_person_wants_to_see(recipe: Recipe, dataset: PairedDataset, tmp_path: Path) -> None:
     made, tracker = prepared(recipe, dataset, tmp_path), MemoryTracker()
-    for stage in (made.image.gene, made.image):
+    for stage in (made.scored.gene, made.scored):
         run_stage(stage, LocalData(dataset), LocalWorker(), tracker)
     for prefix in ("gene", "contrastive"):
         for name in ("loss", "learning_rate", "spots_per_second", "waiting_for_data_share", "gradient_norm"):
@@ -147,17 +149,17 @@ def test_nothing_that_is_fitted_depends_on_the_held_out_patient(
     for path, root in ((dataset.path, "a"), (str(other), "b")):
         data = PairedDataset.open(path)
         made = prepared(changed, data, tmp_path / root)
-        for stage in (made.image.gene, made.image):
+        for stage in (made.scored.gene, made.scored):
             run_stage(stage, LocalData(data), LocalWorker(), MemoryTracker())
         found.append(made)
-    assert found[0].image.gene.panel() == found[1].image.gene.panel()
+    assert found[0].scored.gene.panel() == found[1].scored.gene.panel()
     for folders, name in (
-        ([m.image.gene.folder for m in found], "weights.pt"),
-        ([m.image.folder for m in found], "encoder.pt"),
+        ([m.scored.gene.folder for m in found], "weights.pt"),
+        ([m.scored.folder for m in found], "encoder.pt"),
     ):
         first, second = (f.read_weights(name) for f in folders)
         assert all(torch.equal(first[key], second[key]) for key in first)
-    features = [m.image.folder.read_array("features.npy") for m in found]
+    features = [m.scored.folder.read_array("features.npy") for m in found]
     assert not np.array_equal(features[0][:40], features[1][:40])
     np.testing.assert_array_equal(features[0][40:], features[1][40:])
 
@@ -190,7 +192,7 @@ def test_a_cell_without_pairs_is_refused_by_name(recipe: Recipe, dataset: Paired
 
 def test_a_gene_stage_is_found_again_by_everything_that_went_into_it(recipe: Recipe, dataset: PairedDataset) -> None:
     def gene(changed: Recipe) -> GeneStage:
-        return small_cell(changed, dataset, root="r").image.gene
+        return small_cell(changed, dataset, root="r").scored.gene
 
     base = gene(recipe)
     assert base.key == gene(apply(recipe, {"contrastive.optim.lr": 0.5, "run.max_failures": 9})).key
@@ -204,9 +206,70 @@ def test_a_cell_hears_of_the_stages_that_were_done_before_and_not_twice_of_those
     from stray.on_ray.experiment import log_curves
 
     made = prepared(recipe, dataset, tmp_path)
-    for stage in (made.image.gene, made.image):
+    for stage in (made.scored.gene, made.scored):
         run_stage(stage, LocalData(dataset), LocalWorker(), MemoryTracker())
     tracker = MemoryTracker()
-    log_curves(tracker, made, {made.image.key})
+    log_curves(tracker, made, {made.scored.key})
     assert [step for step, _ in tracker.series("gene/elbo")] == [1, 2, 3, 4]
     assert tracker.series("contrastive/loss") == []
+
+
+@pytest.mark.parametrize("kind", ["scanvi", "pca", "log_counts"])
+def test_every_gene_model_codes_the_held_out_patient_from_its_folder(
+    recipe: Recipe, dataset: PairedDataset, tmp_path: Path, kind: str
+) -> None:
+    made = prepared(apply(recipe, {"gene.model.kind": kind}), dataset, tmp_path)
+    codes = CodesStage(gene=made.scored.gene, embed_rows=np.arange(len(dataset)), root=str(tmp_path))
+    for stage in (made.scored.gene, codes):
+        run_stage(stage, LocalData(dataset), LocalWorker(), MemoryTracker())
+    encoder = load_gene_encoder(made.scored.gene.folder.path)
+    features = codes.folder.read_array("features.npy")
+    assert features.shape == (len(dataset), encoder.model.dim)
+    own = made.scored.gene.folder.read_array("codes.npy")
+    np.testing.assert_allclose(features[made.scored.gene.rows], own, rtol=1e-4, atol=1e-5)
+    assert bool(encoder.classes) is (kind == "scanvi")
+
+
+def test_scanvi_starts_from_a_scvi_stage_that_is_a_stage_of_its_own(
+    recipe: Recipe, dataset: PairedDataset, tmp_path: Path
+) -> None:
+    changed = apply(recipe, {"gene.model": {"kind": "scanvi", "scvi_epochs": 3}})
+    gene = prepared(changed, dataset, tmp_path).scored.gene
+    plain = small_cell(
+        apply(recipe, {"gene.epochs": 3, "gene.model": {"kind": "scvi"}}), dataset, root=str(tmp_path)
+    ).scored.gene
+    assert gene.start is not None
+    assert gene.start.key == plain.key
+    tracker = MemoryTracker()
+    for stage in (gene.start, gene):
+        run_stage(stage, LocalData(dataset), LocalWorker(), tracker)
+    elbo = [value for _, value in tracker.series("gene/reconstruction")]
+    assert len(elbo) == 3 + 4
+    assert elbo[3] < elbo[0]  # it goes on where scVI ended
+    assert "label_accuracy" in gene.folder.read_json("history.json")[0]
+    classes = gene.folder.read_json("config.json")["classes"]
+    assert gene.folder.read_array("probabilities.npy").shape == (len(gene.rows), len(classes))
+
+
+def test_scanvi_without_any_label_is_refused_with_the_remedy(recipe: Recipe, dataset: PairedDataset) -> None:
+    changed = apply(recipe, {"gene.model.kind": "scanvi", "eval.label_sources.train": ["nobody"]})
+    with pytest.raises(InputError, match="no training patient has a label that may train"):
+        small_cell(changed, dataset, root="r")
+
+
+def test_the_stage_stops_early_keeps_the_best_weights_and_a_resumed_run_does_not_go_on(
+    recipe: Recipe, dataset: PairedDataset, tmp_path: Path
+) -> None:
+    changed = apply(recipe, {"gene.epochs": 200, "gene.patience": 2, "gene.keep": "best", "gene.optim.lr": 0.05})
+    changed = apply(changed, {"gene.model.kl_warmup_share": 0.0})
+    stage, worker = prepared(changed, dataset, tmp_path).scored.gene, LocalWorker(tmp_path / "state.pt")
+    run_stage(stage, LocalData(dataset), worker, MemoryTracker())
+    history = stage.folder.read_json("history.json")
+    elbo = [epoch["validation_elbo"] for epoch in history]
+    assert 3 <= len(elbo) < 200
+    assert int(np.argmax(elbo)) == len(elbo) - 3
+    shutil.rmtree(stage.folder.path)
+    tracker = MemoryTracker()
+    run_stage(stage, LocalData(dataset), worker, tracker)
+    assert tracker.series("gene/loss") == []
+    assert stage.folder.read_json("history.json") == history

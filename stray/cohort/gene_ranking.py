@@ -1,0 +1,70 @@
+"""Genes by how much they vary over spots or over the tissue, by scanpy. Legend: N spots, G genes."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import scipy.sparse as sp
+
+from stray.cohort.dataset import SpotTable
+
+NEIGHBOURS = 6
+"""Of a spot on a hexagonal array; on a square one the four nearest and two of the diagonal ones."""
+
+
+def by_variance(counts_NG: sp.csr_matrix, patient_N: np.ndarray, count: int) -> np.ndarray:
+    """The `count` most variable genes, best first: scanpy's `seurat_v3` with the patient as batch."""
+    import anndata
+    import pandas as pd
+    import scanpy as sc
+
+    table = anndata.AnnData(
+        counts_NG.astype(np.float32),
+        obs=pd.DataFrame({"patient": pd.Categorical(patient_N)}, index=[str(i) for i in range(len(patient_N))]),
+    )
+    batch_key = "patient" if len(set(patient_N.tolist())) > 1 else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # loess and pandas chatter that says nothing of the result
+        found = sc.pp.highly_variable_genes(
+            table, n_top_genes=count, flavor="seurat_v3", batch_key=batch_key, inplace=False
+        )
+    assert found is not None
+    chosen = np.flatnonzero(found["highly_variable"].to_numpy())
+    return chosen[np.argsort(found["highly_variable_rank"].to_numpy()[chosen], kind="stable")]
+
+
+def by_place(counts_NG: sp.csr_matrix, spots: SpotTable, count: int) -> np.ndarray:
+    """The `count` most spatially ordered genes, best first: Moran's I of log-normalised counts within
+    each section, the mean over sections by their spots.
+    """
+    from scanpy.metrics import morans_i
+    from sklearn.neighbors import kneighbors_graph
+
+    total, weight = np.zeros(counts_NG.shape[1]), 0  # pyright: ignore[reportOptionalSubscript]
+    for section in np.unique(spots.section):
+        mine = np.flatnonzero(spots.section == section)
+        if len(mine) <= NEIGHBOURS:
+            continue
+        places_n2 = np.stack([spots.x_um[mine], spots.y_um[mine]], axis=1)
+        graph = sp.csr_matrix(kneighbors_graph(places_n2, NEIGHBOURS))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a gene that a section never saw has no Moran's I
+            score_G = np.asarray(morans_i(graph, _log_normalised(counts_NG[mine]).T.tocsr()))
+        total += np.nan_to_num(score_G) * len(mine)
+        weight += len(mine)
+    return np.argsort(-total / max(weight, 1), kind="stable")[:count]
+
+
+def _log_normalised(counts_nG: sp.csr_matrix) -> sp.csr_matrix:
+    totals_n = np.asarray(counts_nG.sum(axis=1)).ravel()
+    scaled = sp.csr_matrix(sp.diags(1e4 / np.maximum(totals_n, 1)) @ counts_nG.astype(np.float64))
+    scaled.data = np.log1p(scaled.data)
+    return scaled
+
+
+def union(first: np.ndarray, second: np.ndarray, count: int) -> np.ndarray:
+    """`count` genes that stand highest in either of two lists, taken from both in turn."""
+    both = np.stack([first, second], axis=1).ravel()
+    _, places = np.unique(both, return_index=True)
+    return both[np.sort(places)][:count]

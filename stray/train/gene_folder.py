@@ -1,0 +1,49 @@
+"""A trained gene encoder as its stage left it: a folder that codes any section's counts. Loaded without Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from stray import storage
+from stray.cohort.panel import Panel
+from stray.config import GeneConfig
+from stray.errors import InputError, Problem
+from stray.train.gene_models import GeneModel, build_gene_model
+from stray.train.results import ResultFolder
+
+
+@dataclass(frozen=True)
+class GeneEncoder:
+    """What codes genes, and the panel that it takes them in."""
+
+    model: GeneModel
+    """In eval mode."""
+    panel: Panel
+    config: GeneConfig
+    classes: tuple[str, ...]
+    """Those that scANVI learned, in the order of its probabilities; empty elsewhere."""
+    facts: dict[str, Any]
+    """What the folder says of itself."""
+
+
+def load_gene_encoder(path: str) -> GeneEncoder:
+    """The encoder of a gene stage's folder. Raises InputError when there is none, or it is not whole."""
+    folder = ResultFolder(path)
+    if not folder.is_done() or folder.facts().get("kind") != "gene":
+        what = "is no folder of a trained gene stage, or it is not whole"
+        raise InputError(Problem(path, what, "`stray train` leaves them as OUTPUT/NAME/gene-..."))
+    tree = folder.read_json("config.json")
+    config = TypeAdapter(GeneConfig).validate_python(tree["gene"])
+    panel = Panel.from_json(storage.read_bytes(storage.join(folder.path, "panel.json")).decode())
+    model = build_gene_model(
+        config.model,
+        n_genes=len(panel),
+        n_batches=len(tree["batches"]),
+        n_classes=len(tree["classes"]),
+        seed=tree["seed"],
+    )
+    model.load_state_dict(folder.read_weights("weights.pt"))
+    return GeneEncoder(model.eval(), panel, config, tuple(tree["classes"]), folder.facts())

@@ -1,0 +1,50 @@
+"""The labelled spots of scANVI: drawn in turn or class by class, once for all workers, a batch beside every step's."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from stray.noise import numpy_generator
+
+
+class LabelledPlan:
+    """Global batches of labelled spots, a function of (seed, epoch, step) like those of `BatchPlan`.
+
+    In turn: every labelled spot comes before one comes again. Balanced: every class alike, and within a class every
+    spot before one comes again; a class of one spot is that spot each time.
+    """
+
+    def __init__(self, class_N: np.ndarray, batch_size: int, steps: int, seed: int, *, balanced: bool) -> None:
+        """`class_N` is the class of each training spot, -1 where it is not known; `steps` are those of an epoch."""
+        self.positions = np.flatnonzero(class_N >= 0)
+        self._class_L = class_N[self.positions]
+        self.batch_size = min(batch_size, len(self.positions)) if not balanced else batch_size
+        self._steps, self._seed, self._balanced = steps, seed, balanced
+        self._epoch = lru_cache(maxsize=2)(self._draw)
+
+    def batch(self, epoch: int, step: int) -> np.ndarray:
+        """Positions among the training spots of the global labelled batch of this step."""
+        chosen = self._epoch(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+        return self.positions[chosen]
+
+    def _draw(self, epoch: int) -> np.ndarray:
+        """Places among the labelled spots for every step of the epoch."""
+        needed = self._steps * self.batch_size
+        generator = numpy_generator(self._seed, "labelled", epoch)
+        if not self._balanced:
+            return _in_turn(np.arange(len(self.positions)), needed, generator)
+        classes = np.unique(self._class_L)
+        slots = _in_turn(classes, needed, generator)
+        places = np.empty(needed, dtype=np.int64)
+        for name in classes:
+            mine = slots == name
+            places[mine] = _in_turn(np.flatnonzero(self._class_L == name), int(mine.sum()), generator)
+        return places
+
+
+def _in_turn(values: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    """`count` of the values: shuffled, all of them before one comes again."""
+    rounds = -(-count // len(values))
+    return np.concatenate([generator.permutation(values) for _ in range(rounds)])[:count]

@@ -1,0 +1,181 @@
+"""A stage from its settings and its rows to a folder of results. A stage that is done is not done again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stray import storage
+from stray.collective import gather_rows, share
+from stray.config import LogCountsConfig, PcaConfig, ScviConfig, TorchvisionConfig
+from stray.models.image_encoder import ImageEncoder
+from stray.models.pca import Pca
+from stray.models.scanvi import Scanvi
+from stray.noise import torch_generator
+from stray.track.tracker import Tracker
+from stray.train.blocks import Counts
+from stray.train.contrastive_task import ContrastiveTask, embed
+from stray.train.gene_folder import load_gene_encoder
+from stray.train.gene_models import GeneModel, build_gene_model
+from stray.train.gene_task import GeneTask
+from stray.train.loop import fit
+from stray.train.selection import Selection
+from stray.train.stages import CodesStage, GeneStage, ImageStage, Stage, StageData
+from stray.train.worker import Worker
+
+CHUNK = 1024
+"""Spots that are coded at a time."""
+
+
+def run_stage(stage: Stage, data: StageData, worker: Worker, tracker: Tracker, *, checkpoint_every: int = 1) -> None:
+    """Run `stage` to its end and keep its results; every worker calls it. Returns at once when it was done before."""
+    if _agree(stage.folder.is_done(), worker):
+        return
+    if isinstance(stage, GeneStage):
+        _run_gene(stage, data, worker, tracker, checkpoint_every)
+    elif isinstance(stage, CodesStage):
+        _run_codes(stage, data, worker)
+    else:
+        _run_image(stage, data, worker, tracker, checkpoint_every)
+
+
+def _agree(done: bool, worker: Worker) -> bool:
+    """What rank 0 found: the workers must not differ on whether there is a stage to run."""
+    found = torch.tensor([float(done and worker.rank == 0)], device=worker.device)
+    return bool(worker.all_reduce(found) > 0)
+
+
+def _run_gene(stage: GeneStage, data: StageData, worker: Worker, tracker: Tracker, checkpoint_every: int) -> None:
+    panel = stage.panel()
+    counts = data.counts(panel, stage.rows)
+    probability_NK, history, batches, classes = None, [], [], []
+    if isinstance(stage.config.model, (PcaConfig, LogCountsConfig)):
+        module = _fitted(stage, counts).to(worker.device)
+    else:
+        task = GeneTask(stage.config, counts, stage.batch, stage.label, seed=stage.seed, device=worker.device)
+        if stage.start is not None:
+            task.module.load_state_dict(stage.start.folder.read_weights("weights.pt"), strict=False)
+        history = fit(
+            task,
+            stage.config.optim,
+            worker=worker,
+            tracker=tracker,
+            prefix="gene",
+            seed=stage.seed,
+            checkpoint_every=checkpoint_every,
+            selection=_selection(stage),
+        ).history
+        task.finish()
+        module, batches, classes = task.module, task.names.tolist(), task.classes.tolist()
+        if isinstance(module, Scanvi):
+            probability_NK = _over_all(module.eval().probabilities, counts, worker)
+    codes_NZ = _over_all(module.eval().encode, counts, worker)
+    if worker.rank == 0:
+        folder = stage.folder
+        folder.write_weights("weights.pt", module.state_dict())
+        storage.write_bytes(storage.join(folder.path, "panel.json"), panel.to_json().encode())
+        facts = {"gene": asdict(stage.config), "batches": batches, "classes": classes, "seed": stage.seed}
+        folder.write_json("config.json", facts)
+        folder.write_json("history.json", history)
+        folder.write_array("rows.npy", stage.rows)
+        folder.write_array("codes.npy", codes_NZ.numpy())
+        if probability_NK is not None:
+            folder.write_array("probabilities.npy", probability_NK.numpy())
+        folder.finish({"kind": "gene", "dataset": stage.dataset})
+    worker.all_reduce(torch.zeros(1, device=worker.device))  # nobody reads the folder before it is whole
+
+
+def _selection(stage: GeneStage) -> Selection | None:
+    config = stage.config
+    if config.validation_share == 0 or not isinstance(config.model, ScviConfig):
+        return None
+    warm = 0 if config.model.kl_warmup_steps is not None else math.ceil(config.model.kl_warmup_share * config.epochs)
+    start = min(warm, config.epochs - 1)
+    return Selection("validation_elbo", start, config.patience, keep_best=config.keep == "best")
+
+
+def _fitted(stage: GeneStage, counts: Counts) -> GeneModel:
+    """A model that is fitted in one pass; every rank fits the same, the counts lie on its node."""
+    config = stage.config
+    module = build_gene_model(config.model, n_genes=counts.n_genes, n_batches=1, n_classes=0, seed=stage.seed)
+    if isinstance(module, Pca):
+        usable = np.flatnonzero(counts.totals() >= config.min_count)
+        pieces = max(1, len(usable) // max(CHUNK, 2 * module.dim))
+        module.fit(counts.gather(piece) for piece in np.array_split(usable, pieces))
+    return module
+
+
+def _run_codes(stage: CodesStage, data: StageData, worker: Worker) -> None:
+    encoder = load_gene_encoder(stage.gene.folder.path)
+    counts = data.counts(encoder.panel, stage.embed_rows)
+    codes_NZ = _over_all(encoder.model.to(worker.device).encode, counts, worker)
+    if worker.rank == 0:
+        folder = stage.folder
+        folder.write_json("history.json", [])
+        folder.write_array("rows.npy", stage.embed_rows)
+        folder.write_array("features.npy", codes_NZ.numpy())
+        folder.finish({"kind": "codes", "dataset": stage.gene.dataset})
+    worker.all_reduce(torch.zeros(1, device=worker.device))
+
+
+def _over_all(code: Callable[[Tensor], Tensor], counts: Counts, worker: Worker) -> Tensor:
+    """`code` of every position, on the host of every rank; each rank computes its share."""
+    mine = np.arange(len(counts))[share(len(counts))]
+    chunks = [mine[i : i + CHUNK] for i in range(0, len(mine), CHUNK)] or [mine]
+    local = torch.cat([code(counts.gather(chunk).to(worker.device)) for chunk in chunks])
+    return gather_rows(local, len(counts)).cpu()
+
+
+def _run_image(stage: ImageStage, data: StageData, worker: Worker, tracker: Tracker, checkpoint_every: int) -> None:
+    history: list[dict[str, float]] = []
+    if stage.train:
+        genes = _codes(stage) if stage.needs_codes else data.counts(stage.gene.panel(), stage.rows)
+        task = ContrastiveTask(
+            stage.config, data.patches(stage.rows), genes, seed=stage.gene.seed, device=worker.device
+        )
+        history = fit(
+            task,
+            stage.config.optim,
+            worker=worker,
+            tracker=tracker,
+            prefix="contrastive",
+            seed=stage.gene.seed,
+            checkpoint_every=checkpoint_every,
+        ).history
+        encoder = task.module.image_encoder
+    else:
+        encoder = untrained(stage.config.image, stage.gene.seed).to(worker.device)
+        encoder = encoder.to(memory_format=torch.channels_last)
+    local_nD = embed(encoder, data.patches(stage.embed_rows), worker.device)
+    features_ND = gather_rows(local_nD.to(worker.device), len(stage.embed_rows)).cpu()
+    if worker.rank == 0:
+        folder = stage.folder
+        folder.write_weights("encoder.pt", encoder.state_dict())
+        folder.write_json(
+            "config.json", {"contrastive": asdict(stage.config), "seed": stage.gene.seed, "trained": stage.train}
+        )
+        folder.write_json("history.json", history)
+        folder.write_array("rows.npy", stage.embed_rows)
+        folder.write_array("features.npy", features_ND.numpy())
+        folder.finish({"kind": "image", "dataset": stage.gene.dataset})
+    worker.all_reduce(torch.zeros(1, device=worker.device))
+
+
+def _codes(stage: ImageStage) -> torch.Tensor:
+    """Frozen gene codes (N, Z) of the stage's rows, as the gene stage left them."""
+    folder = stage.gene.folder
+    held = folder.read_array("rows.npy")
+    place = np.searchsorted(held, stage.rows)
+    return torch.from_numpy(folder.read_array("codes.npy")[place])
+
+
+def untrained(config: TorchvisionConfig, seed: int) -> ImageEncoder:
+    """The image encoder as the contrastive stage would start it, but for the draw of its random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_generator(seed, "untrained", "init").initial_seed())
+        return ImageEncoder(config)

@@ -1,0 +1,54 @@
+"""What is decided on the way: when to stop, which weights to keep, when to lower the learning rate.
+
+Every decision is a function of the history of global metrics alone: all workers take it alike, and a resumed run
+takes it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from stray.config import OptimConfig
+
+History = Sequence[Mapping[str, float]]
+"""The metrics of every epoch so far."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Decisions by one metric of the history, the larger the better."""
+
+    metric: str
+    start: int = 0
+    """First epoch (counted from 0) that may be the best: before it the loss is another one (the KL warm-up)."""
+    patience: int | None = None
+    """Epochs without a better one after which training stops; None: never."""
+    keep_best: bool = False
+    """Whether the weights of the best epoch are kept rather than the last's."""
+
+    def best(self, history: History) -> int | None:
+        """The best epoch so far, the first of equals; None where no epoch counts yet."""
+        scores = {epoch: metrics[self.metric] for epoch, metrics in enumerate(history) if epoch >= self.start}
+        return max(scores, key=lambda epoch: (scores[epoch], -epoch)) if scores else None
+
+    def stops(self, history: History) -> bool:
+        """Whether enough epochs have passed since the best."""
+        best = self.best(history)
+        return self.patience is not None and best is not None and len(history) - 1 - best >= self.patience
+
+    def rate_factor(self, history: History, optim: OptimConfig) -> float:
+        """What the learning rate is multiplied by in the next epoch: `plateau_factor` for every plateau so far.
+
+        A plateau is `plateau_patience` epochs without a better metric, counted anew after each (as in torch's
+        ReduceLROnPlateau with no threshold).
+        """
+        if optim.schedule != "plateau":
+            return 1.0
+        factor, best, waited = 1.0, float("-inf"), 0
+        for metrics in history[self.start :]:
+            better = metrics[self.metric] > best
+            best, waited = (metrics[self.metric], 0) if better else (best, waited + 1)
+            if waited > optim.plateau_patience:
+                factor, waited = factor * optim.plateau_factor, 0
+        return factor

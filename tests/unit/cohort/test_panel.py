@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from stray.cohort.dataset import PairedDataset
+from stray.cohort.gene_ranking import by_place, by_variance, union
+from stray.cohort.panel import Panel, fit_panel
+from stray.config import PanelConfig
+from stray.errors import InputError
+from tests.small_cohort import small_dataset
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> PairedDataset:
+    return small_dataset(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.mark.parametrize("kind", ["hvg", "svg", "union", "mean"])
+def test_a_ranked_panel_has_its_size_and_sees_training_patients_only(dataset: PairedDataset, kind: str) -> None:
+    config = PanelConfig(kind=kind, n_genes=40)  # type: ignore[arg-type]
+    panel = fit_panel(dataset, ("P2", "P3"), config)
+    assert len(panel) == 40
+    shuffled = Permuted(dataset, "P1")
+    assert fit_panel(shuffled, ("P2", "P3"), config) == panel  # type: ignore[arg-type]
+    assert fit_panel(shuffled, ("P1", "P2", "P3"), config) != fit_panel(dataset, ("P1", "P2", "P3"), config)  # type: ignore[arg-type]
+
+
+class Permuted:
+    """A dataset in which one patient's genes are exchanged among each other."""
+
+    def __init__(self, dataset: PairedDataset, patient: str) -> None:
+        self._dataset, self._patient = dataset, patient
+
+    def __getattr__(self, name: str):
+        return getattr(self._dataset, name)
+
+    def counts(self, rows: np.ndarray) -> sp.csr_matrix:
+        dense = self._dataset.counts(rows).toarray()
+        mine = self._dataset.spots().patient[rows] == self._patient
+        dense[mine] = dense[mine][:, np.random.default_rng(0).permutation(dense.shape[1])]
+        return sp.csr_matrix(dense)
+
+
+def test_a_gene_that_follows_the_tissue_stands_before_one_that_does_not(dataset: PairedDataset) -> None:
+    spots = dataset.spots()
+    rng = np.random.default_rng(0)
+    noise = rng.poisson(5.0, (len(spots), 50))
+    side = np.where(spots.x_um > np.median(spots.x_um), 40, 1)
+    counts = sp.csr_matrix(np.column_stack([noise, rng.poisson(side)]))
+    assert by_place(counts, spots, 3)[0] == 50
+
+
+def test_the_order_by_variance_is_scanpys_choice(dataset: PairedDataset) -> None:
+    import anndata
+    import pandas as pd
+    import scanpy as sc
+
+    rows = np.arange(len(dataset))
+    counts, patient = dataset.counts(rows), dataset.spots().patient
+    table = anndata.AnnData(
+        counts.astype(np.float32), obs=pd.DataFrame({"patient": pd.Categorical(patient)}, index=rows.astype(str))
+    )
+    sc.pp.highly_variable_genes(table, n_top_genes=30, flavor="seurat_v3", batch_key="patient")
+    assert set(by_variance(counts, patient, 30)) == set(np.flatnonzero(table.var["highly_variable"]))
+
+
+def test_a_union_takes_the_best_of_both_in_turn() -> None:
+    assert union(np.array([4, 3, 2]), np.array([0, 4, 1]), 3).tolist() == [4, 0, 3]
+
+
+def test_genes_named_by_a_pattern_are_left_out(dataset: PairedDataset) -> None:
+    symbols = dataset.genes.column("symbol").to_pylist()
+    panel = fit_panel(dataset, ("P2", "P3"), PanelConfig(kind="all", exclude=(symbols[0] + "$",), min_sections_share=0))
+    assert symbols[0] not in panel.symbols
+
+
+def test_mitochondrial_and_ribosomal_genes_are_left_out_unless_asked_for() -> None:
+    import re
+
+    symbols = ["MT-CO1", "mt-Nd1", "RPS6", "Rpl3", "RPLP0", "RPSA", "RPS4Y1", "RPS27A", "MTOR", "RPS6KA1", "MT1G"]
+    left_out = [name for name in symbols if any(re.match(pattern, name) for pattern in PanelConfig().exclude)]
+    assert left_out == symbols[:8]
+
+
+def test_a_list_from_a_file_is_the_panel(dataset: PairedDataset, tmp_path: Path) -> None:
+    symbols = dataset.genes.column("symbol").to_pylist()
+    listed = tmp_path / "genes.txt"
+    listed.write_text(f"# mine\n{symbols[7]}\n\n{symbols[2]}\n")
+    assert fit_panel(dataset, ("P2",), PanelConfig(kind="file", path=str(listed))).symbols == (symbols[2], symbols[7])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("NOPE\nG1\n", "are not in the dataset"), ("", "a panel needs two"), (None, "cannot be read")],
+    ids=["unknown genes", "an empty file", "no file"],
+)
+def test_a_list_that_is_no_panel_is_refused_by_name(
+    dataset: PairedDataset, tmp_path: Path, text: str | None, message: str
+) -> None:
+    listed = tmp_path / "genes.txt"
+    if text is not None:
+        listed.write_text(text)
+    with pytest.raises(InputError, match=message):
+        fit_panel(dataset, ("P2",), PanelConfig(kind="file", path=str(listed)))
+
+
+def test_missing_genes_are_named_and_most_of_a_panel_must_be_there() -> None:
+    panel = Panel(("A", "B", "C", "D"), (0, 1, 2, 3))
+    place, missing = panel.place_in(["D", "X", "A", "B"])
+    assert place.tolist() == [2, 3, -1, 0]
+    assert missing == ("C",)
+    with pytest.raises(ValueError, match="3 of the panel's 4 genes are not measured"):
+        panel.place_in(["A", "X"])
