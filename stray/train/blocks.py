@@ -79,7 +79,9 @@ class Counts(_Blocks):
 
     def entries(self, positions: np.ndarray) -> SparseCounts:
         """Counts (n, G) as their non-zero entries, float32."""
-        rows, genes, values = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+        rows: list[np.ndarray] = [np.empty(0, np.int64)]
+        genes: list[np.ndarray] = [np.empty(0, np.int64)]
+        values: list[np.ndarray] = [np.empty(0, np.float32)]
         for block, places, offsets in self._parts(positions):
             counts = self._counts[block]
             starts = counts.indptr[offsets].astype(np.int64)
