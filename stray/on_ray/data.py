@@ -29,6 +29,9 @@ from stray.errors import InputError, Problem
 from stray.on_ray.failures import input_error
 from stray.train.blocks import Counts, Patches
 
+JOINED_BYTES = 256 * 2**20
+"""Blocks of counts are joined up to this size."""
+
 
 class Fragments(Datasource):
     """A read task for each Parquet file of the dataset, a block for each row group."""
@@ -97,7 +100,8 @@ def place_counts(dataset: PairedDataset, panel: Panel, patients: tuple[str, ...]
             ]
             yield pa.table({ROWS: block.rows, GENE_INDEX: lists[0], GENE_COUNT: lists[1]})
 
-    return _materialise([f for f in fragments(dataset, counts=True) if f.section in wanted], read)
+    files = [f for f in fragments(dataset, counts=True) if f.section in wanted]
+    return _joined(_materialise(files, read))
 
 
 def _materialise(files: Sequence[Fragment], read: Callable[[Fragment], Iterable[pa.Table]]) -> tuple[Any, ...]:
@@ -110,6 +114,30 @@ def _materialise(files: Sequence[Fragment], read: Callable[[Fragment], Iterable[
     except Exception as error:
         raise input_error(error) or error from None
     return tuple(ref for bundle in placed.iter_internal_ref_bundles() for ref in bundle.block_refs)
+
+
+def _joined(refs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same rows in fewer blocks: a batch of spots touches every block, and each costs the step a little."""
+    sizes = ray.get([_size.remote(ref) for ref in refs])
+    groups: list[list[Any]] = []
+    room = 0
+    for ref, size in zip(refs, sizes, strict=True):
+        if size > room:
+            groups.append([])
+            room = JOINED_BYTES
+        groups[-1].append(ref)
+        room -= size
+    return tuple(group[0] if len(group) == 1 else _join.remote(*group) for group in groups)
+
+
+@ray.remote(num_cpus=0.1)
+def _size(table: pa.Table) -> int:
+    return table.nbytes
+
+
+@ray.remote(num_cpus=0.1)
+def _join(*tables: pa.Table) -> pa.Table:
+    return pa.concat_tables(tables).combine_chunks()
 
 
 class PlacedData:
