@@ -29,7 +29,7 @@ def _group(tree: dict[str, Any], node: Group, base: Any, indent: str) -> Iterato
     for kind, member in node.members.items():
         if member is cls:
             continue
-        yield f"{indent}# With `kind: {kind}` instead: {(member.__doc__ or '').strip()}"
+        yield f"{indent}# With `kind: {kind}` instead: {_one_line(member)}"
         for name, setting in settings(member).items():
             if name != "kind":
                 yield f"{indent}#   {name}: {_facts(setting)}. {setting.doc}"
@@ -63,10 +63,14 @@ def _offers(node: Node, indent: str) -> Iterator[str]:
         return
     for kind, cls in item.members.items():
         title = f"{{kind: {kind}, ...}}" if kind else "{...}"
-        yield f"{indent}# {title}: {(cls.__doc__ or '').strip()}"
+        yield f"{indent}# {title}: {_one_line(cls)}"
         for name, setting in settings(cls).items():
             if name != "kind":
                 yield f"{indent}#   {name}: {_facts(setting)}. {setting.doc}"
+
+
+def _one_line(cls: type) -> str:
+    return " ".join((cls.__doc__ or "").split())
 
 
 def _facts(setting: Setting) -> str:

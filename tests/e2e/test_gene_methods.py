@@ -67,7 +67,7 @@ def test_codes_of_a_dataset_that_lacks_a_few_genes_say_which_and_one_that_lacks_
     rows = np.load(model / "rows.npy")
     codes = np.array(table["codes"].to_pylist())
     np.testing.assert_allclose(codes[rows], np.load(model / "codes.npy"), rtol=1e-4, atol=1e-5)
-    for genes, code in ((110, 0), (30, 2)):
+    for genes, code in ((110, 0), (50, 2)):
         small = f"{folder}/cohort-{genes}"
         build_dataset(load_recipe("smoke", [f"ingest.sources.0.genes={genes}"]).ingest, small)
         capsys.readouterr()
