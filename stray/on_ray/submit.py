@@ -14,7 +14,7 @@ from pathlib import Path
 
 import aiohttp
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 import stray
@@ -108,7 +108,7 @@ def submit(
     except AuthenticationError as error:
         remedy = "put the cluster's token into RAY_AUTH_TOKEN, or its file into RAY_AUTH_TOKEN_PATH"
         raise InputError(Problem("--address", f"{place}: the cluster asks for a token: {error}", remedy)) from error
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         remedy = "give the address of the cluster's dashboard, such as http://127.0.0.1:8265"
         raise InputError(Problem("--address", f"no job could be submitted to {place}: {error}", remedy)) from error
     return Job(client, job_id)

@@ -156,6 +156,17 @@ def test_no_cluster_is_an_input_error(cluster: LocalCluster, folder: Path) -> No
     assert "Traceback" not in done.stderr
 
 
+def test_a_cluster_that_is_gone_is_an_input_error(cluster: LocalCluster, folder: Path) -> None:
+    gone = {**cluster.environment, "RAY_ADDRESS": f"127.0.0.1:{free_port()}", "RAY_py_gcs_connect_timeout_s": "2"}
+    done = subprocess.run(
+        [sys.executable, "-m", "stray", "submit", "--", "train", "smoke"],
+        cwd=folder, env=gone, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "no job could be submitted" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_cluster_with_a_token_says_so_to_who_has_none(cluster: LocalCluster, folder: Path, tmp_path: Path) -> None:
     stranger = LocalCluster(cluster.address, "", {**cluster.environment, "HOME": str(tmp_path)})
     done = submit(stranger, folder, "--", "python", "job.py")
