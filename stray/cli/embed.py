@@ -31,7 +31,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Declare MODEL and DATASET."""
-    parser.add_argument("model", metavar="MODEL", help="folder that `stray train RECIPE --folds none` named")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="folder that `stray train RECIPE --folds none` named (`stray embed` also takes a gene stage's)",
+    )
     parser.add_argument("dataset", metavar="DATASET", help="paired dataset with pictures, made by `stray ingest`")
 
 

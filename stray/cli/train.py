@@ -92,7 +92,8 @@ def run_experiment(recipe: Recipe, *, train: bool) -> int:
     with session.session(), Progress() as progress:
         outcome = experiment.run(recipe, watch=progress, train=train)
     for model in outcome.models:
-        say(f"model: {model}   (use it: stray predict {model} DATASET)")
+        verb = "embed" if model.rpartition("/")[2].startswith("gene-") else "predict"
+        say(f"model: {model}   (use it: stray {verb} {model} DATASET)")
     if not outcome.models:
         say(f"compare the methods: stray compare --uri {outcome.uri} --experiment {outcome.experiment}")
     return 0
