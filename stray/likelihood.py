@@ -56,7 +56,7 @@ def zinb_log_prob(x_NG: Tensor, mu_NG: Tensor, theta_G: Tensor, pi_NG: Tensor) -
 
 @dataclass(frozen=True)
 class SparseCounts:
-    """Counts (n, G) as their non-zero entries: a zero needs no lgamma, and what depends on counts alone is known once.
+    """Counts (n, G) as their non-zero entries: a zero needs no lgamma. What depends on counts alone comes with them.
 
     Legend: e entries in any order, each place at most once.
     """
@@ -70,12 +70,15 @@ class SparseCounts:
     """Its count, as floating point."""
     total_n: Tensor
     """Sum of each spot's counts; its length is the number of spots."""
+    log_factorial_n: Tensor
+    """Sum of lgamma(x + 1) of each spot: the part of its log-probability that no parameter changes."""
 
     @staticmethod
     def of(x_nG: Tensor) -> SparseCounts:
         """The non-zero entries of a dense matrix."""
         row_e, gene_e = x_nG.nonzero(as_tuple=True)
-        return SparseCounts(x_nG.shape[1], row_e, gene_e, x_nG[row_e, gene_e], x_nG.sum(dim=1))
+        log_factorial_n = torch.lgamma(x_nG + 1).sum(dim=1)
+        return SparseCounts(x_nG.shape[1], row_e, gene_e, x_nG[row_e, gene_e], x_nG.sum(dim=1), log_factorial_n)
 
     def __len__(self) -> int:
         return len(self.total_n)
@@ -92,8 +95,8 @@ class SparseCounts:
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> SparseCounts:
         """The same on a device."""
-        moved = [t.to(device, non_blocking=non_blocking) for t in (self.row_e, self.gene_e, self.x_e, self.total_n)]
-        return SparseCounts(self.n_genes, *moved)
+        tensors = (self.row_e, self.gene_e, self.x_e, self.total_n, self.log_factorial_n)
+        return SparseCounts(self.n_genes, *(t.to(device, non_blocking=non_blocking) for t in tensors))
 
 
 def count_log_prob(x: SparseCounts, mu_nG: Tensor, theta: Tensor, pi_nG: Tensor | None) -> Tensor:
@@ -104,11 +107,14 @@ def count_log_prob(x: SparseCounts, mu_nG: Tensor, theta: Tensor, pi_nG: Tensor 
     gradient is written out, because on a CPU the passes over (n, G) are what a step costs.
     """
     found = _CountLogProb.apply(mu_nG, theta, pi_nG, x.place_e, x.row_e, x.gene_e, x.x_e)
-    return torch.as_tensor(found)
+    return torch.as_tensor(found) - x.log_factorial_n
 
 
 class _CountLogProb(torch.autograd.Function):
-    """Symbols as in `zinb_log_prob`; s = theta + mu + e, B = theta (log(theta + e) - log s), A = B - pi."""
+    """All but the constant of the counts. Symbols as in `zinb_log_prob`.
+
+    s = theta + mu + e, B = theta (log(theta + e) - log s), A = B - pi.
+    """
 
     @staticmethod
     def forward(
@@ -128,7 +134,7 @@ class _CountLogProb(torch.autograd.Function):
         theta_e = theta[gene_e] if theta.dim() == 1 else theta.reshape(-1)[place_e]
         mu_e, log_sum_e = mu_nG.reshape(-1)[place_e], log_sum_nG.view(-1)[place_e]
         entry_e = x_e * (torch.log(mu_e + EPS) - log_sum_e)
-        entry_e += torch.lgamma(x_e + theta_e) - torch.lgamma(theta_e) - torch.lgamma(x_e + 1)
+        entry_e += torch.lgamma(x_e + theta_e) - torch.lgamma(theta_e)
         if pi_nG is None:
             found_n = a_nG.sum(dim=1)
         else:

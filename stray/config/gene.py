@@ -127,3 +127,13 @@ class GeneConfig:
     """Weights of the last epoch, or of the best held-out ELBO after the KL warm-up."""
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, eps=0.01, weight_decay=1e-6))
     """The optimiser; scvi-tools' values by default."""
+
+    @property
+    def watches_held_out(self) -> tuple[str, ...]:
+        """The settings that need the ELBO on held-out spots, by their dotted paths."""
+        watching = {
+            "gene.patience": self.patience is not None,
+            "gene.keep": self.keep == "best",
+            "gene.optim.schedule": self.optim.schedule == "plateau",
+        }
+        return tuple(place for place, watches in watching.items() if watches)

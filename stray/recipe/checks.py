@@ -97,12 +97,7 @@ def _gene(recipe: Recipe) -> Iterator[Finding]:
     if gene.panel.path and gene.panel.kind != "file":
         what = f"{gene.panel.path} is not read: `gene.panel.kind` is {gene.panel.kind}"
         yield _finding("gene.panel.path", what, "set gene.panel.kind=file, or remove it", "gene.panel.kind")
-    watching = {
-        "gene.patience": gene.patience is not None,
-        "gene.keep": gene.keep == "best",
-        "gene.optim.schedule": gene.optim.schedule == "plateau",
-    }
-    for place in (place for place, watches in watching.items() if watches and gene.validation_share == 0):
+    for place in gene.watches_held_out if gene.validation_share == 0 else ():
         what = "watches the ELBO on held-out spots, and `gene.validation_share` is 0"
         yield _finding(place, what, "hold out a share, such as 0.1", "gene.validation_share")
     if recipe.contrastive.optim.schedule == "plateau":

@@ -7,7 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.sparse as sp
 import torch
+from scipy.special import gammaln
 from torch import Tensor
 
 from stray.cohort.fragments import CountBlock, PatchBlock
@@ -66,11 +68,14 @@ class Counts(_Blocks):
         super().__init__([b.rows for b in blocks], rows)
         self._counts = [b.counts for b in blocks]
         self.n_genes: int = blocks[0].n_genes
+        sums = [_row_sums(counts) for counts in self._counts]
+        first = np.cumsum([0, *(len(total) for total, _ in sums)])
+        place = first[self._block] + self._offset
+        self._total, self._log_factorial = (np.concatenate(of_blocks)[place] for of_blocks in zip(*sums, strict=True))
 
     def totals(self) -> np.ndarray:
         """Counts over the panel of each position."""
-        per_block = [np.asarray(c.sum(axis=1, dtype=np.int64)).ravel() for c in self._counts]
-        return np.array([per_block[b][o] for b, o in zip(self._block, self._offset, strict=True)])
+        return self._total
 
     def gather(self, positions: np.ndarray) -> Tensor:
         """Counts (n, G) as float32."""
@@ -95,5 +100,13 @@ class Counts(_Blocks):
         row_e = torch.from_numpy(np.concatenate(rows))
         x_e = torch.from_numpy(np.concatenate(values).astype(np.float32))
         gene_e = torch.from_numpy(np.concatenate(genes).astype(np.int64))
-        total_n = torch.zeros(len(positions)).index_add_(0, row_e, x_e)
-        return SparseCounts(self.n_genes, row_e, gene_e, x_e, total_n)
+        of_spots = (torch.from_numpy(a[positions].astype(np.float32)) for a in (self._total, self._log_factorial))
+        return SparseCounts(self.n_genes, row_e, gene_e, x_e, *of_spots)
+
+
+def _row_sums(counts: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Of each row: the sum of its counts, and of log(count!)."""
+    logs = gammaln(counts.data.astype(np.float32) + 1)
+    log_factorials = sp.csr_matrix((logs, counts.indices, counts.indptr), shape=counts.shape)
+    total, log_factorial = (np.asarray(m.sum(axis=1, dtype=np.float64)).ravel() for m in (counts, log_factorials))
+    return total, log_factorial

@@ -89,6 +89,11 @@ class GeneTask:
         log_totals = np.log(np.maximum(totals_N[self._train], 1))
         self.module.set_library_prior(torch.from_numpy(log_totals).float(), self._batch_N[self._train])
 
+    @property
+    def n_held_out(self) -> int:
+        """Spots on which the ELBO is watched."""
+        return len(self._held_out)
+
     def gather(self, positions: np.ndarray, noise: Noise | None = None) -> GeneBatch:
         """The spots at `positions` of the training spots, and this rank's labelled spots of the step."""
         batch = self._read(self._train[positions])

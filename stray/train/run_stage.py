@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from stray import storage
 from stray.collective import gather_rows, share
 from stray.config import LogCountsConfig, PcaConfig, ScviConfig, TorchvisionConfig
+from stray.errors import InputError, Problem
 from stray.models.image_encoder import ImageEncoder
 from stray.models.pca import Pca
 from stray.models.scanvi import Scanvi
@@ -26,6 +28,7 @@ from stray.train.gene_task import GeneTask
 from stray.train.loop import fit
 from stray.train.selection import Selection
 from stray.train.stages import CodesStage, GeneStage, ImageStage, Stage, StageData
+from stray.train.state import TrainState
 from stray.train.worker import Worker
 
 CHUNK = 1024
@@ -36,12 +39,13 @@ def run_stage(stage: Stage, data: StageData, worker: Worker, tracker: Tracker, *
     """Run `stage` to its end and keep its results; every worker calls it. Returns at once when it was done before."""
     if _agree(stage.folder.is_done(), worker):
         return
+    train = partial(fit, worker=worker, tracker=tracker, checkpoint_every=checkpoint_every)
     if isinstance(stage, GeneStage):
-        _run_gene(stage, data, worker, tracker, checkpoint_every)
+        _run_gene(stage, data, worker, train)
     elif isinstance(stage, CodesStage):
         _run_codes(stage, data, worker)
     else:
-        _run_image(stage, data, worker, tracker, checkpoint_every)
+        _run_image(stage, data, worker, train)
 
 
 def _agree(done: bool, worker: Worker) -> bool:
@@ -50,7 +54,7 @@ def _agree(done: bool, worker: Worker) -> bool:
     return bool(worker.all_reduce(found) > 0)
 
 
-def _run_gene(stage: GeneStage, data: StageData, worker: Worker, tracker: Tracker, checkpoint_every: int) -> None:
+def _run_gene(stage: GeneStage, data: StageData, worker: Worker, train: Callable[..., TrainState]) -> None:
     panel = stage.panel()
     counts = data.counts(panel, stage.rows)
     probability_NK, history, batches, classes = None, [], [], []
@@ -60,16 +64,8 @@ def _run_gene(stage: GeneStage, data: StageData, worker: Worker, tracker: Tracke
         task = GeneTask(stage.config, counts, stage.batch, stage.label, seed=stage.seed, device=worker.device)
         if stage.start is not None:
             task.module.load_state_dict(stage.start.folder.read_weights("weights.pt"), strict=False)
-        history = fit(
-            task,
-            stage.config.optim,
-            worker=worker,
-            tracker=tracker,
-            prefix="gene",
-            seed=stage.seed,
-            checkpoint_every=checkpoint_every,
-            selection=_selection(stage),
-        ).history
+        selection = _selection(stage, task)
+        history = train(task, stage.config.optim, prefix="gene", seed=stage.seed, selection=selection).history
         task.finish()
         module, batches, classes = task.module, task.names.tolist(), task.classes.tolist()
         if isinstance(module, Scanvi):
@@ -90,9 +86,18 @@ def _run_gene(stage: GeneStage, data: StageData, worker: Worker, tracker: Tracke
     worker.all_reduce(torch.zeros(1, device=worker.device))  # nobody reads the folder before it is whole
 
 
-def _selection(stage: GeneStage) -> Selection | None:
+def _selection(stage: GeneStage, task: GeneTask) -> Selection | None:
+    """Decisions by the ELBO of held-out spots; None where none are held out.
+
+    Raises InputError when a setting watches that ELBO and every batch is too small to hold a spot out.
+    """
     config = stage.config
-    if config.validation_share == 0 or not isinstance(config.model, ScviConfig):
+    assert isinstance(config.model, ScviConfig)
+    if task.n_held_out == 0:
+        what = f"watches the ELBO on held-out spots, and every {config.batch_key} is too small to hold one out"
+        if watching := config.watches_held_out:
+            remedy = "a larger gene.validation_share, or remove the setting"
+            raise InputError(Problem(place, what, remedy) for place in watching)
         return None
     warm = 0 if config.model.kl_warmup_steps is not None else math.ceil(config.model.kl_warmup_share * config.epochs)
     start = min(warm, config.epochs - 1)
@@ -105,6 +110,10 @@ def _fitted(stage: GeneStage, counts: Counts) -> GeneModel:
     module = build_gene_model(config.model, n_genes=counts.n_genes, n_batches=1, n_classes=0, seed=stage.seed)
     if isinstance(module, Pca):
         usable = np.flatnonzero(counts.totals() >= config.min_count)
+        most = min(len(usable), counts.n_genes)
+        if module.dim > most:
+            what = f"{module.dim} components of {len(usable)} training spots and {counts.n_genes} genes"
+            raise InputError(Problem("gene.model.n_latent", what, f"at most {most}"))
         pieces = max(1, len(usable) // max(CHUNK, 2 * module.dim))
         module.fit(counts.gather(piece) for piece in np.array_split(usable, pieces))
     return module
@@ -131,22 +140,14 @@ def _over_all(code: Callable[[Tensor], Tensor], counts: Counts, worker: Worker) 
     return gather_rows(local, len(counts)).cpu()
 
 
-def _run_image(stage: ImageStage, data: StageData, worker: Worker, tracker: Tracker, checkpoint_every: int) -> None:
+def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callable[..., TrainState]) -> None:
     history: list[dict[str, float]] = []
     if stage.train:
         genes = _codes(stage) if stage.needs_codes else data.counts(stage.gene.panel(), stage.rows)
         task = ContrastiveTask(
             stage.config, data.patches(stage.rows), genes, seed=stage.gene.seed, device=worker.device
         )
-        history = fit(
-            task,
-            stage.config.optim,
-            worker=worker,
-            tracker=tracker,
-            prefix="contrastive",
-            seed=stage.gene.seed,
-            checkpoint_every=checkpoint_every,
-        ).history
+        history = train(task, stage.config.optim, prefix="contrastive", seed=stage.gene.seed).history
         encoder = task.module.image_encoder
     else:
         encoder = untrained(stage.config.image, stage.gene.seed).to(worker.device)

@@ -190,3 +190,11 @@ def test_the_search_objective_sees_validation_patients_only() -> None:
     label[table.patient == "C"] = None
     nobody = replace(table, label=label)
     assert np.isnan(probe_balanced_accuracy(embedding, rows, nobody, ["A", "B"], ["C"], fast()))
+
+
+def test_the_headline_gives_each_label_source_by_itself_and_marks_weak_ones() -> None:
+    table = relabelled(spots(), "C", "transferred", ("2",))
+    result = evaluation(table, features(table, 0.5), "C")
+    scores = {s: result.metrics[f"eval/{s}/probe/balanced_accuracy"] for s in ("annotated", "transferred")}
+    expected = f"{scores['annotated']:.3f} on annotated, {scores['transferred']:.3f} on transferred (weak labels)"
+    assert result.headline == f"balanced accuracy {expected}"

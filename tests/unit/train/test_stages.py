@@ -273,3 +273,27 @@ def test_the_stage_stops_early_keeps_the_best_weights_and_a_resumed_run_does_not
     run_stage(stage, LocalData(dataset), worker, tracker)
     assert tracker.series("gene/loss") == []
     assert stage.folder.read_json("history.json") == history
+
+
+@pytest.mark.parametrize("setting", [{"gene.patience": 2}, {"gene.keep": "best"}, {"gene.optim.schedule": "plateau"}])
+def test_a_setting_that_watches_held_out_spots_is_refused_where_none_can_be_held_out(
+    recipe: Recipe, dataset: PairedDataset, tmp_path: Path, setting: dict
+) -> None:
+    made = prepared(apply(recipe, {"gene.validation_share": 0.001, **setting}), dataset, tmp_path)
+    with pytest.raises(InputError, match="every patient is too small to hold one out") as caught:
+        run_stage(made.scored.gene, LocalData(dataset), LocalWorker(), MemoryTracker())
+    assert [problem.place for problem in caught.value.problems] == list(setting)
+
+
+def test_without_spots_to_hold_out_the_stage_trains_to_its_last_epoch(
+    recipe: Recipe, dataset: PairedDataset, tmp_path: Path
+) -> None:
+    stage = prepared(apply(recipe, {"gene.validation_share": 0.001}), dataset, tmp_path).scored.gene
+    run_stage(stage, LocalData(dataset), LocalWorker(), MemoryTracker())
+    assert len(stage.folder.read_json("history.json")) == 4
+
+
+def test_more_components_than_spots_are_refused(recipe: Recipe, dataset: PairedDataset, tmp_path: Path) -> None:
+    changed = apply(recipe, {"gene.model": {"kind": "pca", "n_latent": 5000}})
+    with pytest.raises(InputError, match=r"5000 components of \d+ training spots"):
+        run_stage(prepared(changed, dataset, tmp_path).scored.gene, LocalData(dataset), LocalWorker(), MemoryTracker())
