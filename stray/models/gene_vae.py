@@ -6,7 +6,7 @@ Generative, for spot n of batch s (a patient, unless the recipe says otherwise) 
 | symbol | meaning | variable |
 |---|---|---|
 | z ~ N(0, I) | gene code | `z_nZ` |
-| rho = softmax(f(z, s)) | share of each gene | `share_nG` |
+| rho = softmax(f(z, s)) | share of each gene | `logit_nG` is f(z, s) |
 | l | the spot's count total over the panel, observed; or log l ~ N(m_s, v_s), inferred | `library_n1` |
 | theta | inverse dispersion of a gene, or of a gene in a batch | `theta_G`, `theta_nG` |
 | pi | logit of an extra zero (ZINB) | `pi_nG` |
@@ -25,8 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stray.config import ScviConfig
-from stray.likelihood import SparseCounts, count_log_prob, kl_normal, kl_standard_normal
+from stray.likelihood import kl_normal, kl_standard_normal
+from stray.models.counts import SparseCounts
 from stray.models.mlp import Gaussian, Mlp
+from stray.models.reconstruction import count_log_prob
 from stray.noise import Noise
 
 Counted = Tensor | SparseCounts
@@ -76,6 +78,8 @@ class GeneVae(nn.Module):
     def __init__(self, config: ScviConfig, *, n_genes: int, n_batches: int) -> None:
         super().__init__()
         self.config = config
+        self.compiled = False
+        """Whether the likelihood is fused by torch.compile."""
         self.n_genes, self.n_batches = n_genes, n_batches
         hidden, layers, norm = config.n_hidden, config.n_layers, config.norm
         # One batch tells nothing: like scvi-tools, its one-hot is left out.
@@ -137,21 +141,20 @@ class GeneVae(nn.Module):
         kl_n = kl_normal(mean_n1, variance_n1, *prior_n1)
         return Posterior(z_nZ, mean_nZ, variance_nZ, library_n1, kl_n)
 
-    def decode(self, z_nZ: Tensor, library_n1: Tensor, batch_n: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Mean (n, G), inverse dispersion (G,) or (n, G), and logits of extra zeros (n, G) or None, for batches
-        `batch_n`.
+    def decode(self, z_nZ: Tensor, batch_n: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Logits (n, G) whose softmax is the share of each gene, inverse dispersion (G,) or (n, G), and logits of extra
+        zeros (n, G) or None, for batches `batch_n`.
         """
         one_hot_nB = F.one_hot(batch_n, self.n_batches).to(z_nZ) if self._injected else None
         hidden = self.decoder(z_nZ, one_hot_nB)
-        mu_nG = library_n1 * torch.softmax(self.share(hidden), dim=-1)
         theta = torch.exp(self.log_theta)
         theta = theta if self.log_theta.dim() == 1 else theta[batch_n]
-        return mu_nG, theta, None if self.zero is None else self.zero(hidden)
+        return self.share(hidden), theta, None if self.zero is None else self.zero(hidden)
 
     def reconstruction(self, x: SparseCounts, q: Posterior, batch_n: Tensor) -> Tensor:
         """-log p(x | z, l, s) of the draw, (n,)."""
-        mu_nG, theta, pi_nG = self.decode(q.z_nZ, q.library_n1, batch_n)
-        return -count_log_prob(x, mu_nG, theta, pi_nG)
+        logit_nG, theta, pi_nG = self.decode(q.z_nZ, batch_n)
+        return -count_log_prob(x, logit_nG, q.library_n1, theta, pi_nG, compiled=self.compiled)
 
     def loss(self, x: Counted, batch_n: Tensor, noise: Noise | None) -> GeneLoss:
         """Per-spot terms of the negative ELBO with one draw of z; at the posterior mean where there is no noise."""

@@ -13,7 +13,7 @@ from scipy.special import gammaln
 from torch import Tensor
 
 from stray.cohort.fragments import CountBlock, PatchBlock
-from stray.likelihood import SparseCounts
+from stray.models.counts import SparseCounts
 
 
 class _Blocks:

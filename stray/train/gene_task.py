@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stray.collective import share
 from stray.config import GeneConfig, ScanviConfig, ScviConfig
-from stray.likelihood import SparseCounts
+from stray.models.counts import SparseCounts
 from stray.models.gene_vae import GeneLoss, GeneVae
 from stray.models.norm import GlobalBatchNorm
 from stray.models.scanvi import Scanvi
@@ -86,6 +86,7 @@ class GeneTask:
         )
         assert isinstance(model, GeneVae)
         self.module = model
+        self.module.compiled = config.compile
         log_totals = np.log(np.maximum(totals_N[self._train], 1))
         self.module.set_library_prior(torch.from_numpy(log_totals).float(), self._batch_N[self._train])
 

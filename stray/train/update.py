@@ -19,7 +19,10 @@ def update(state: TrainState, output: StepOutput, rate: float, clip_norm: float 
     output.loss.backward()
     trained = [p for group in state.optimizer.param_groups for p in group["params"]]
     loss = sum_over_ranks(trained, output.loss.detach())
-    norm = torch.nn.utils.clip_grad_norm_(trained, clip_norm if clip_norm is not None else float("inf"))
+    if clip_norm is None:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+    else:
+        norm = torch.nn.utils.clip_grad_norm_(trained, clip_norm)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     state.optimizer.step()

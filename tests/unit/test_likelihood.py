@@ -6,8 +6,6 @@ import torch
 from scipy import stats
 
 from stray.likelihood import (
-    SparseCounts,
-    count_log_prob,
     kl_standard_normal,
     nb_log_prob,
     nb_sample,
@@ -56,25 +54,3 @@ def test_kl_is_torchs() -> None:
     normal = torch.distributions.Normal
     expected = torch.distributions.kl_divergence(normal(mean, variance.sqrt()), normal(torch.zeros(3), torch.ones(3)))
     torch.testing.assert_close(kl_standard_normal(mean, variance), expected.sum(dim=1))
-
-
-@pytest.mark.parametrize("extra_zeros", [False, True], ids=["NB", "ZINB"])
-@pytest.mark.parametrize("per_spot", [False, True], ids=["a dispersion a gene", "a dispersion a gene and spot"])
-def test_the_sparse_log_probability_is_the_dense_one_in_value_and_gradient(extra_zeros: bool, per_spot: bool) -> None:
-    rng = torch.Generator().manual_seed(0)
-    x = torch.poisson(torch.full((5, 7), 0.8, dtype=torch.float64), generator=rng)
-    x[3] = 0  # a spot without counts
-    leaves = [
-        (torch.rand(5, 7, generator=rng, dtype=torch.float64) + 0.1).requires_grad_(),
-        (torch.rand(*([5, 7] if per_spot else [7]), generator=rng, dtype=torch.float64) + 0.1).requires_grad_(),
-        torch.randn(5, 7, generator=rng, dtype=torch.float64).requires_grad_(),
-    ]
-    mu, theta, pi = leaves
-    weight = torch.arange(1.0, 6.0, dtype=torch.float64)
-    dense = (zinb_log_prob(x, mu, theta, pi) if extra_zeros else nb_log_prob(x, mu, theta)).sum(dim=1)
-    found = count_log_prob(SparseCounts.of(x), mu, theta, pi if extra_zeros else None)
-    torch.testing.assert_close(found, dense, rtol=1e-12, atol=1e-12)
-    wanted = leaves[: 3 if extra_zeros else 2]
-    gradients = [torch.autograd.grad((value * weight).sum(), wanted) for value in (found, dense)]
-    for ours, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)

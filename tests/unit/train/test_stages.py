@@ -297,3 +297,16 @@ def test_more_components_than_spots_are_refused(recipe: Recipe, dataset: PairedD
     changed = apply(recipe, {"gene.model": {"kind": "pca", "n_latent": 5000}})
     with pytest.raises(InputError, match=r"5000 components of \d+ training spots"):
         run_stage(prepared(changed, dataset, tmp_path).scored.gene, LocalData(dataset), LocalWorker(), MemoryTracker())
+
+
+@pytest.mark.slow
+def test_a_compiled_likelihood_trains_to_the_same_losses(
+    recipe: Recipe, dataset: PairedDataset, tmp_path: Path
+) -> None:
+    found = []
+    for compiled in (False, True):
+        made, tracker = prepared(apply(recipe, {"gene.compile": compiled}), dataset, tmp_path), MemoryTracker()
+        run_stage(made.scored.gene, LocalData(dataset), LocalWorker(), tracker)
+        found.append(losses(tracker, "gene"))
+    assert len(found[1]) == 4 * 3
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)

@@ -1,0 +1,151 @@
+"""How likely a decoder's output finds the counts: the negative binomials of `stray.likelihood`, from the decoder's
+logits to the spots' log-probabilities in two passes over (n, G) and with the gradient written out.
+
+On a CPU the passes over (n, G) are what a step costs beside its matrix products. The functions of the zeros are
+`_dense_*`, which hold nothing but arithmetic of elements and rows, so that `torch.compile` makes one loop of each; the
+few non-zero counts, which alone need lgamma and digamma, are put right entry by entry.
+
+Symbols as in `stray.likelihood.zinb_log_prob`: p = softmax(logits), mu = l p, s = mu + theta + e,
+B = theta (log(theta + e) - log s), A = B - pi.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stray.likelihood import EPS
+from stray.models.counts import SparseCounts
+
+
+def count_log_prob(
+    x: SparseCounts,
+    logit_nG: Tensor,
+    library_n1: Tensor,
+    theta: Tensor,
+    pi_nG: Tensor | None,
+    *,
+    compiled: bool = False,
+) -> Tensor:
+    """Log-probability of each spot's counts, (n,): the sum over genes of `nb_log_prob`, or of `zinb_log_prob` where
+    `pi_nG` is given, at the mean `library_n1 * softmax(logit_nG)`. theta is (G,) or (n, G).
+
+    Equal to them in value and gradient. `compiled` fuses the dense passes with torch.compile (on a CPU that takes a
+    C++ compiler).
+    """
+    found = _CountLogProb.apply(logit_nG, library_n1, theta, pi_nG, x.place_e, x.row_e, x.gene_e, x.x_e, compiled)
+    return torch.as_tensor(found) - x.log_factorial_n
+
+
+class _CountLogProb(torch.autograd.Function):
+    """All but the constant of the counts."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logit_nG: Tensor,
+        library_n1: Tensor,
+        theta: Tensor,
+        pi_nG: Tensor | None,
+        place_e: Tensor,
+        row_e: Tensor,
+        gene_e: Tensor,
+        x_e: Tensor,
+        compiled: bool,
+    ) -> Tensor:
+        forward = _compiled(_dense_forward) if compiled else _dense_forward
+        p_nG, log_s_nG, a_nG, found_n = forward(logit_nG, library_n1, theta, pi_nG)
+        theta_e = _at_entries(theta, gene_e, place_e)
+        mu_e = library_n1.view(-1)[row_e] * p_nG.view(-1)[place_e]
+        entry_e = x_e * (torch.log(mu_e + EPS) - log_s_nG.view(-1)[place_e])
+        entry_e += torch.lgamma(x_e + theta_e) - torch.lgamma(theta_e)
+        if a_nG is not None:
+            a_e = a_nG.view(-1)[place_e]
+            entry_e += a_e - F.softplus(a_e)
+            # sigmoid(A) is the zeros' share in the gradient; at a count it is 1, as that of infinity is.
+            a_nG.view(-1)[place_e] = torch.inf
+        ctx.compiled = compiled
+        ctx.save_for_backward(library_n1, theta, pi_nG, p_nG, log_s_nG, a_nG, place_e, row_e, gene_e, x_e)
+        return found_n.index_add_(0, row_e, entry_e)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_n,) = gradients
+        library_n1, theta, pi_nG, p_nG, log_s_nG, a_nG, place_e, row_e, gene_e, x_e = ctx.saved_tensors
+        theta_e, p_e, library_e = (
+            _at_entries(theta, gene_e, place_e),
+            p_nG.view(-1)[place_e],
+            library_n1.view(-1)[row_e],
+        )
+        mu_e = library_e * p_e
+        s_e, grad_e = mu_e + theta_e + EPS, grad_n[row_e]
+        share_grad_e = grad_e * x_e * (1.0 / (mu_e + EPS) - 1.0 / s_e) * p_e
+        entries_n = torch.zeros_like(grad_n).index_add_(0, row_e, share_grad_e)
+        backward = _compiled(_dense_backward) if ctx.compiled else _dense_backward
+        logit_grad_nG, library_grad_n1, theta_grad, pi_grad_nG = backward(
+            grad_n[:, None], library_n1, theta, pi_nG, p_nG, log_s_nG, a_nG, entries_n[:, None]
+        )
+        logit_grad_nG.view(-1).index_add_(0, place_e, library_e * share_grad_e)
+        theta_grad_e = grad_e * (torch.digamma(x_e + theta_e) - torch.digamma(theta_e) - x_e / s_e)
+        if theta.dim() == 1:
+            theta_grad.index_add_(0, gene_e, theta_grad_e)
+        else:
+            theta_grad.view(-1).index_add_(0, place_e, theta_grad_e)
+        return logit_grad_nG, library_grad_n1, theta_grad, pi_grad_nG, None, None, None, None, None
+
+
+def _at_entries(theta: Tensor, gene_e: Tensor, place_e: Tensor) -> Tensor:
+    return theta[gene_e] if theta.dim() == 1 else theta.reshape(-1)[place_e]
+
+
+def _dense_forward(
+    logit_nG: Tensor, library_n1: Tensor, theta: Tensor, pi_nG: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """p, log s, A (None without extra zeros), and the log-probability (n,) of a spot without counts."""
+    p_nG = torch.softmax(logit_nG, dim=1)
+    log_s_nG = torch.addcmul(theta + EPS, library_n1, p_nG).log()
+    b_nG = (torch.log(theta + EPS) - log_s_nG) * theta
+    if pi_nG is None:
+        return p_nG, log_s_nG, None, b_nG.sum(dim=1)
+    a_nG = b_nG - pi_nG
+    return p_nG, log_s_nG, a_nG, (F.softplus(a_nG) - F.softplus(-pi_nG)).sum(dim=1)
+
+
+def _dense_backward(
+    grad_n1: Tensor,
+    library_n1: Tensor,
+    theta: Tensor,
+    pi_nG: Tensor | None,
+    p_nG: Tensor,
+    log_s_nG: Tensor,
+    a_nG: Tensor | None,
+    entries_n1: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Gradients of logits, library, theta and pi but for the terms of single entries; `entries_n1` is what those add to
+    the softmax's sum of p times its gradient.
+    """
+    pi_grad_nG = None
+    if pi_nG is None or a_nG is None:
+        zero_nG = grad_n1.expand_as(p_nG)
+    else:
+        zero_nG = torch.sigmoid(a_nG)
+        pi_grad_nG = (torch.sigmoid(-pi_nG) - zero_nG) * grad_n1
+        zero_nG = zero_nG * grad_n1
+    ratio_nG = theta * torch.exp(-log_s_nG)
+    mu_grad_nG = zero_nG * ratio_nG  # but for its sign
+    theta_grad = zero_nG * (torch.log(theta + EPS) + theta / (theta + EPS) - log_s_nG - ratio_nG)
+    if theta.dim() == 1:
+        theta_grad = theta_grad.sum(dim=0)
+    sum_n1 = entries_n1 - (p_nG * mu_grad_nG).sum(dim=1, keepdim=True)
+    logit_grad_nG = (mu_grad_nG + sum_n1) * p_nG * -library_n1
+    return logit_grad_nG, sum_n1, theta_grad, pi_grad_nG
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function)
