@@ -5,11 +5,9 @@ Decoding (YAML, dotted overrides, error messages) is `stray.recipe`'s work; thes
 
 from stray.config.contrastive import (
     AugmentConfig,
-    ClipLossConfig,
     ContrastiveConfig,
     FrozenTowerConfig,
     GeneTowerConfig,
-    LossesConfig,
     MlpTowerConfig,
     ProjectionConfig,
     TorchvisionConfig,
@@ -33,6 +31,7 @@ from stray.config.ingest import (
     SourceConfig,
     SyntheticSourceConfig,
 )
+from stray.config.losses import ClipLossConfig, LossesConfig
 from stray.config.optim import OptimConfig
 from stray.config.recipe import FoldsConfig, MethodConfig, Recipe
 from stray.config.run import RunConfig, TrackConfig

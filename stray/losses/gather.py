@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from stray.collective import gather_rows, share
@@ -24,6 +25,16 @@ class Gathered:
     image_ND: Tensor
     gene_ND: Tensor
     rows: slice
+
+    @property
+    def count(self) -> int:
+        """Spots of the global batch, N."""
+        return len(self.gene_ND)
+
+    @property
+    def place_n(self) -> Tensor:
+        """Place of each local row among the global ones."""
+        return torch.arange(self.rows.start, self.rows.stop, device=self.image_nD.device)
 
 
 def gather(image_nD: Tensor, gene_nD: Tensor, count: int) -> Gathered:

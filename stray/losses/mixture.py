@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from stray.config import LossesConfig
@@ -9,16 +13,31 @@ from stray.losses.clip import clip_loss
 from stray.losses.gather import Gathered
 
 
-def mixture(config: LossesConfig, codes: Gathered, logit_scale: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """This rank's share of the weighted sum, and the unweighted share of each term by its name.
+@dataclass(frozen=True)
+class Mixed:
+    """A rank's shares, scalars: those of all ranks add up to the numbers of the global batch."""
 
-    The shares of all ranks add up to the loss of the global batch.
-    """
+    loss: Tensor
+    """The weighted sum: what is minimised."""
+    terms: dict[str, Tensor]
+    """Each loss by its name, unweighted."""
+    chances: dict[str, Tensor]
+    """What each loss would be if all similarities were equal."""
+    health: dict[str, Tensor]
+    """Numbers that tell whether a loss does what it is there for."""
+
+
+def mixture(config: LossesConfig, codes: Gathered, scales: Mapping[str, Tensor]) -> Mixed:
+    """The losses whose weight is not 0, at the logit scales `scales` by the losses' names."""
     terms: dict[str, Tensor] = {}
+    chances: dict[str, Tensor] = {}
+    health: dict[str, Tensor] = {}
+    share = codes.image_nD.new_tensor(len(codes.image_nD) / codes.count)
     if config.clip.weight > 0:
-        terms["clip"] = clip_loss(codes.image_nD, codes.gene_nD, codes.image_ND, codes.gene_ND, codes.rows, logit_scale)
-    weights = {"clip": config.clip.weight}
-    total = codes.image_nD.sum() * 0.0
-    for name, term in terms.items():
-        total = total + weights[name] * term
-    return total, terms
+        terms["clip"] = clip_loss(codes, scales["clip"], config.chunk)
+        chances["clip"] = share * math.log(codes.count)
+    # Every parameter gets a gradient, be it 0: what the optimiser does then does not hang on the number of workers.
+    total = (codes.image_nD.sum() + codes.gene_nD.sum()) * 0.0
+    for name, weight in config.weights.items():
+        total = total + weight * terms[name]
+    return Mixed(total, terms, chances, health)

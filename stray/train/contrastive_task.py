@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 from stray.collective import share
 from stray.config import ContrastiveConfig, FrozenTowerConfig
 from stray.losses.gather import gather
-from stray.losses.mixture import mixture
+from stray.losses.mixture import Mixed, mixture
 from stray.models.towers import ContrastiveModel, FrozenCodes, MlpTower
 from stray.noise import Noise, torch_generator
 from stray.train.augment import augment
@@ -69,17 +68,22 @@ class ContrastiveTask:
         patches = augment(patches, self.config.augment, noise).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             image_nD, gene_nD = self.module(patches, genes, noise)
-        loss, terms = mixture(self.config.losses, gather(image_nD, gene_nD, noise.count), self.module.log_scale.exp())
-        # Terms are shares of a mean over the global batch; as sums over this rank's items they average to it.
-        sums = {f"loss_{name}": term.detach() * noise.count for name, term in terms.items()}
-        n = len(patches)
-        sums["temperature"] = torch.exp(-self.module.log_scale.detach()) * n
-        sums["chance_loss"] = torch.full_like(sums["temperature"], math.log(noise.count) * n)
-        return StepOutput(loss, sums, n)
+        scales = self.module.scales()
+        mixed = mixture(self.config.losses, gather(image_nD, gene_nD, noise.count), scales)
+        return StepOutput(mixed.loss, self._sums(mixed, scales, len(patches), noise.count), len(patches))
+
+    def _sums(self, mixed: Mixed, scales: dict[str, Tensor], n: int, count: int) -> dict[str, Tensor]:
+        """What is logged. Shares of a mean over the global batch, as sums over this rank's items, average to it."""
+        weights = self.config.losses.weights
+        shares = {f"loss_{name}": term for name, term in mixed.terms.items()}
+        shares |= {f"chance_{name}": chance for name, chance in mixed.chances.items()}
+        shares["chance_loss"] = torch.stack([w * mixed.chances[name] for name, w in weights.items()]).sum()
+        sums = {name: value.detach() * count for name, value in (shares | mixed.health).items()}
+        return sums | {f"temperature_{name}": n / scale.detach() for name, scale in scales.items()}
 
     def after_step(self) -> None:
-        """Clamp the logit scale."""
-        self.module.clamp()
+        """Clamp the logit scales."""
+        self.module.scales.clamp()
 
     def validate(self, epoch: int) -> Averages:
         """Nothing is held out of the training patients here: losses at two temperatures do not compare."""
