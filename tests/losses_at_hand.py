@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stray.collective import all_sum, share
-from stray.config import ClipLossConfig, LossesConfig
+from stray.config import ClipLossConfig, LossesConfig, SmoothedLossConfig
 from stray.losses.gather import gather
 from stray.losses.mixture import Mixed, mixture
 from stray.models.scales import LossScales
 
 DIM = 5
-OF_WEIGHT: dict[str, Any] = {"clip": ClipLossConfig}
+OF_WEIGHT: dict[str, Any] = {"clip": ClipLossConfig, "smoothed": SmoothedLossConfig}
 
 
 def losses(chunk: int | None = None, **weights: float | Any) -> LossesConfig:
@@ -59,3 +59,11 @@ def found(batch: Batch) -> dict[str, Any]:
         sums |= {f"{kind} {name}": value for name, value in getattr(mixed, kind).items()}
     sums |= {f"gradient {name}": p.grad for name, p in batch.named_parameters() if p.requires_grad}
     return {name: all_sum(value.detach()).numpy() for name, value in sums.items()}
+
+
+ALL: dict[str, dict[str, Any]] = {
+    "clip": {"clip": 1.0},
+    "smoothed": {"smoothed": 1.0},
+    "smoothed as published": {"smoothed": SmoothedLossConfig(weight=1.0, targets="published")},
+}
+"""Every loss, and every way of computing it, by a name for test ids."""

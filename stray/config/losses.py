@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -31,11 +31,27 @@ class ClipLossConfig(_ContrastConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SmoothedLossConfig(_ContrastConfig):
+    """Contrast against targets smoothed by the similarity of the spots themselves (BLEEP, Xie et al. 2023)."""
+
+    target_temperature: Annotated[float, Field(gt=0)] = 0.1
+    """Temperature of the targets, fixed; watch `smoothed_off_diagonal`: near 0 nothing is smoothed, near 1 nothing is
+    asked for.
+    """
+    targets: Literal["detached", "published"] = "detached"
+    """Constants, along each direction's own axis; or as in BLEEP's code: transposed for one direction, with gradient
+    through them.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossesConfig:
     """The weighted sum that the contrastive stage minimises."""
 
     clip: ClipLossConfig = field(default_factory=ClipLossConfig)
     """Symmetric InfoNCE."""
+    smoothed: SmoothedLossConfig = field(default_factory=SmoothedLossConfig)
+    """Contrast against smoothed targets."""
     chunk: Annotated[int, Field(ge=1)] | None = None
     """Rows of the similarity matrix that a worker holds at a time, computed anew in the backward pass; None: all of
     its rows at once. Value and gradient are the same.
@@ -44,7 +60,8 @@ class LossesConfig:
     @property
     def contrasts(self) -> dict[str, _ContrastConfig]:
         """The losses over pairs of codes, with temperatures, whose weight is not 0."""
-        return {"clip": self.clip} if self.clip.weight > 0 else {}
+        every: dict[str, _ContrastConfig] = {"clip": self.clip, "smoothed": self.smoothed}
+        return {name: loss for name, loss in every.items() if loss.weight > 0}
 
     @property
     def weights(self) -> dict[str, float]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from stray.config import LossesConfig
 from stray.losses.clip import clip_loss
 from stray.losses.gather import Gathered
+from stray.losses.smoothed import smoothed_loss
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,15 @@ def mixture(config: LossesConfig, codes: Gathered, scales: Mapping[str, Tensor])
     if config.clip.weight > 0:
         terms["clip"] = clip_loss(codes, scales["clip"], config.chunk)
         chances["clip"] = share * math.log(codes.count)
+    if (smoothed := config.smoothed).weight > 0:
+        terms["smoothed"], health["smoothed_off_diagonal"] = smoothed_loss(
+            codes,
+            scales["smoothed"],
+            target_temperature=smoothed.target_temperature,
+            targets=smoothed.targets,
+            chunk=config.chunk,
+        )
+        chances["smoothed"] = share * math.log(codes.count)
     # Every parameter gets a gradient, be it 0: what the optimiser does then does not hang on the number of workers.
     total = (codes.image_nD.sum() + codes.gene_nD.sum()) * 0.0
     for name, weight in config.weights.items():

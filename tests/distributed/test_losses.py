@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.distributed.gloo import Job, run_on
-from tests.losses_at_hand import Batch, found, losses
+from tests.losses_at_hand import ALL, Batch, found, losses
 
 
 def shares(count: int, chunk: int | None, given: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -16,13 +16,10 @@ def shares(count: int, chunk: int | None, given: dict[str, Any]) -> dict[str, np
     return found(Batch(losses(chunk, **given), count))
 
 
-CASES: dict[str, dict[str, Any]] = {
-    "clip": {"clip": 1.0},
-}
 # Odd: two workers hold four and three rows. Three spots leave the fourth worker without any.
 SIZES = {"uneven shares": (7, None), "even shares": (8, None), "fewer spots than workers": (3, None), "chunks": (9, 2)}
 JOBS: dict[str, Job] = {
-    f"{case}, {size}": (shares, (*SIZES[size], given)) for case, given in CASES.items() for size in SIZES
+    f"{case}, {size}": (shares, (*SIZES[size], given)) for case, given in ALL.items() for size in SIZES
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,21 +12,31 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stray.losses.clip import clip_loss
 from stray.losses.gather import Gathered, gather
+from stray.losses.smoothed import smoothed_loss
 from stray.models.scales import LossScales
-from tests.losses_at_hand import Batch, found, losses
+from tests.losses_at_hand import ALL, Batch, found, losses
 
 N = 9
-ALL: dict[str, dict[str, Any]] = {"clip": {"clip": 1.0}}
 
 
 def codes(n: int = N) -> Gathered:
-    """Codes of a whole batch, of length one."""
+    """Codes of a whole batch, of length one, that gather gradients."""
     with torch.no_grad():
-        return gather(*Batch(losses(clip=1), n).codes(slice(0, n)), n)
+        image, gene = Batch(losses(clip=1), n).codes(slice(0, n))
+    return gather(image.requires_grad_(), gene.requires_grad_(), n)
+
+
+def same(loss: Tensor, expected: Tensor | float, *leaves: Tensor) -> None:
+    """Equal value, and equal gradients of the leaves."""
+    assert isinstance(expected, Tensor)
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-12)
+    for ours, theirs in zip(torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, leaves), strict=True):
+        assert theirs.abs().max() > 1e-6
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
 def scalar(value: float) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64)
+    return torch.tensor(value, dtype=torch.float64, requires_grad=True)
 
 
 def log_softmax(row: Tensor) -> Tensor:
@@ -34,12 +44,37 @@ def log_softmax(row: Tensor) -> Tensor:
 
 
 def test_clip_is_the_published_formula() -> None:
-    batch, s = codes(), 3.0
+    batch, s = codes(), scalar(3.0)
     expected = 0.0
     for i in range(N):
         expected -= log_softmax(s * batch.gene_ND @ batch.image_ND[i])[i]
         expected -= log_softmax(s * batch.image_ND @ batch.gene_ND[i])[i]
-    torch.testing.assert_close(clip_loss(batch, scalar(s)), expected / (2 * N), rtol=0, atol=1e-12)
+    same(clip_loss(batch, s), expected / (2 * N), batch.image_nD, batch.gene_nD, s)
+
+
+@pytest.mark.parametrize("targets", ["detached", "published"])
+def test_smoothed_is_the_published_formula(targets: Literal["detached", "published"]) -> None:
+    batch, s, tau = codes(), scalar(3.0), 0.4
+    image, gene = batch.image_ND, batch.gene_ND
+    target = torch.stack([log_softmax((image @ image[i] + gene @ gene[i]) / (2 * tau)).exp() for i in range(N)])
+    if targets == "detached":
+        target = target.detach()
+    expected = 0.0
+    for i in range(N):
+        of_image = target[i] if targets == "detached" else target[:, i]
+        expected -= (of_image * log_softmax(s * gene @ image[i])).sum()
+        expected -= (target[i] * log_softmax(s * image @ gene[i])).sum()
+    loss, off = smoothed_loss(batch, s, target_temperature=tau, targets=targets)
+    same(loss, expected / (2 * N), batch.image_nD, batch.gene_nD, s)
+    torch.testing.assert_close(off, 1 - target.diag().mean().detach(), rtol=0, atol=1e-12)
+
+
+def test_a_smoothing_that_smooths_nothing_is_clip_and_shows_it() -> None:
+    batch = codes()
+    loss, off = smoothed_loss(batch, scalar(3.0), target_temperature=1e-3)
+    torch.testing.assert_close(loss, clip_loss(batch, scalar(3.0)), rtol=0, atol=1e-9)
+    assert off < 1e-9
+    assert smoothed_loss(batch, scalar(3.0), target_temperature=10.0)[1] > 0.8
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 4, 8, 9, 100])
