@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stray.collective import all_sum, share
-from stray.config import ClipLossConfig, LossesConfig, SmoothedLossConfig
+from stray.config import ClipLossConfig, LossesConfig, SiglipLossConfig, SmoothedLossConfig
 from stray.losses.gather import gather
 from stray.losses.mixture import Mixed, mixture
 from stray.models.scales import LossScales
 
 DIM = 5
-OF_WEIGHT: dict[str, Any] = {"clip": ClipLossConfig, "smoothed": SmoothedLossConfig}
+OF_WEIGHT: dict[str, Any] = {"clip": ClipLossConfig, "smoothed": SmoothedLossConfig, "siglip": SiglipLossConfig}
 
 
 def losses(chunk: int | None = None, **weights: float | Any) -> LossesConfig:
@@ -47,7 +47,8 @@ class Batch(nn.Module):
 
     def forward(self) -> Mixed:
         """This rank's shares."""
-        return mixture(self.config, gather(*self.codes(share(self.count)), self.count), self.scales())
+        codes = gather(*self.codes(share(self.count)), self.count)
+        return mixture(self.config, codes, self.scales(), self.scales.siglip_bias)
 
 
 def found(batch: Batch) -> dict[str, Any]:
@@ -65,5 +66,6 @@ ALL: dict[str, dict[str, Any]] = {
     "clip": {"clip": 1.0},
     "smoothed": {"smoothed": 1.0},
     "smoothed as published": {"smoothed": SmoothedLossConfig(weight=1.0, targets="published")},
+    "siglip": {"siglip": 1.0},
 }
 """Every loss, and every way of computing it, by a name for test ids."""

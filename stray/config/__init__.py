@@ -31,7 +31,7 @@ from stray.config.ingest import (
     SourceConfig,
     SyntheticSourceConfig,
 )
-from stray.config.losses import ClipLossConfig, LossesConfig, SmoothedLossConfig
+from stray.config.losses import ClipLossConfig, LossesConfig, SiglipLossConfig, SmoothedLossConfig
 from stray.config.optim import OptimConfig
 from stray.config.recipe import FoldsConfig, MethodConfig, Recipe
 from stray.config.run import RunConfig, TrackConfig
@@ -77,6 +77,7 @@ __all__ = [
     "ScanviConfig",
     "ScviConfig",
     "SearchConfig",
+    "SiglipLossConfig",
     "SmoothedLossConfig",
     "SourceConfig",
     "SyntheticSourceConfig",

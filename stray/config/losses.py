@@ -45,6 +45,18 @@ class SmoothedLossConfig(_ContrastConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SiglipLossConfig(_ContrastConfig):
+    """Every pair judged by itself, by a sigmoid (SigLIP, Zhai et al. 2023)."""
+
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    """Temperature at the start (the logit scale is its inverse)."""
+    bias: float = -10.0
+    """Bias of the logits at the start: most pairs do not belong together."""
+    learned_bias: bool = True
+    """Whether the bias is trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossesConfig:
     """The weighted sum that the contrastive stage minimises."""
 
@@ -52,6 +64,8 @@ class LossesConfig:
     """Symmetric InfoNCE."""
     smoothed: SmoothedLossConfig = field(default_factory=SmoothedLossConfig)
     """Contrast against smoothed targets."""
+    siglip: SiglipLossConfig = field(default_factory=SiglipLossConfig)
+    """Every pair judged by itself."""
     chunk: Annotated[int, Field(ge=1)] | None = None
     """Rows of the similarity matrix that a worker holds at a time, computed anew in the backward pass; None: all of
     its rows at once. Value and gradient are the same.
@@ -60,7 +74,7 @@ class LossesConfig:
     @property
     def contrasts(self) -> dict[str, _ContrastConfig]:
         """The losses over pairs of codes, with temperatures, whose weight is not 0."""
-        every: dict[str, _ContrastConfig] = {"clip": self.clip, "smoothed": self.smoothed}
+        every: dict[str, _ContrastConfig] = {"clip": self.clip, "smoothed": self.smoothed, "siglip": self.siglip}
         return {name: loss for name, loss in every.items() if loss.weight > 0}
 
     @property

@@ -11,6 +11,7 @@ from torch import Tensor
 from stray.config import LossesConfig
 from stray.losses.clip import clip_loss
 from stray.losses.gather import Gathered
+from stray.losses.siglip import siglip_chance, siglip_loss
 from stray.losses.smoothed import smoothed_loss
 
 
@@ -28,8 +29,10 @@ class Mixed:
     """Numbers that tell whether a loss does what it is there for."""
 
 
-def mixture(config: LossesConfig, codes: Gathered, scales: Mapping[str, Tensor]) -> Mixed:
-    """The losses whose weight is not 0, at the logit scales `scales` by the losses' names."""
+def mixture(
+    config: LossesConfig, codes: Gathered, scales: Mapping[str, Tensor], siglip_bias: Tensor | None = None
+) -> Mixed:
+    """The losses whose weight is not 0, at the logit scales `scales` by the losses' names and siglip's bias."""
     terms: dict[str, Tensor] = {}
     chances: dict[str, Tensor] = {}
     health: dict[str, Tensor] = {}
@@ -46,6 +49,10 @@ def mixture(config: LossesConfig, codes: Gathered, scales: Mapping[str, Tensor])
             chunk=config.chunk,
         )
         chances["smoothed"] = share * math.log(codes.count)
+    if config.siglip.weight > 0:
+        assert siglip_bias is not None
+        terms["siglip"] = siglip_loss(codes, scales["siglip"], siglip_bias, config.chunk)
+        chances["siglip"] = share * siglip_chance(codes.count)
     # Every parameter gets a gradient, be it 0: what the optimiser does then does not hang on the number of workers.
     total = (codes.image_nD.sum() + codes.gene_nD.sum()) * 0.0
     for name, weight in config.weights.items():

@@ -1,4 +1,4 @@
-"""The scalars of the losses: a logit scale (inverse temperature) each."""
+"""The scalars of the losses: a logit scale (inverse temperature) each, and the bias of siglip."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from stray.config import LossesConfig
 
 
 class LossScales(nn.Module):
-    """A logit scale for each loss over pairs of codes of weight above 0, kept as its logarithm, fixed or learned."""
+    """A logit scale for each loss over pairs of codes of weight above 0, kept as its logarithm, and siglip's bias.
+
+    Each is fixed or learned.
+    """
 
     def __init__(self, config: LossesConfig) -> None:
         super().__init__()
@@ -21,6 +24,9 @@ class LossScales(nn.Module):
                 for name, loss in config.contrasts.items()
             }
         )
+        self.siglip_bias = None
+        if (siglip := config.siglip).weight > 0:
+            self.siglip_bias = nn.Parameter(torch.tensor(siglip.bias), requires_grad=siglip.learned_bias)
         self._largest = {name: math.log(loss.max_logit_scale) for name, loss in config.contrasts.items()}
 
     def forward(self) -> dict[str, Tensor]:

@@ -69,7 +69,8 @@ class ContrastiveTask:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             image_nD, gene_nD = self.module(patches, genes, noise)
         scales = self.module.scales()
-        mixed = mixture(self.config.losses, gather(image_nD, gene_nD, noise.count), scales)
+        codes, bias = gather(image_nD, gene_nD, noise.count), self.module.scales.siglip_bias
+        mixed = mixture(self.config.losses, codes, scales, bias)
         return StepOutput(mixed.loss, self._sums(mixed, scales, len(patches), noise.count), len(patches))
 
     def _sums(self, mixed: Mixed, scales: dict[str, Tensor], n: int, count: int) -> dict[str, Tensor]:
@@ -79,7 +80,9 @@ class ContrastiveTask:
         shares |= {f"chance_{name}": chance for name, chance in mixed.chances.items()}
         shares["chance_loss"] = torch.stack([w * mixed.chances[name] for name, w in weights.items()]).sum()
         sums = {name: value.detach() * count for name, value in (shares | mixed.health).items()}
-        return sums | {f"temperature_{name}": n / scale.detach() for name, scale in scales.items()}
+        sums |= {f"temperature_{name}": n / scale.detach() for name, scale in scales.items()}
+        bias = self.module.scales.siglip_bias
+        return sums if bias is None else sums | {"bias_siglip": n * bias.detach()}
 
     def after_step(self) -> None:
         """Clamp the logit scales."""

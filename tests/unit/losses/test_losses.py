@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stray.losses.clip import clip_loss
 from stray.losses.gather import Gathered, gather
+from stray.losses.siglip import siglip_chance, siglip_loss
 from stray.losses.smoothed import smoothed_loss
 from stray.models.scales import LossScales
 from tests.losses_at_hand import ALL, Batch, found, losses
@@ -77,6 +79,22 @@ def test_a_smoothing_that_smooths_nothing_is_clip_and_shows_it() -> None:
     assert smoothed_loss(batch, scalar(3.0), target_temperature=10.0)[1] > 0.8
 
 
+def test_siglip_is_the_published_formula() -> None:
+    batch, s, b = codes(), scalar(3.0), scalar(-1.5)
+    expected = 0.0
+    for i in range(N):
+        for j in range(N):
+            logit = s * batch.image_ND[i] @ batch.gene_ND[j] + b
+            expected -= torch.log(1 / (1 + torch.exp(-logit if i == j else logit)))
+    same(siglip_loss(batch, s, b), expected / N, batch.image_nD, batch.gene_nD, s, b)
+
+
+def test_siglip_is_finite_where_the_sigmoid_is_not() -> None:
+    batch, s = codes(), scalar(1e4)
+    loss = siglip_loss(batch, s, scalar(0.0))
+    assert all(g.isfinite().all() for g in (loss, *torch.autograd.grad(loss, [batch.image_nD, s])))
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 4, 8, 9, 100])
 @pytest.mark.parametrize("name", ALL)
 def test_chunks_change_neither_value_nor_gradient(name: str, chunk: int) -> None:
@@ -119,9 +137,13 @@ def test_equal_similarities_give_what_is_called_chance(name: str) -> None:
     with torch.no_grad():
         for tower in (batch.image_tower, batch.gene_tower):
             tower.weight.zero_()
+        if batch.scales.siglip_bias is not None:  # its best value, where the similarities say nothing
+            scale, similarity = batch.scales()["siglip"], torch.mul(*(code[0] for code in batch.codes(slice(0, 1))))
+            batch.scales.siglip_bias.copy_(-math.log(N - 1) - scale * similarity.sum())
         mixed = batch()
     for term, value in mixed.terms.items():
         torch.testing.assert_close(value, mixed.chances[term], rtol=0, atol=1e-12)
+    assert siglip_chance(1) == 0.0
 
 
 def test_a_logit_scale_is_clamped_to_its_own_bound_and_trained_only_where_it_is_learned() -> None:
