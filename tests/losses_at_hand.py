@@ -9,13 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stray.collective import all_sum, share
-from stray.config import ClipLossConfig, LossesConfig, SiglipLossConfig, SmoothedLossConfig
+from stray.config import ClipLossConfig, GuidedLossConfig, LossesConfig, SiglipLossConfig, SmoothedLossConfig
 from stray.losses.gather import gather
 from stray.losses.mixture import Mixed, mixture
 from stray.models.scales import LossScales
 
 DIM = 5
-OF_WEIGHT: dict[str, Any] = {"clip": ClipLossConfig, "smoothed": SmoothedLossConfig, "siglip": SiglipLossConfig}
+OF_WEIGHT: dict[str, Any] = {
+    "clip": ClipLossConfig,
+    "smoothed": SmoothedLossConfig,
+    "guided": GuidedLossConfig,
+    "siglip": SiglipLossConfig,
+}
 
 
 def losses(chunk: int | None = None, **weights: float | Any) -> LossesConfig:
@@ -28,13 +33,18 @@ def losses(chunk: int | None = None, **weights: float | Any) -> LossesConfig:
 
 
 class Batch(nn.Module):
-    """`count` spots of one global batch, the two towers, and the scalars of the losses."""
+    """`count` spots of one global batch, the two towers, and the scalars of the losses.
 
-    def __init__(self, config: LossesConfig, count: int) -> None:
+    The first half of the spots has a class, as the sections of a labelled patient may come together in a batch.
+    """
+
+    def __init__(self, config: LossesConfig, count: int, labelled: int | None = None) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.config, self.count = config, count
         self.pictures_N6, self.genes_N4 = (torch.randn(count, d, generator=generator).double() for d in (6, 4))
+        labelled = (count + 1) // 2 if labelled is None else labelled
+        self.class_N = torch.where(torch.arange(count) < labelled, torch.arange(count) % 2, -1)
         torch.manual_seed(1)
         self.image_tower, self.gene_tower = nn.Linear(6, DIM), nn.Linear(4, DIM)
         self.scales = LossScales(config)
@@ -47,7 +57,8 @@ class Batch(nn.Module):
 
     def forward(self) -> Mixed:
         """This rank's shares."""
-        codes = gather(*self.codes(share(self.count)), self.count)
+        rows = share(self.count)
+        codes = gather(*self.codes(rows), self.count, self.class_N[rows])
         return mixture(self.config, codes, self.scales(), self.scales.siglip_bias)
 
 
@@ -66,6 +77,8 @@ ALL: dict[str, dict[str, Any]] = {
     "clip": {"clip": 1.0},
     "smoothed": {"smoothed": 1.0},
     "smoothed as published": {"smoothed": SmoothedLossConfig(weight=1.0, targets="published")},
+    "guided": {"guided": 1.0},
+    "guided, unlabelled spots as negatives": {"guided": GuidedLossConfig(weight=1.0, unlabelled="negatives")},
     "siglip": {"siglip": 1.0},
 }
 """Every loss, and every way of computing it, by a name for test ids."""

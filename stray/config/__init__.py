@@ -31,7 +31,7 @@ from stray.config.ingest import (
     SourceConfig,
     SyntheticSourceConfig,
 )
-from stray.config.losses import ClipLossConfig, LossesConfig, SiglipLossConfig, SmoothedLossConfig
+from stray.config.losses import ClipLossConfig, GuidedLossConfig, LossesConfig, SiglipLossConfig, SmoothedLossConfig
 from stray.config.optim import OptimConfig
 from stray.config.recipe import FoldsConfig, MethodConfig, Recipe
 from stray.config.run import RunConfig, TrackConfig
@@ -56,6 +56,7 @@ __all__ = [
     "GeneConfig",
     "GeneModelConfig",
     "GeneTowerConfig",
+    "GuidedLossConfig",
     "H5adSourceConfig",
     "Her2stSourceConfig",
     "IngestConfig",

@@ -45,6 +45,16 @@ class SmoothedLossConfig(_ContrastConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GuidedLossConfig(_ContrastConfig):
+    """Spots of one class are positives of each other (supervised contrast, Khosla et al. 2020). Labels of training
+    patients only, by the rules of `eval.label_sources` and `eval.exclude_classes`.
+    """
+
+    unlabelled: Literal["out", "negatives"] = "out"
+    """Spots without a label take no part, or they are negatives of the labelled ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SiglipLossConfig(_ContrastConfig):
     """Every pair judged by itself, by a sigmoid (SigLIP, Zhai et al. 2023)."""
 
@@ -64,6 +74,8 @@ class LossesConfig:
     """Symmetric InfoNCE."""
     smoothed: SmoothedLossConfig = field(default_factory=SmoothedLossConfig)
     """Contrast against smoothed targets."""
+    guided: GuidedLossConfig = field(default_factory=GuidedLossConfig)
+    """Spots of one class attract each other."""
     siglip: SiglipLossConfig = field(default_factory=SiglipLossConfig)
     """Every pair judged by itself."""
     chunk: Annotated[int, Field(ge=1)] | None = None
@@ -74,7 +86,12 @@ class LossesConfig:
     @property
     def contrasts(self) -> dict[str, _ContrastConfig]:
         """The losses over pairs of codes, with temperatures, whose weight is not 0."""
-        every: dict[str, _ContrastConfig] = {"clip": self.clip, "smoothed": self.smoothed, "siglip": self.siglip}
+        every: dict[str, _ContrastConfig] = {
+            "clip": self.clip,
+            "smoothed": self.smoothed,
+            "guided": self.guided,
+            "siglip": self.siglip,
+        }
         return {name: loss for name, loss in every.items() if loss.weight > 0}
 
     @property

@@ -11,6 +11,7 @@ from torch import Tensor
 from stray.config import LossesConfig
 from stray.losses.clip import clip_loss
 from stray.losses.gather import Gathered
+from stray.losses.guided import guided_chance, guided_loss, n_labelled
 from stray.losses.siglip import siglip_chance, siglip_loss
 from stray.losses.smoothed import smoothed_loss
 
@@ -49,6 +50,10 @@ def mixture(
             chunk=config.chunk,
         )
         chances["smoothed"] = share * math.log(codes.count)
+    if (guided := config.guided).weight > 0:
+        terms["guided"] = guided_loss(codes, scales["guided"], unlabelled=guided.unlabelled, chunk=config.chunk)
+        chances["guided"] = share * guided_chance(codes, guided.unlabelled)
+        health["guided_labelled"] = share * n_labelled(codes) / codes.count
     if config.siglip.weight > 0:
         assert siglip_bias is not None
         terms["siglip"] = siglip_loss(codes, scales["siglip"], siglip_bias, config.chunk)

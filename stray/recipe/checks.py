@@ -86,7 +86,7 @@ def _losses(recipe: Recipe) -> Iterator[Finding]:
     losses, place = recipe.contrastive.losses, "contrastive.losses"
     if not losses.weights:
         what = "every loss has weight 0: nothing is minimised"
-        others = [f"{place}.{name}.weight" for name in ("smoothed", "siglip")]
+        others = [f"{place}.{name}.weight" for name in ("smoothed", "guided", "siglip")]
         yield _finding(f"{place}.clip.weight", what, "give a weight above 0, to this loss or another", *others)
     for name, loss in losses.contrasts.items():
         start, largest = 1 / loss.temperature, loss.max_logit_scale

@@ -23,10 +23,13 @@ from stray.train.task import StepOutput
 
 @dataclass(frozen=True)
 class PairedBatch:
-    """Patches (n, 3, px, px) uint8 and what the gene tower takes: codes (n, Z), or counts (n, G)."""
+    """Patches (n, 3, px, px) uint8, what the gene tower takes: codes (n, Z) or counts (n, G), and what some losses ask
+    for: classes (n,), -1 where a spot has none.
+    """
 
     patches_nCHW: Tensor
     genes_nX: Tensor
+    class_n: Tensor | None = None
 
 
 class ContrastiveTask:
@@ -40,11 +43,19 @@ class ContrastiveTask:
         *,
         seed: int,
         device: torch.device,
+        label_N: np.ndarray | None = None,
     ) -> None:
-        """`patches` of the training spots, and for the same rows their frozen gene codes (N, Z) or their counts."""
+        """`patches` of the training spots, and for the same rows their frozen gene codes (N, Z) or their counts, and
+        their classes, empty where they are not known, where a loss is guided by them.
+        """
         self.config, self.device, self.epochs = config, device, config.epochs
         self._patches, self._genes = patches, genes
         self._bf16 = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(device))
+        self._class_N = None
+        if config.losses.guided.weight > 0:
+            assert label_N is not None
+            classes = np.unique(label_N[label_N != ""])
+            self._class_N = torch.from_numpy(np.where(label_N == "", -1, np.searchsorted(classes, label_N)))
         # A batch without its whole set of negatives would change the loss: the remainder sits the epoch out.
         self.plan = BatchPlan(len(patches), config.batch_size, seed, keep_remainder=False)
         self.module = build(config, genes, seed).to(memory_format=torch.channels_last)
@@ -58,8 +69,9 @@ class ContrastiveTask:
             else self._genes.gather(positions)
         )
         if self.device.type == "cuda":
-            return PairedBatch(patches.pin_memory(), genes.pin_memory())
-        return PairedBatch(patches, genes)
+            patches, genes = patches.pin_memory(), genes.pin_memory()
+        class_n = None if self._class_N is None else self._class_N[torch.from_numpy(positions)]
+        return PairedBatch(patches, genes, class_n)
 
     def step(self, batch: PairedBatch, noise: Noise) -> StepOutput:
         """This rank's share of the loss over the global batch."""
@@ -69,8 +81,9 @@ class ContrastiveTask:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             image_nD, gene_nD = self.module(patches, genes, noise)
         scales = self.module.scales()
-        codes, bias = gather(image_nD, gene_nD, noise.count), self.module.scales.siglip_bias
-        mixed = mixture(self.config.losses, codes, scales, bias)
+        class_n = None if batch.class_n is None else batch.class_n.to(self.device, non_blocking=True)
+        codes = gather(image_nD, gene_nD, noise.count, class_n)
+        mixed = mixture(self.config.losses, codes, scales, self.module.scales.siglip_bias)
         return StepOutput(mixed.loss, self._sums(mixed, scales, len(patches), noise.count), len(patches))
 
     def _sums(self, mixed: Mixed, scales: dict[str, Tensor], n: int, count: int) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stray.losses.clip import clip_loss
 from stray.losses.gather import Gathered, gather
+from stray.losses.guided import Unlabelled, guided_loss
 from stray.losses.siglip import siglip_chance, siglip_loss
 from stray.losses.smoothed import smoothed_loss
 from stray.models.scales import LossScales
@@ -77,6 +79,32 @@ def test_a_smoothing_that_smooths_nothing_is_clip_and_shows_it() -> None:
     torch.testing.assert_close(loss, clip_loss(batch, scalar(3.0)), rtol=0, atol=1e-9)
     assert off < 1e-9
     assert smoothed_loss(batch, scalar(3.0), target_temperature=10.0)[1] > 0.8
+
+
+@pytest.mark.parametrize("unlabelled", ["out", "negatives"])
+def test_guided_is_the_published_formula(unlabelled: Unlabelled) -> None:
+    batch, s = codes(), scalar(3.0)
+    classes = [2, 0, -1, 2, 2, 1, -1, 0, -1]
+    labelled = [i for i in range(N) if classes[i] >= 0]
+    expected = 0.0
+    for i in labelled:
+        against = labelled if unlabelled == "out" else list(range(N))
+        positives = [against.index(p) for p in labelled if classes[p] == classes[i]]
+        for own, others in ((batch.image_ND, batch.gene_ND), (batch.gene_ND, batch.image_ND)):
+            expected -= log_softmax(s * others[against] @ own[i])[positives].mean()
+    guided = guided_loss(replace(batch, class_N=torch.tensor(classes)), s, unlabelled=unlabelled)
+    same(guided, expected / (2 * len(labelled)), batch.image_nD, batch.gene_nD, s)
+
+
+def test_guided_with_a_class_a_spot_is_clip() -> None:
+    batch, s = codes(), scalar(3.0)
+    guided = guided_loss(replace(batch, class_N=torch.arange(N)), s)
+    same(guided, clip_loss(batch, s), batch.image_nD, batch.gene_nD, s)
+
+
+def test_guided_without_classes_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs the classes"):
+        guided_loss(codes(), scalar(3.0))
 
 
 def test_siglip_is_the_published_formula() -> None:
