@@ -5,11 +5,9 @@ Decoding (YAML, dotted overrides, error messages) is `stray.recipe`'s work; thes
 
 from stray.config.contrastive import (
     AugmentConfig,
-    ClipLossConfig,
     ContrastiveConfig,
     FrozenTowerConfig,
     GeneTowerConfig,
-    LossesConfig,
     MlpTowerConfig,
     ProjectionConfig,
     TorchvisionConfig,
@@ -33,6 +31,7 @@ from stray.config.ingest import (
     SourceConfig,
     SyntheticSourceConfig,
 )
+from stray.config.losses import ClipLossConfig, GuidedLossConfig, LossesConfig, SiglipLossConfig, SmoothedLossConfig
 from stray.config.optim import OptimConfig
 from stray.config.recipe import FoldsConfig, MethodConfig, Recipe
 from stray.config.run import RunConfig, TrackConfig
@@ -57,6 +56,7 @@ __all__ = [
     "GeneConfig",
     "GeneModelConfig",
     "GeneTowerConfig",
+    "GuidedLossConfig",
     "H5adSourceConfig",
     "Her2stSourceConfig",
     "IngestConfig",
@@ -78,6 +78,8 @@ __all__ = [
     "ScanviConfig",
     "ScviConfig",
     "SearchConfig",
+    "SiglipLossConfig",
+    "SmoothedLossConfig",
     "SourceConfig",
     "SyntheticSourceConfig",
     "TorchvisionConfig",

@@ -1,4 +1,4 @@
-"""The contrastive stage: towers, projections, losses, augmentation, training."""
+"""The contrastive stage: towers, projections, augmentation, training."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from stray.config.losses import LossesConfig
 from stray.config.optim import OptimConfig
 
 
@@ -52,28 +53,6 @@ class ProjectionConfig:
     """A linear map, or one hidden layer before it."""
     size: Annotated[int, Field(ge=2)] = 128
     """Dimensions of the shared space."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipLossConfig:
-    """Symmetric InfoNCE over the global batch (Radford et al. 2021)."""
-
-    weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight in the sum of losses."""
-    temperature: Annotated[float, Field(gt=0)] = 0.07
-    """Temperature at the start (the logit scale is its inverse)."""
-    learned: bool = True
-    """Whether the temperature is trained."""
-    max_logit_scale: Annotated[float, Field(gt=0)] = 100.0
-    """The logit scale is clamped to this after each step."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossesConfig:
-    """The weighted sum that the contrastive stage minimises."""
-
-    clip: ClipLossConfig = field(default_factory=ClipLossConfig)
-    """Symmetric InfoNCE."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,23 +2,64 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from stray.config import LossesConfig
 from stray.losses.clip import clip_loss
 from stray.losses.gather import Gathered
+from stray.losses.guided import guided_chance, guided_loss, n_labelled
+from stray.losses.siglip import siglip_chance, siglip_loss
+from stray.losses.smoothed import smoothed_loss
 
 
-def mixture(config: LossesConfig, codes: Gathered, logit_scale: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """This rank's share of the weighted sum, and the unweighted share of each term by its name.
+@dataclass(frozen=True)
+class Mixed:
+    """A rank's shares, scalars: those of all ranks add up to the numbers of the global batch."""
 
-    The shares of all ranks add up to the loss of the global batch.
-    """
+    loss: Tensor
+    """The weighted sum: what is minimised."""
+    terms: dict[str, Tensor]
+    """Each loss by its name, unweighted."""
+    chances: dict[str, Tensor]
+    """What each loss would be if all similarities were equal."""
+    health: dict[str, Tensor]
+    """Numbers that tell whether a loss does what it is there for."""
+
+
+def mixture(
+    config: LossesConfig, codes: Gathered, scales: Mapping[str, Tensor], siglip_bias: Tensor | None = None
+) -> Mixed:
+    """The losses whose weight is not 0, at the logit scales `scales` by the losses' names and siglip's bias."""
     terms: dict[str, Tensor] = {}
+    chances: dict[str, Tensor] = {}
+    health: dict[str, Tensor] = {}
+    share = codes.image_nD.new_tensor(len(codes.image_nD) / codes.count)
     if config.clip.weight > 0:
-        terms["clip"] = clip_loss(codes.image_nD, codes.gene_nD, codes.image_ND, codes.gene_ND, codes.rows, logit_scale)
-    weights = {"clip": config.clip.weight}
-    total = codes.image_nD.sum() * 0.0
-    for name, term in terms.items():
-        total = total + weights[name] * term
-    return total, terms
+        terms["clip"] = clip_loss(codes, scales["clip"], config.chunk)
+        chances["clip"] = share * math.log(codes.count)
+    if (smoothed := config.smoothed).weight > 0:
+        terms["smoothed"], health["smoothed_off_diagonal"] = smoothed_loss(
+            codes,
+            scales["smoothed"],
+            target_temperature=smoothed.target_temperature,
+            targets=smoothed.targets,
+            chunk=config.chunk,
+        )
+        chances["smoothed"] = share * math.log(codes.count)
+    if (guided := config.guided).weight > 0:
+        terms["guided"] = guided_loss(codes, scales["guided"], unlabelled=guided.unlabelled, chunk=config.chunk)
+        chances["guided"] = share * guided_chance(codes, guided.unlabelled)
+        health["guided_labelled"] = share * n_labelled(codes) / codes.count
+    if config.siglip.weight > 0:
+        assert siglip_bias is not None
+        terms["siglip"] = siglip_loss(codes, scales["siglip"], siglip_bias, config.chunk)
+        chances["siglip"] = share * siglip_chance(codes.count)
+    # Every parameter gets a gradient, be it 0: what the optimiser does then does not hang on the number of workers.
+    total = (codes.image_nD.sum() + codes.gene_nD.sum()) * 0.0
+    for name, weight in config.weights.items():
+        total = total + weight * terms[name]
+    return Mixed(total, terms, chances, health)

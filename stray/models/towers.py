@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +10,7 @@ from stray.config import ContrastiveConfig, MlpTowerConfig, ProjectionConfig
 from stray.models.image_encoder import ImageEncoder
 from stray.models.mlp import Mlp
 from stray.models.norm import GlobalBatchNorm
+from stray.models.scales import LossScales
 from stray.noise import Noise
 
 
@@ -59,7 +58,7 @@ class MlpTower(nn.Module):
 
 
 class ContrastiveModel(nn.Module):
-    """Image encoder, gene tower, their heads, and the logit scale (the inverse temperature, kept as its logarithm)."""
+    """Image encoder, gene tower, their heads, and the scalars of the losses."""
 
     def __init__(self, config: ContrastiveConfig, gene_tower: FrozenCodes | MlpTower) -> None:
         super().__init__()
@@ -67,17 +66,10 @@ class ContrastiveModel(nn.Module):
         self.gene_tower = gene_tower
         self.image_head = projection(config.projection, self.image_encoder.dim)
         self.gene_head = projection(config.projection, gene_tower.dim)
-        clip = config.losses.clip
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(clip.temperature)), requires_grad=clip.learned)
-        self.max_log_scale = math.log(clip.max_logit_scale)
+        self.scales = LossScales(config.losses)
 
     def forward(self, patches_nCHW: Tensor, genes_nX: Tensor, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
         """Codes of length one (n, D) of the images and of the genes."""
         image_nD = self.image_head(self.image_encoder(patches_nCHW))
         gene_nD = self.gene_head(self.gene_tower(genes_nX, noise))
         return F.normalize(image_nD.float(), dim=-1), F.normalize(gene_nD.float(), dim=-1)
-
-    @torch.no_grad()
-    def clamp(self) -> None:
-        """Keep the logit scale within its bound; called after each step of the optimiser."""
-        self.log_scale.clamp_(max=self.max_log_scale)

@@ -79,15 +79,21 @@ def _stages(recipe: Recipe) -> Iterator[Finding]:
             place = f"gene.panel.exclude.{number}"
             yield _finding(place, f"{pattern!r} is no regular expression: {error}", "escape what is meant literally")
     yield from _gene(recipe)
-    clip = recipe.contrastive.losses.clip
-    if clip.weight == 0:
+    yield from _losses(recipe)
+
+
+def _losses(recipe: Recipe) -> Iterator[Finding]:
+    losses, place = recipe.contrastive.losses, "contrastive.losses"
+    if not losses.weights:
         what = "every loss has weight 0: nothing is minimised"
-        yield _finding("contrastive.losses.clip.weight", what, "give a weight above 0")
-    if 1 / clip.temperature > clip.max_logit_scale:
-        what = f"{clip.temperature} starts at a logit scale of {1 / clip.temperature:g}, above {clip.max_logit_scale:g}"
-        remedy = "a higher temperature, or a higher `max_logit_scale`"
-        place = "contrastive.losses.clip"
-        yield _finding(f"{place}.temperature", what, remedy, f"{place}.max_logit_scale")
+        others = [f"{place}.{name}.weight" for name in ("smoothed", "guided", "siglip")]
+        yield _finding(f"{place}.clip.weight", what, "give a weight above 0, to this loss or another", *others)
+    for name, loss in losses.contrasts.items():
+        start, largest = 1 / loss.temperature, loss.max_logit_scale
+        if start > largest:
+            what = f"{loss.temperature} starts at a logit scale of {start:g}, above {largest:g}"
+            remedy = "a higher temperature, or a higher `max_logit_scale`"
+            yield _finding(f"{place}.{name}.temperature", what, remedy, f"{place}.{name}.max_logit_scale")
 
 
 def _gene(recipe: Recipe) -> Iterator[Finding]:

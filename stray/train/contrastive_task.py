@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 from stray.collective import share
 from stray.config import ContrastiveConfig, FrozenTowerConfig
 from stray.losses.gather import gather
-from stray.losses.mixture import mixture
+from stray.losses.mixture import Mixed, mixture
 from stray.models.towers import ContrastiveModel, FrozenCodes, MlpTower
 from stray.noise import Noise, torch_generator
 from stray.train.augment import augment
@@ -24,10 +23,13 @@ from stray.train.task import StepOutput
 
 @dataclass(frozen=True)
 class PairedBatch:
-    """Patches (n, 3, px, px) uint8 and what the gene tower takes: codes (n, Z), or counts (n, G)."""
+    """Patches (n, 3, px, px) uint8, what the gene tower takes: codes (n, Z) or counts (n, G), and what some losses ask
+    for: classes (n,), -1 where a spot has none.
+    """
 
     patches_nCHW: Tensor
     genes_nX: Tensor
+    class_n: Tensor | None = None
 
 
 class ContrastiveTask:
@@ -41,11 +43,19 @@ class ContrastiveTask:
         *,
         seed: int,
         device: torch.device,
+        label_N: np.ndarray | None = None,
     ) -> None:
-        """`patches` of the training spots, and for the same rows their frozen gene codes (N, Z) or their counts."""
+        """`patches` of the training spots, and for the same rows their frozen gene codes (N, Z) or their counts, and
+        their classes, empty where they are not known, where a loss is guided by them.
+        """
         self.config, self.device, self.epochs = config, device, config.epochs
         self._patches, self._genes = patches, genes
         self._bf16 = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(device))
+        self._class_N = None
+        if config.losses.guided.weight > 0:
+            assert label_N is not None
+            classes = np.unique(label_N[label_N != ""])
+            self._class_N = torch.from_numpy(np.where(label_N == "", -1, np.searchsorted(classes, label_N)))
         # A batch without its whole set of negatives would change the loss: the remainder sits the epoch out.
         self.plan = BatchPlan(len(patches), config.batch_size, seed, keep_remainder=False)
         self.module = build(config, genes, seed).to(memory_format=torch.channels_last)
@@ -59,8 +69,9 @@ class ContrastiveTask:
             else self._genes.gather(positions)
         )
         if self.device.type == "cuda":
-            return PairedBatch(patches.pin_memory(), genes.pin_memory())
-        return PairedBatch(patches, genes)
+            patches, genes = patches.pin_memory(), genes.pin_memory()
+        class_n = None if self._class_N is None else self._class_N[torch.from_numpy(positions)]
+        return PairedBatch(patches, genes, class_n)
 
     def step(self, batch: PairedBatch, noise: Noise) -> StepOutput:
         """This rank's share of the loss over the global batch."""
@@ -69,17 +80,26 @@ class ContrastiveTask:
         patches = augment(patches, self.config.augment, noise).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             image_nD, gene_nD = self.module(patches, genes, noise)
-        loss, terms = mixture(self.config.losses, gather(image_nD, gene_nD, noise.count), self.module.log_scale.exp())
-        # Terms are shares of a mean over the global batch; as sums over this rank's items they average to it.
-        sums = {f"loss_{name}": term.detach() * noise.count for name, term in terms.items()}
-        n = len(patches)
-        sums["temperature"] = torch.exp(-self.module.log_scale.detach()) * n
-        sums["chance_loss"] = torch.full_like(sums["temperature"], math.log(noise.count) * n)
-        return StepOutput(loss, sums, n)
+        scales = self.module.scales()
+        class_n = None if batch.class_n is None else batch.class_n.to(self.device, non_blocking=True)
+        codes = gather(image_nD, gene_nD, noise.count, class_n)
+        mixed = mixture(self.config.losses, codes, scales, self.module.scales.siglip_bias)
+        return StepOutput(mixed.loss, self._sums(mixed, scales, len(patches), noise.count), len(patches))
+
+    def _sums(self, mixed: Mixed, scales: dict[str, Tensor], n: int, count: int) -> dict[str, Tensor]:
+        """What is logged. Shares of a mean over the global batch, as sums over this rank's items, average to it."""
+        weights = self.config.losses.weights
+        shares = {f"loss_{name}": term for name, term in mixed.terms.items()}
+        shares |= {f"chance_{name}": chance for name, chance in mixed.chances.items()}
+        shares["chance_loss"] = torch.stack([w * mixed.chances[name] for name, w in weights.items()]).sum()
+        sums = {name: value.detach() * count for name, value in (shares | mixed.health).items()}
+        sums |= {f"temperature_{name}": n / scale.detach() for name, scale in scales.items()}
+        bias = self.module.scales.siglip_bias
+        return sums if bias is None else sums | {"bias_siglip": n * bias.detach()}
 
     def after_step(self) -> None:
-        """Clamp the logit scale."""
-        self.module.clamp()
+        """Clamp the logit scales."""
+        self.module.scales.clamp()
 
     def validate(self, epoch: int) -> Averages:
         """Nothing is held out of the training patients here: losses at two temperatures do not compare."""

@@ -80,7 +80,8 @@ class Estimator:
         pixels = np.zeros((n, self._patch_px, self._patch_px, 3), dtype=np.uint8)
         patches = Patches([PatchBlock(np.arange(n), pixels)], np.arange(n))
         genes = torch.randn(n, 10) if config.gene_tower.kind == "frozen" else self._counts(n, min(1000, self._n_genes))
-        return ContrastiveTask(config, patches, genes, seed=0, device=torch.device("cpu"))
+        label_n = np.resize(["x", "y"], n)
+        return ContrastiveTask(config, patches, genes, seed=0, device=torch.device("cpu"), label_N=label_n)
 
 
 def _seconds_per_step(task: Task, config: GeneConfig | ContrastiveConfig) -> float:

@@ -129,6 +129,7 @@ def cell(
         train=train == "contrastive",
         gene=gene,
         rows=pair_rows,
+        label=_guides(recipe, spots, pair_rows, fold) if train == "contrastive" else None,
         embed_rows=np.flatnonzero(embedded),
         root=root,
     )
@@ -153,11 +154,28 @@ def _labels(recipe: Recipe, spots: SpotTable, rows: np.ndarray, fold: Fold) -> n
     """
     if not isinstance(recipe.gene.model, ScanviConfig):
         return None
+    return _known(recipe, spots, rows, fold, "scANVI", "gene.model.kind", "take gene.model.kind=scvi")
+
+
+def _guides(recipe: Recipe, spots: SpotTable, rows: np.ndarray, fold: Fold) -> np.ndarray | None:
+    """The classes that may guide the contrastive stage, by the same rule. None where no loss is guided.
+
+    Raises InputError when no training patient has such a label.
+    """
+    if recipe.contrastive.losses.guided.weight == 0:
+        return None
+    place = "contrastive.losses.guided.weight"
+    return _known(recipe, spots, rows, fold, "the guided loss", place, "set the weight to 0")
+
+
+def _known(
+    recipe: Recipe, spots: SpotTable, rows: np.ndarray, fold: Fold, who: str, place: str, otherwise: str
+) -> np.ndarray:
+    """The class of each of `rows` that may train a probe, empty elsewhere."""
     known = training_labels(rows, spots, fold.train, recipe.eval)
     if not known.any():
-        what = f"scANVI learns from classes, and {fold_title(fold)} no training patient has a label that may train"
-        remedy = "name their source in eval.label_sources.train, or take gene.model.kind=scvi"
-        raise InputError(Problem("gene.model.kind", what, remedy))
+        what = f"{who} learns from classes, and {fold_title(fold)} no training patient has a label that may train"
+        raise InputError(Problem(place, what, f"name their source in eval.label_sources.train, or {otherwise}"))
     return np.where(known, spots.label[rows], "").astype(str)
 
 

@@ -144,9 +144,8 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callab
     history: list[dict[str, float]] = []
     if stage.train:
         genes = _codes(stage) if stage.needs_codes else data.counts(stage.gene.panel(), stage.rows)
-        task = ContrastiveTask(
-            stage.config, data.patches(stage.rows), genes, seed=stage.gene.seed, device=worker.device
-        )
+        facts = {"seed": stage.gene.seed, "device": worker.device, "label_N": stage.label}
+        task = ContrastiveTask(stage.config, data.patches(stage.rows), genes, **facts)
         history = train(task, stage.config.optim, prefix="contrastive", seed=stage.gene.seed).history
         encoder = task.module.image_encoder
     else:

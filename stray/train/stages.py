@@ -102,6 +102,8 @@ class ImageStage:
     """Whose codes the frozen tower takes, or whose panel the MLP tower sees."""
     rows: np.ndarray
     """Global rows of the training patients' spots with picture and counts."""
+    label: np.ndarray | None = None
+    """The class of each, empty where it is not known; only where a loss is guided by classes."""
     embed_rows: np.ndarray
     """Global rows of every spot with a picture."""
     root: str
@@ -128,7 +130,8 @@ class ImageStage:
         if not self.train:
             return "image-" + digest(self.config.image, self.gene.seed, self.gene.dataset, self.embed_rows)
         genes = self.gene.key if self.needs_codes else [self.gene.panel_key, self.gene.seed]
-        return "image-" + digest(self.config, genes, self.rows, self.embed_rows)
+        labels = [] if self.label is None else [self.label.tolist()]
+        return "image-" + digest(self.config, genes, self.rows, self.embed_rows, *labels)
 
     @property
     def folder(self) -> ResultFolder:

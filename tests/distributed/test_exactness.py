@@ -7,13 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from stray.collective import all_sum, gather_rows, share, world_size
-from stray.config import AugmentConfig, GeneConfig, LossesConfig, ScanviConfig, ScviConfig
-from stray.losses.gather import gather
-from stray.losses.mixture import mixture
+from stray.config import AugmentConfig, GeneConfig, ScanviConfig, ScviConfig
 from stray.models.gene_vae import GeneVae
 from stray.models.norm import globalise
 from stray.models.scanvi import Scanvi
@@ -21,45 +17,7 @@ from stray.noise import Noise
 from stray.train.augment import augment
 from tests.distributed.gloo import Job, run_on
 
-COUNT, DIM = 7, 5  # an odd count: two workers hold four and three rows
-
-
-def clip_gradients(count: int) -> dict[str, np.ndarray]:
-    """The summed loss and the gradients of both towers and of the temperature; every rank builds the same weights."""
-    torch.manual_seed(0)
-    image_N, gene_N = torch.randn(count, 6).double(), torch.randn(count, 4).double()
-    image_tower, gene_tower = torch.nn.Linear(6, DIM).double(), torch.nn.Linear(4, DIM).double()
-    log_scale = torch.nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
-    rows = share(count)
-    codes = gather(
-        F.normalize(image_tower(image_N[rows]), dim=-1), F.normalize(gene_tower(gene_N[rows]), dim=-1), count
-    )
-    loss, _ = mixture(LossesConfig(), codes, log_scale.exp())
-    loss.backward()
-    found = {"loss": all_sum(loss.detach())}
-    for name, parameter in {
-        "image": image_tower.weight,
-        "image bias": image_tower.bias,
-        "gene": gene_tower.weight,
-        "scale": log_scale,
-    }.items():
-        assert parameter.grad is not None
-        found[name] = all_sum(parameter.grad)
-    return {name: value.numpy() for name, value in found.items()}
-
-
-def reference_clip(image_N: Tensor, gene_N: Tensor, scale: float) -> Tensor:
-    """The formula of the paper, written once more without any library."""
-    logits = scale * image_N @ gene_N.T
-    to_gene = -(logits.diag() - logits.logsumexp(dim=1)).mean()
-    to_image = -(logits.diag() - logits.logsumexp(dim=0)).mean()
-    return (to_gene + to_image) / 2
-
-
-def test_clip_loss_is_the_published_formula() -> None:
-    image, gene = (F.normalize(torch.randn(9, 4, dtype=torch.float64), dim=-1) for _ in range(2))
-    loss, _ = mixture(LossesConfig(), gather(image, gene, 9), torch.tensor(3.0, dtype=torch.float64))
-    torch.testing.assert_close(loss, reference_clip(image, gene, 3.0), rtol=0, atol=1e-12)
+COUNT = 7  # an odd count: two workers hold four and three rows
 
 
 def gene_step() -> dict[str, np.ndarray]:
@@ -114,9 +72,6 @@ def gathered() -> tuple[int, np.ndarray]:
 
 
 JOBS: dict[str, Job] = {
-    "clip, uneven shares": (clip_gradients, (7,)),
-    "clip, even shares": (clip_gradients, (8,)),
-    "clip, fewer spots than workers": (clip_gradients, (3,)),
     "scVI with dropout, latent noise and batch norm": (gene_step, ()),
     "scANVI with a learned library and few labelled spots": (scanvi_step, ()),
     "augmented convolutions with batch norm in train mode": (convolution_step, ()),
