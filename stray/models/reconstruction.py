@@ -59,7 +59,7 @@ class _CountLogProb(torch.autograd.Function):
         compiled: bool,
     ) -> Tensor:
         forward = _compiled(_dense_forward) if compiled else _dense_forward
-        p_nG, log_s_nG, a_nG, found_n = forward(logit_nG, library_n1, theta, pi_nG)
+        p_nG, log_s_nG, a_nG, found_n = forward(*_detached(logit_nG, library_n1, theta, pi_nG))
         theta_e = _at_entries(theta, gene_e, place_e)
         mu_e = library_n1.view(-1)[row_e] * p_nG.view(-1)[place_e]
         entry_e = x_e * (torch.log(mu_e + EPS) - log_s_nG.view(-1)[place_e])
@@ -88,7 +88,7 @@ class _CountLogProb(torch.autograd.Function):
         entries_n = torch.zeros_like(grad_n).index_add_(0, row_e, share_grad_e)
         backward = _compiled(_dense_backward) if ctx.compiled else _dense_backward
         logit_grad_nG, library_grad_n1, theta_grad, pi_grad_nG = backward(
-            grad_n[:, None], library_n1, theta, pi_nG, p_nG, log_s_nG, a_nG, entries_n[:, None]
+            *_detached(grad_n[:, None], library_n1, theta, pi_nG, p_nG, log_s_nG, a_nG, entries_n[:, None])
         )
         logit_grad_nG.view(-1).index_add_(0, place_e, library_e * share_grad_e)
         theta_grad_e = grad_e * (torch.digamma(x_e + theta_e) - torch.digamma(theta_e) - x_e / s_e)
@@ -97,6 +97,11 @@ class _CountLogProb(torch.autograd.Function):
         else:
             theta_grad.view(-1).index_add_(0, place_e, theta_grad_e)
         return logit_grad_nG, library_grad_n1, theta_grad, pi_grad_nG, None, None, None, None, None
+
+
+def _detached(*tensors: Tensor | None) -> list[Any]:
+    """The compiler asks every input for its gradient, and torch warns where that input is no leaf."""
+    return [None if tensor is None else tensor.detach() for tensor in tensors]
 
 
 def _at_entries(theta: Tensor, gene_e: Tensor, place_e: Tensor) -> Tensor:
