@@ -75,7 +75,17 @@ class ContrastiveTask:
         n = len(patches)
         sums["temperature"] = torch.exp(-self.module.log_scale.detach()) * n
         sums["chance_loss"] = torch.full_like(sums["temperature"], math.log(noise.count) * n)
-        return StepOutput(loss, sums, n)
+        # Before the loss, in which one code that is not finite meets all others.
+        finite = {
+            "what the gene tower takes": genes.sum(dim=1).isfinite(),
+            "the gene code": gene_nD.detach().sum(dim=1).isfinite(),
+            "the image code": image_nD.detach().sum(dim=1).isfinite(),
+        }
+        return StepOutput(loss, sums, n, finite)
+
+    def spots(self, name: str, epoch: int, step: int) -> np.ndarray:
+        """Places among the paired spots of the step's batch."""
+        return self.plan.batches(epoch)[step]
 
     def after_step(self) -> None:
         """Clamp the logit scale."""
