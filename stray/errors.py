@@ -34,6 +34,28 @@ class InputError(Exception):
         return type(self), (self.problems,)
 
 
+class NotFiniteError(InputError, FloatingPointError):
+    """The loss or a gradient of a step is not finite. The settings or the spots are at fault, so it is shown like any
+    other fault of the input; the same step would fail again, so nothing tries it again.
+    """
+
+    def __init__(self, problem: Problem, epoch: int, checkpoint: str | None = None) -> None:
+        """`epoch` is the number of epochs in the last good checkpoint, 0 where there is none; `checkpoint` its place,
+        None where that is not known.
+        """
+        self.problem, self.epoch, self.checkpoint = problem, epoch, checkpoint
+        kept = f"the last good checkpoint is that after epoch {epoch}" if epoch else "no checkpoint was written before"
+        place = f" ({checkpoint})" if epoch and checkpoint else ""
+        super().__init__(Problem(problem.place, f"{problem.what}; {kept}{place}", problem.remedy))
+
+    def __reduce__(self) -> tuple[type[NotFiniteError], tuple[Problem, int, str | None]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return type(self), (self.problem, self.epoch, self.checkpoint)
+
+    def at(self, checkpoint: str) -> NotFiniteError:
+        """The same once the place of the checkpoint is known."""
+        return NotFiniteError(self.problem, self.epoch, checkpoint)
+
+
 def raise_if_any(problems: list[Problem]) -> None:
     """Raise one `InputError` with all of `problems`, or return when there are none."""
     if problems:

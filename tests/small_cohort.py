@@ -8,10 +8,14 @@ import numpy as np
 
 from stray.cohort.build import build_dataset
 from stray.cohort.dataset import PairedDataset
+from stray.cohort.panel import Panel, fit_panel
 from stray.cohort.split import Fold
 from stray.config import Recipe
+from stray.likelihood import SparseCounts
 from stray.recipe import load_recipe
+from stray.train.blocks import Counts
 from stray.train.grid import Cell, cell
+from stray.train.local_data import LocalData
 
 
 def small_recipe(folder: Path, *changes: str) -> Recipe:
@@ -31,3 +35,37 @@ def small_cell(recipe: Recipe, dataset: PairedDataset, *, root: str, train: bool
     patients = sorted(set(np.asarray(dataset.spots().patient).tolist()))
     fold = Fold("P1", ("P1",), tuple(p for p in patients if p != "P1"))
     return cell(recipe, dataset, fold, 0, root, method="clip_scvi", train="contrastive" if train else "nothing")
+
+
+def prepared_cell(recipe: Recipe, dataset: PairedDataset, root: Path, *, train: bool = True) -> Cell:
+    """`small_cell` once its panel is fitted."""
+    made = small_cell(recipe, dataset, root=str(root), train=train)
+    gene = made.scored.gene
+    Path(gene.panel_path).parent.mkdir(parents=True, exist_ok=True)
+    Path(gene.panel_path).write_text(fit_panel(dataset, made.fold.train, gene.config.panel).to_json())
+    return made
+
+
+class NanCounts(LocalData):
+    """The counts of one spot are not a number, from the n-th time on that a batch is gathered."""
+
+    def __init__(self, dataset: PairedDataset, place: int, from_gather: int = 0) -> None:
+        """`place` is the spot's among the stage's rows."""
+        super().__init__(dataset)
+        self._place, self._from = place, from_gather
+
+    def counts(self, panel: Panel, rows: np.ndarray) -> Counts:
+        counts, place = super().counts(panel, rows), self._place
+        left, original = [self._from], counts.entries
+
+        def entries(positions: np.ndarray) -> SparseCounts:
+            found = original(positions)
+            left[0] -= 1
+            if left[0] < 0:
+                bad = np.flatnonzero(positions == place)
+                found.total_n[bad] = np.nan
+                found.x_e[np.flatnonzero(np.isin(found.row_e.numpy(), bad))] = np.nan
+            return found
+
+        counts.entries = entries
+        return counts

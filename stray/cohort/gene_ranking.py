@@ -8,27 +8,49 @@ import numpy as np
 import scipy.sparse as sp
 
 from stray.cohort.dataset import SpotTable
+from stray.errors import InputError, Problem
+
+FEWEST_SPOTS = 10
+"""Of a patient whose genes are ranked by variance: with fewer the curve of variance over mean cannot be fitted (a
+single spot has no variance at all, and the fit ends the whole process).
+"""
 
 NEIGHBOURS = 6
 """Of a spot on a hexagonal array; on a square one the four nearest and two of the diagonal ones."""
 
 
 def by_variance(counts_NG: sp.csr_matrix, patient_N: np.ndarray, count: int) -> np.ndarray:
-    """The `count` most variable genes, best first: scanpy's `seurat_v3` with the patient as batch."""
+    """The `count` most variable genes, best first: scanpy's `seurat_v3` with the patient as batch.
+
+    A patient of fewer than `FEWEST_SPOTS` spots has no say; where nobody has more, all spots are one batch. Raises
+    InputError where the fit of variance over mean fails.
+    """
     import anndata
     import pandas as pd
     import scanpy as sc
 
+    patients, spots = np.unique(patient_N.astype(str), return_counts=True)
+    voting = np.isin(patient_N.astype(str), patients[spots >= FEWEST_SPOTS])
+    if voting.any():
+        counts_NG, patient_N = counts_NG[voting], patient_N[voting]
+    remedy = "rank by another kind (mean), or hold out fewer patients"
+    if len(patient_N) < FEWEST_SPOTS:
+        what = f"{len(patient_N)} training spots with counts are too few to rank genes by variance"
+        raise InputError(Problem("gene.panel.kind", what, remedy))
     table = anndata.AnnData(
         counts_NG.astype(np.float32),
         obs=pd.DataFrame({"patient": pd.Categorical(patient_N)}, index=[str(i) for i in range(len(patient_N))]),
     )
-    batch_key = "patient" if len(set(patient_N.tolist())) > 1 else None
+    batch_key = "patient" if voting.any() and len(set(patient_N.tolist())) > 1 else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # loess and pandas chatter that says nothing of the result
-        found = sc.pp.highly_variable_genes(
-            table, n_top_genes=count, flavor="seurat_v3", batch_key=batch_key, inplace=False
-        )
+        try:
+            found = sc.pp.highly_variable_genes(
+                table, n_top_genes=count, flavor="seurat_v3", batch_key=batch_key, inplace=False
+            )
+        except ValueError as error:  # of the loess, whose words are bytes of Fortran
+            what = f"variance over mean cannot be fitted in some patient, whose counts are too few ({error})"
+            raise InputError(Problem("gene.panel.kind", what, remedy)) from error
     assert found is not None
     chosen = np.flatnonzero(found["highly_variable"].to_numpy())
     return chosen[np.argsort(found["highly_variable_rank"].to_numpy()[chosen], kind="stable")]

@@ -45,6 +45,8 @@ class GeneLoss:
     """The KL terms whose weight is warmed up."""
     kl_library_n: Tensor
     """KL of a learned library where its weight is 1 from the first step; zeros elsewhere."""
+    posterior: Posterior
+    """The draw that they are the terms of."""
 
     def weighted(self, kl_weight: float) -> Tensor:
         """What is minimised, (n,)."""
@@ -161,7 +163,7 @@ class GeneVae(nn.Module):
         x = sparse(x)
         q = self.posterior(x, batch_n, noise)
         kl_n = kl_standard_normal(q.mean_nZ, q.variance_nZ)
-        return GeneLoss(self.reconstruction(x, q, batch_n), kl_n, q.kl_library_n)
+        return GeneLoss(self.reconstruction(x, q, batch_n), kl_n, q.kl_library_n, q)
 
     @torch.no_grad()
     def encode(self, x: Counted) -> Tensor:

@@ -77,7 +77,7 @@ class Scanvi(GeneVae):
         kl_class_n = torch.special.xlogy(probability_nK, probability_nK).sum(dim=-1) + math.log(self.n_classes)
         kl_n = (probability_nK * kl_z2_nK).sum(dim=-1) + kl_class_n + q.kl_library_n
         reconstruction_n = self.reconstruction(x, q, batch_n) + upper_n
-        return GeneLoss(reconstruction_n, kl_n, torch.zeros_like(kl_n))
+        return GeneLoss(reconstruction_n, kl_n, torch.zeros_like(kl_n), q)
 
     def cross_entropy(self, x: Counted, class_n: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
         """Cross-entropy (n,) of labelled spots' classes on the posterior mean, and the logits (n, K)."""

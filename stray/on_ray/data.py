@@ -21,7 +21,7 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.data.extensions import ArrowTensorArray
 
-from stray.cohort.dataset import PairedDataset
+from stray.cohort.dataset import PairedDataset, SpotTable
 from stray.cohort.fragments import CountBlock, Fragment, PatchBlock, fragments, read_counts, read_patches
 from stray.cohort.panel import Panel
 from stray.columns import GENE_COUNT, GENE_INDEX, PATCHES, ROWS
@@ -59,13 +59,15 @@ class Fragments(Datasource):
 class Placed:
     """References to the blocks in the object store. The driver keeps this object as long as workers need them."""
 
+    dataset: PairedDataset
+    """Where the blocks come from: workers read names from it when something must be named."""
     patches: tuple[Any, ...] = ()
     counts: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     """By the digest of the panel and the sections read."""
 
     def with_counts(self, key: str, refs: tuple[Any, ...]) -> Placed:
         """The same with the counts of one panel added."""
-        return Placed(self.patches, {**self.counts, key: refs})
+        return Placed(self.dataset, self.patches, {**self.counts, key: refs})
 
 
 def place_patches(dataset: PairedDataset, budget_gib: float) -> Placed:
@@ -84,7 +86,7 @@ def place_patches(dataset: PairedDataset, budget_gib: float) -> Placed:
         for block in read_patches(fragment, size_px):
             yield pa.table({ROWS: block.rows, PATCHES: ArrowTensorArray.from_numpy(block.patches)})
 
-    return Placed(patches=_materialise(fragments(dataset, images=True), read))
+    return Placed(dataset, _materialise(fragments(dataset, images=True), read))
 
 
 def place_counts(dataset: PairedDataset, panel: Panel, patients: tuple[str, ...]) -> tuple[Any, ...]:
@@ -160,6 +162,10 @@ class PlacedData:
         """Counts over `panel` of the global rows, read in place."""
         tables = ray.get(list(self._placed.counts[panel.key]))
         return Counts([_count_block(table, len(panel)) for table in tables if len(table)], rows)
+
+    def spots(self, rows: np.ndarray) -> SpotTable:
+        """What is known of the global rows besides, read from the dataset's files."""
+        return self._placed.dataset.spots().take(rows)
 
 
 def _rows(table: pa.Table) -> np.ndarray:

@@ -122,7 +122,7 @@ class _Experiment:
             self._watch.start("place", "patches to the object store")
             self._patches = place_patches(self._dataset, self._recipe.run.memory_budget_gib)
             self._watch.finish("place")
-        placed = self._patches or Placed()
+        placed = self._patches or Placed(self._dataset)
         for gene, cell in genes:
             panel = gene.panel()
             # Codes are scored on the held-out patients too; what trains takes its own rows of what lies there.

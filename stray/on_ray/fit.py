@@ -11,6 +11,7 @@ from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from stray import storage
+from stray.errors import NotFiniteError
 from stray.on_ray.data import Placed, PlacedData
 from stray.on_ray.failures import input_error
 from stray.on_ray.interruptible import interruptible
@@ -50,7 +51,8 @@ def fit(
     checkpoint.
 
     Raises InputError when a worker found its input at fault, and Ray's TrainingFailedError when a worker failed
-    otherwise more often than `max_failures`.
+    otherwise more often than `max_failures`. A loss or gradient that is not finite is a NotFiniteError at once, on any
+    number of `max_failures`: the step would fail again.
     """
     trainer = TorchTrainer(
         _work,
@@ -74,18 +76,27 @@ def fit(
         ),
     )
     try:
-        interruptible(trainer.fit)
+        result = interruptible(trainer.fit)
     except Exception as error:
         raise input_error(error) or error from None
+    if isinstance(result.return_value, NotFiniteError):
+        raise result.return_value.at(result.checkpoint.path) if result.checkpoint else result.return_value
 
 
-def _work(config: dict[str, Any]) -> None:
-    """What every worker runs."""
+def _work(config: dict[str, Any]) -> NotFiniteError | None:
+    """What every worker runs.
+
+    An error that all workers raise alike and would raise again is returned: Ray Train tries again what is raised.
+    """
     data = PlacedData(config["placed"])
     for assignment in config["assignments"]:
         facts = {"title": assignment.title, "epochs": assignment.epochs}
         tracker = MailboxTracker(config["mailbox"], list(assignment.targets), facts)
         worker = RayWorker(assignment.stage.key, lambda epoch, t=tracker: t.note(f"goes on after epoch {epoch}"))
-        run_stage(assignment.stage, data, worker, tracker, checkpoint_every=config["checkpoint_every"])
+        try:
+            run_stage(assignment.stage, data, worker, tracker, checkpoint_every=config["checkpoint_every"])
+        except NotFiniteError as error:
+            return error
         if worker.rank == 0:
             tracker.note("done")
+    return None

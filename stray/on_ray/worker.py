@@ -31,15 +31,16 @@ class RayWorker:
     def all_reduce(self, tensor: Tensor) -> Tensor:
         return collective.all_sum(tensor.detach().to(self.device))
 
-    def report(self, metrics: Mapping[str, float], state: Mapping[str, Any] | None) -> None:
+    def report(self, metrics: Mapping[str, float], state: Mapping[str, Any] | None) -> str | None:
         if state is None:
-            return  # each report costs a round with the controller; the curves travel through the tracker
+            return None  # each report costs a round with the controller; the curves travel through the tracker
         with tempfile.TemporaryDirectory(prefix="stray-checkpoint-") as folder:
             checkpoint = None
             if self.rank == 0:
                 torch.save({"stage": self._stage, "state": dict(state)}, Path(folder) / STATE)
                 checkpoint = Checkpoint.from_directory(folder)
             ray.train.report(dict(metrics), checkpoint=checkpoint)
+        return None  # the controller names it, and knows when it is whole
 
     def restore(self) -> dict[str, Any] | None:
         checkpoint = ray.train.get_checkpoint()

@@ -84,7 +84,17 @@ class ContrastiveTask:
         class_n = None if batch.class_n is None else batch.class_n.to(self.device, non_blocking=True)
         codes = gather(image_nD, gene_nD, noise.count, class_n)
         mixed = mixture(self.config.losses, codes, scales, self.module.scales.siglip_bias)
-        return StepOutput(mixed.loss, self._sums(mixed, scales, len(patches), noise.count), len(patches))
+        # Before the loss, in which one code that is not finite meets all others.
+        finite = {
+            "what the gene tower takes": genes.sum(dim=1).isfinite(),
+            "the gene code": gene_nD.detach().sum(dim=1).isfinite(),
+            "the image code": image_nD.detach().sum(dim=1).isfinite(),
+        }
+        return StepOutput(mixed.loss, self._sums(mixed, scales, len(patches), noise.count), len(patches), finite)
+
+    def spots(self, name: str, epoch: int, step: int) -> np.ndarray:
+        """Places among the paired spots of the step's batch."""
+        return self.plan.batches(epoch)[step]
 
     def _sums(self, mixed: Mixed, scales: dict[str, Tensor], n: int, count: int) -> dict[str, Tensor]:
         """What is logged. Shares of a mean over the global batch, as sums over this rank's items, average to it."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stray.collective import share
 from stray.config import GeneConfig, ScanviConfig, ScviConfig
+from stray.errors import InputError, Problem
 from stray.models.counts import SparseCounts
 from stray.models.gene_vae import GeneLoss, GeneVae
 from stray.models.norm import GlobalBatchNorm
@@ -27,6 +28,9 @@ RECALIBRATE_BELOW_STEPS = 500
 """Batch norm with momentum 0.01 keeps (0.99)^steps of its initial statistics; below this many they are estimated
 anew.
 """
+
+LABELLED = "the cross-entropy of the class"
+"""The term of the labelled batch beside the step's."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +64,20 @@ class GeneTask:
         device: torch.device,
     ) -> None:
         """`counts` of the training patients' spots; `batch_N` names the batch (patient) of each, `label_N` its class,
-        empty where it is not known.
+        empty where it is not known. Raises InputError when fewer than two spots are left to train.
         """
         assert isinstance(config.model, ScviConfig), "the other models are fitted, not trained"
         self.config, self.model, self.device, self.epochs = config, config.model, device, config.epochs
-        self.names, codes_N = np.unique(batch_N, return_inverse=True)
-        self._counts, self._batch_N = counts, torch.from_numpy(codes_N.astype(np.int64))
         totals_N = counts.totals()
         usable = np.flatnonzero(totals_N >= config.min_count)
+        # A batch none of whose spots trains would leave parameters of the decoder as they were drawn.
+        self.names = np.unique(batch_N[usable])
+        codes_N = np.minimum(np.searchsorted(self.names, batch_N), len(self.names) - 1)  # read where usable only
+        self._counts, self._batch_N = counts, torch.from_numpy(codes_N.astype(np.int64))
         self._train, self._held_out = _split(usable, codes_N, config.validation_share, seed)
+        if len(self._train) < 2:
+            what = f"{len(self._train)} of {len(totals_N)} spots have the counts to train, batch norm needs two"
+            raise InputError(Problem("gene.min_count", what, "lower it, or take a panel with more counts"))
         self.plan = BatchPlan(len(self._train), config.batch_size, seed, keep_remainder=True)
         self.classes: np.ndarray = np.empty(0, dtype=str)
         self._labelled = None
@@ -110,7 +119,7 @@ class GeneTask:
         terms = self.module.loss(batch.x, batch.batch_n, noise)
         weight = kl_weight(self.model, noise.epoch, self.epochs, noise.epoch * self.plan.steps + noise.step)
         loss = terms.weighted(weight).sum() / noise.count
-        sums = _sums(terms)
+        sums, finite = _sums(terms), _finite(batch.x, terms)
         if isinstance(self.module, Scanvi) and self._labelled is not None:
             assert isinstance(self.model, ScanviConfig)
             assert batch.labelled_x is not None
@@ -121,10 +130,17 @@ class GeneTask:
             loss = loss + self.model.classification_weight * entropy_m.sum() / size
             # Sums are averaged over all spots; these are means over the labelled ones.
             right_m = (logits_mK.argmax(dim=1) == batch.class_m).float()
+            finite[LABELLED] = entropy_m.detach().isfinite()
             sums["cross_entropy"] = entropy_m.detach().sum() * noise.count / size
             sums["label_accuracy"] = right_m.sum() * noise.count / size
         sums["kl_weight"] = torch.full_like(sums["elbo"], weight * len(batch.x))
-        return StepOutput(loss, sums, len(batch.x))
+        return StepOutput(loss, sums, len(batch.x), finite)
+
+    def spots(self, name: str, epoch: int, step: int) -> np.ndarray:
+        """Places among all spots of the counts: of the step's batch, or of its labelled batch."""
+        if name == LABELLED and self._labelled is not None:
+            return self._labelled.batch(epoch, step)
+        return self._train[self.plan.batches(epoch)[step]]
 
     def after_step(self) -> None:
         """Nothing follows the step."""
@@ -167,6 +183,21 @@ class GeneTask:
         return GeneBatch(self._counts.entries(positions), self._batch_N[positions])
 
 
+@torch.no_grad()
+def _finite(x: SparseCounts, terms: GeneLoss) -> dict[str, Tensor]:
+    """Whether what each spot gives is finite, (n,), in the order of computing.
+
+    The posterior comes first: a draw of it that is not finite reaches every spot of the batch through the decoder's
+    batch norm.
+    """
+    q = terms.posterior
+    return {
+        "the sum of the counts": x.total_n.isfinite(),
+        "the posterior q(z | x)": (q.mean_nZ + q.variance_nZ).sum(dim=1).add(q.kl_library_n).isfinite(),
+        "the negative ELBO": (terms.reconstruction_n + terms.kl_n).isfinite(),
+    }
+
+
 def _sums(terms: GeneLoss) -> dict[str, Tensor]:
     """What is logged of a batch, summed over its spots."""
     sums = {
@@ -179,7 +210,7 @@ def _sums(terms: GeneLoss) -> dict[str, Tensor]:
 
 def _split(usable: np.ndarray, codes_N: np.ndarray, held_out_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions that train, and the validation share of each batch (at least one spot of a batch always trains)."""
-    held_out = []
+    held_out = [usable[:0]]
     generator = numpy_generator(seed, "gene", "validation")
     for code in np.unique(codes_N[usable]):
         members = generator.permutation(usable[codes_N[usable] == code])

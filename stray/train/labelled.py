@@ -20,7 +20,9 @@ class LabelledPlan:
         """`class_N` is the class of each training spot, -1 where it is not known; `steps` are those of an epoch."""
         self.positions = np.flatnonzero(class_N >= 0)
         self._class_L = class_N[self.positions]
-        self.batch_size = min(batch_size, len(self.positions)) if not balanced else batch_size
+        # Batch norm has no statistics over one spot, so a single labelled spot is drawn twice: it makes a single class,
+        # whose cross-entropy is zero either way.
+        self.batch_size = batch_size if balanced else min(batch_size, max(len(self.positions), 2))
         self._steps, self._seed, self._balanced = steps, seed, balanced
         self._epoch = lru_cache(maxsize=2)(self._draw)
 

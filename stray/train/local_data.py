@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stray.cohort.dataset import PairedDataset
+from stray.cohort.dataset import PairedDataset, SpotTable
 from stray.cohort.fragments import PatchBlock, fragments, read_counts, read_patches
 from stray.cohort.panel import Panel
 from stray.train.blocks import Counts, Patches
@@ -30,3 +30,7 @@ class LocalData:
         index, n_genes = np.array(panel.index), self._dataset.manifest.n_genes
         files = fragments(self._dataset, counts=True)
         return Counts([block for file in files for block in read_counts(file, index, n_genes)], rows)
+
+    def spots(self, rows: np.ndarray) -> SpotTable:
+        """What is known of the global rows besides."""
+        return self._dataset.spots().take(rows)

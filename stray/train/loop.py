@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 
-import torch
-
 from stray.config import OptimConfig
 from stray.noise import Noise
 from stray.track.tracker import Tracker
 from stray.train.averages import Averages
+from stray.train.finite import SpotsAt, Steps
 from stray.train.prefetch import Prefetcher
 from stray.train.schedules import learning_rate
 from stray.train.selection import Selection
@@ -27,6 +26,7 @@ def fit(
     tracker: Tracker,
     prefix: str,
     seed: int,
+    spots_at: SpotsAt,
     checkpoint_every: int = 1,
     selection: Selection | None = None,
 ) -> TrainState:
@@ -35,27 +35,29 @@ def fit(
 
     Metrics go to `tracker` as `prefix/name` with the epoch as step, and `prefix/step_loss` with the step; every
     epoch ends with `worker.report`, every `checkpoint_every`-th and the last with a checkpoint. Raises
-    FloatingPointError, naming the step, when the loss or a gradient is not finite: that epoch leaves no checkpoint.
+    NotFiniteError on every rank when the loss or a gradient is not finite, naming the step, the sections of the spots
+    at fault (by `spots_at`, which knows the spots at places among the task's rows) and the last good checkpoint: that
+    epoch leaves none.
     """
     state = TrainState(task.module.to(worker.device), build_optimizer(task.module, optim))
     if (saved := worker.restore()) is not None:
         state.load_state_dict(saved)
-    steps = task.plan.steps
+    steps, kept = task.plan.steps, (state.epoch, None)
     while state.epoch < task.epochs and not (selection and selection.stops(state.history)):
         epoch, factor = state.epoch, selection.rate_factor(state.history, optim) if selection else 1.0
         started, averages, rate = time.perf_counter(), Averages(), optim.lr
         batches = task.plan.batches(epoch)
         noises = [Noise.of_rank(seed, epoch, step, len(batch)) for step, batch in enumerate(batches)]
         data = Prefetcher(lambda noise, batches=batches: task.gather(batches[noise.step][noise.rows], noise))
-        losses_and_norms = []
+        done = Steps(prefix, epoch)
         task.module.train()
         for noise, batch in data.over(noises):
             rate = factor * learning_rate(optim, epoch * steps + noise.step, task.epochs * steps)
             output = task.step(batch, noise)
-            losses_and_norms.append(update(state, output, rate, optim.clip_norm))
+            done.add(output, update(state, output, rate, optim.clip_norm))
             task.after_step()
             averages.add(output.sums, output.count)
-        losses, norms = _finite(torch.stack(losses_and_norms), f"{prefix} epoch {epoch}").unbind(dim=1)
+        losses, norms = done.finish(task, worker, spots_at, kept)
         seconds = time.perf_counter() - started
         metrics = {
             "loss": float(losses.mean()),
@@ -77,23 +79,7 @@ def fit(
             state.mark_best()
         last = state.epoch == task.epochs or (selection is not None and selection.stops(state.history))
         due = state.epoch % checkpoint_every == 0 or last
-        worker.report({**named, "epoch": state.epoch}, state.state_dict() if due else None)
+        place = worker.report({**named, "epoch": state.epoch}, state.state_dict() if due else None)
+        kept = (state.epoch, place) if due else kept
     state.go_to_best()
     return state
-
-
-def _finite(losses_and_norms_S2: torch.Tensor, place: str) -> torch.Tensor:
-    """The epoch's global losses and gradient norms on the host, once all are known to be finite.
-
-    They are looked at once an epoch: a look at every step would make a GPU wait for each.
-    """
-    host_S2 = losses_and_norms_S2.double().cpu()
-    finite_S = host_S2.isfinite().all(dim=1)
-    if not finite_S.all():
-        step = int((~finite_S).nonzero()[0])
-        loss, norm = host_S2[step].tolist()
-        raise FloatingPointError(
-            f"{place}, step {step}: loss {loss}, gradient norm {norm}. The checkpoint of the epoch before is whole; "
-            "lower the learning rate or set optim.clip_norm."
-        )
-    return host_S2

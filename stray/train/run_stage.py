@@ -22,6 +22,7 @@ from stray.noise import torch_generator
 from stray.track.tracker import Tracker
 from stray.train.blocks import Counts
 from stray.train.contrastive_task import ContrastiveTask, embed
+from stray.train.finite import sections
 from stray.train.gene_folder import load_gene_encoder
 from stray.train.gene_models import GeneModel, build_gene_model
 from stray.train.gene_task import GeneTask
@@ -64,8 +65,10 @@ def _run_gene(stage: GeneStage, data: StageData, worker: Worker, train: Callable
         task = GeneTask(stage.config, counts, stage.batch, stage.label, seed=stage.seed, device=worker.device)
         if stage.start is not None:
             task.module.load_state_dict(stage.start.folder.read_weights("weights.pt"), strict=False)
-        selection = _selection(stage, task)
-        history = train(task, stage.config.optim, prefix="gene", seed=stage.seed, selection=selection).history
+        train = partial(
+            train, selection=_selection(stage, task), spots_at=lambda places: data.spots(stage.rows[places])
+        )
+        history = train(task, stage.config.optim, prefix="gene", seed=stage.seed).history
         task.finish()
         module, batches, classes = task.module, task.names.tolist(), task.classes.tolist()
         if isinstance(module, Scanvi):
@@ -143,9 +146,10 @@ def _over_all(code: Callable[[Tensor], Tensor], counts: Counts, worker: Worker) 
 def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callable[..., TrainState]) -> None:
     history: list[dict[str, float]] = []
     if stage.train:
-        genes = _codes(stage) if stage.needs_codes else data.counts(stage.gene.panel(), stage.rows)
+        genes = _codes(stage, data) if stage.needs_codes else data.counts(stage.gene.panel(), stage.rows)
         facts = {"seed": stage.gene.seed, "device": worker.device, "label_N": stage.label}
         task = ContrastiveTask(stage.config, data.patches(stage.rows), genes, **facts)
+        train = partial(train, spots_at=lambda places: data.spots(stage.rows[places]))
         history = train(task, stage.config.optim, prefix="contrastive", seed=stage.gene.seed).history
         encoder = task.module.image_encoder
     else:
@@ -166,12 +170,22 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callab
     worker.all_reduce(torch.zeros(1, device=worker.device))
 
 
-def _codes(stage: ImageStage) -> torch.Tensor:
-    """Frozen gene codes (N, Z) of the stage's rows, as the gene stage left them."""
+def _codes(stage: ImageStage, data: StageData) -> torch.Tensor:
+    """Frozen gene codes (N, Z) of the stage's rows, as the gene stage left them.
+
+    Raises InputError where some are not finite: the tower that standardises them would pass that on to all.
+    """
     folder = stage.gene.folder
     held = folder.read_array("rows.npy")
     place = np.searchsorted(held, stage.rows)
-    return torch.from_numpy(folder.read_array("codes.npy")[place])
+    codes_NZ = folder.read_array("codes.npy")[place]
+    bad = np.flatnonzero(~np.isfinite(codes_NZ).all(axis=1))
+    if len(bad):
+        found = sections(bad, lambda places: data.spots(stage.rows[places]))
+        what = f"codes of {len(bad)} of {len(codes_NZ)} spots are not finite: {found}"
+        remedy = "remove the folder, and train the gene stage with a lower gene.optim.lr"
+        raise InputError(Problem(folder.path, what, remedy))
+    return torch.from_numpy(codes_NZ)
 
 
 def untrained(config: TorchvisionConfig, seed: int) -> ImageEncoder:

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from stray import storage
+from stray.cohort.dataset import SpotTable
 from stray.cohort.panel import Panel
 from stray.config import ContrastiveConfig, GeneConfig, ScanviConfig, ScviConfig
 from stray.train.blocks import Counts, Patches
@@ -24,6 +25,10 @@ class StageData(Protocol):
 
     def counts(self, panel: Panel, rows: np.ndarray) -> Counts:
         """Counts over `panel` of the global rows."""
+        ...
+
+    def spots(self, rows: np.ndarray) -> SpotTable:
+        """What is known of the global rows besides; read when it is asked for, for a message."""
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +25,10 @@ class StepOutput:
     """Logged terms, summed over this rank's items."""
     count: float
     """This rank's items."""
+    finite: Mapping[str, Tensor] = field(default_factory=dict)
+    """What a spot alone decides, by name and in the order of computing: whether it is finite, bool (n,), of each of
+    this rank's spots. Read only where the loss or a gradient turns out not to be finite; till then on the device.
+    """
 
 
 class Task(Protocol):
@@ -48,6 +52,12 @@ class Task(Protocol):
 
     def step(self, batch: Any, noise: Noise) -> StepOutput:
         """Forward and loss of one batch. `noise` knows the epoch, the step, the global batch and this rank's rows."""
+        ...
+
+    def spots(self, name: str, epoch: int, step: int) -> np.ndarray:
+        """Whose finiteness `StepOutput.finite[name]` told at this step, over all ranks and in their order: places
+        among the rows of the stage.
+        """
         ...
 
     def after_step(self) -> None:

@@ -27,8 +27,11 @@ class Worker(Protocol):
         """The sum of `tensor` over all workers."""
         ...
 
-    def report(self, metrics: Mapping[str, float], state: Mapping[str, Any] | None) -> None:
-        """Called by every worker at the same points. A `state` becomes the newest checkpoint, whole or not at all."""
+    def report(self, metrics: Mapping[str, float], state: Mapping[str, Any] | None) -> str | None:
+        """Called by every worker at the same points. A `state` becomes the newest checkpoint, whole or not at all.
+
+        Returns the place of the newest checkpoint, None where this worker does not know it.
+        """
         ...
 
     def restore(self) -> dict[str, Any] | None:
@@ -49,12 +52,13 @@ class LocalWorker:
     def all_reduce(self, tensor: Tensor) -> Tensor:
         return collective.all_sum(tensor.detach())
 
-    def report(self, metrics: Mapping[str, float], state: Mapping[str, Any] | None) -> None:
+    def report(self, metrics: Mapping[str, float], state: Mapping[str, Any] | None) -> str | None:
         self.reports.append(dict(metrics))
         if state is not None and self._file is not None and self.rank == 0:
             buffer = io.BytesIO()
             torch.save(dict(state), buffer)
             storage.write_bytes(self._file, buffer.getvalue())
+        return self._file
 
     def restore(self) -> dict[str, Any] | None:
         if self._file is None or not storage.exists(self._file):

@@ -54,6 +54,28 @@ def test_a_gene_that_follows_the_tissue_stands_before_one_that_does_not(dataset:
     assert by_place(counts, spots, 3)[0] == 50
 
 
+@pytest.mark.parametrize("few", [1, 4])
+def test_a_patient_of_few_spots_has_no_say_in_the_order_by_variance(few: int) -> None:
+    """One spot alone ends the process within scanpy's fit, four make it singular."""
+    rng = np.random.default_rng(0)
+    counts = sp.csr_matrix(rng.poisson(rng.gamma(1, 3, 60), (61, 60)))
+    patient = np.array(["A"] * (61 - few) + ["B"] * few, dtype=object)
+    whole = by_variance(counts[: 61 - few], patient[: 61 - few], 20)
+    np.testing.assert_array_equal(by_variance(counts, patient, 20), whole)
+
+
+def test_patients_who_all_have_few_spots_are_ranked_together() -> None:
+    rng = np.random.default_rng(0)
+    counts = sp.csr_matrix(rng.poisson(rng.gamma(1, 3, 60), (40, 60)))
+    together = by_variance(counts, np.array(["A"] * 40, dtype=object), 20)
+    np.testing.assert_array_equal(by_variance(counts, np.repeat(np.arange(20), 2).astype(object), 20), together)
+
+
+def test_too_few_spots_for_a_ranking_by_variance_are_refused() -> None:
+    with pytest.raises(InputError, match="3 training spots with counts are too few"):
+        by_variance(sp.csr_matrix(np.eye(3, 60)), np.array(["A"] * 3, dtype=object), 20)
+
+
 def test_the_order_by_variance_is_scanpys_choice(dataset: PairedDataset) -> None:
     import anndata
     import pandas as pd

@@ -1,0 +1,112 @@
+"""What is kept of an epoch's steps until it ends, and whose spots were at fault where a step was not finite.
+
+Losses, norms and the finiteness of every spot stay on the device and are looked at once an epoch: a look at every step
+would make a GPU wait for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stray.cohort.dataset import SpotTable
+from stray.collective import share
+from stray.errors import InputError, NotFiniteError, Problem
+from stray.train.task import StepOutput, Task
+from stray.train.worker import Worker
+
+SpotsAt = Callable[[np.ndarray], SpotTable]
+"""What is known of the spots at some places among the stage's rows."""
+
+SECTIONS_SHOWN, SPOTS_SHOWN = 5, 3
+"""Sections that a message names, and spots in each: the rest is counted, so that it fits on a screen."""
+
+
+class Steps:
+    """The steps of one epoch."""
+
+    def __init__(self, prefix: str, epoch: int) -> None:
+        self._prefix, self._epoch = prefix, epoch
+        self._losses_and_norms: list[Tensor] = []
+        self._finite: list[Mapping[str, Tensor]] = []
+
+    def add(self, output: StepOutput, loss_and_norm_2: Tensor) -> None:
+        """Keep a step's global loss and gradient norm (2,), and which of this rank's spots were finite."""
+        self._losses_and_norms.append(loss_and_norm_2)
+        self._finite.append(output.finite)
+
+    def finish(
+        self, task: Task, worker: Worker, spots_at: SpotsAt, kept: tuple[int, str | None]
+    ) -> tuple[Tensor, Tensor]:
+        """The global losses and gradient norms (S,) on the host, once all are known to be finite.
+
+        Every rank must call it. `kept` is the number of epochs in the last good checkpoint, and its place. Raises
+        NotFiniteError on every rank alike, naming the first step that was not finite and the spots and sections at
+        fault.
+        """
+        host_S2 = torch.stack(self._losses_and_norms).double().cpu()
+        finite_S = host_S2.isfinite().all(dim=1)
+        if not finite_S.all():
+            # Both are sums over all ranks, so every rank comes here together, with the same step.
+            self._fail(int((~finite_S).nonzero()[0]), host_S2, task, worker, spots_at, kept)
+        losses, norms = host_S2.unbind(dim=1)
+        return losses, norms
+
+    def _fail(
+        self,
+        step: int,
+        host_S2: Tensor,
+        task: Task,
+        worker: Worker,
+        spots_at: SpotsAt,
+        kept: tuple[int, str | None],
+    ) -> NoReturn:
+        loss, norm = host_S2[step].tolist()
+        place = f"{self._prefix} epoch {self._epoch + 1}, step {step + 1} of {len(host_S2)}"
+        remedy = f"lower {self._prefix}.optim.lr or set {self._prefix}.optim.clip_norm"
+        cause, at_fault = "every spot's own terms are finite, the gradient over them is not; the batch is", None
+        for name, finite_n in self._finite[step].items():
+            places = task.spots(name, self._epoch, step)
+            bad = _gathered(~finite_n, places, worker)
+            at_fault = places if at_fault is None else at_fault
+            if len(bad) == 0:
+                continue
+            # Only the first: batch norm carries one spot's value to all others, so later terms would tell no more.
+            cause, at_fault = f"{name} is not finite at {len(bad)} of {len(places)} spots:", bad
+            if len(bad) == len(places):
+                cause = f"{name} is not finite at any of {len(places)} spots, so none of them alone is at fault:"
+            else:
+                remedy = f"look at these spots in the data; if they are as they should be, {remedy}"
+            break
+        what = f"loss {loss}, gradient norm {norm}; {cause} {sections(at_fault, spots_at)}"
+        raise NotFiniteError(Problem(place, what, remedy), *kept)
+
+
+def _gathered(bad_n: Tensor, places: np.ndarray, worker: Worker) -> np.ndarray:
+    """Those of the global batch's `places` that are bad on the rank that holds them; the same on every rank."""
+    bad_N = torch.zeros(len(places), device=worker.device)
+    bad_N[share(len(places))] = bad_n.to(bad_N)
+    return places[worker.all_reduce(bad_N).cpu().numpy() > 0]
+
+
+def sections(places: np.ndarray | None, spots_at: SpotsAt) -> str:
+    """Sections and some of their spots, for a message."""
+    if places is None:
+        return "spots that were not watched"
+    try:
+        spots = spots_at(np.sort(places))
+    except (InputError, OSError) as error:
+        return f"{len(places)} spots whose sections cannot be read ({error})"
+    parts = []
+    names = list(dict.fromkeys(spots.section))
+    for section in names[:SECTIONS_SHOWN]:
+        ids = spots.spot_id[spots.section == section]
+        shown = ", ".join(ids[:SPOTS_SHOWN]) + (", ..." if len(ids) > SPOTS_SHOWN else "")
+        parts.append(f"{len(ids)} of section {section} ({shown})")
+    if len(names) > SECTIONS_SHOWN:
+        parts.append(f"and more of {len(names) - SECTIONS_SHOWN} other sections")
+    return ", ".join(parts)
