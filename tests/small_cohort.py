@@ -8,6 +8,7 @@ import numpy as np
 
 from stray.cohort.build import build_dataset
 from stray.cohort.dataset import PairedDataset
+from stray.cohort.panel import fit_panel
 from stray.cohort.split import Fold
 from stray.config import Recipe
 from stray.recipe import load_recipe
@@ -31,3 +32,30 @@ def small_cell(recipe: Recipe, dataset: PairedDataset, *, root: str, train: bool
     patients = sorted(set(np.asarray(dataset.spots().patient).tolist()))
     fold = Fold("P1", ("P1",), tuple(p for p in patients if p != "P1"))
     return cell(recipe, dataset, fold, 0, root, method="clip_scvi", train="contrastive" if train else "nothing")
+
+
+def prepared(recipe: Recipe, dataset: PairedDataset, root: Path, *, train: bool = True) -> Cell:
+    """A cell whose panel is fitted."""
+    made = small_cell(recipe, dataset, root=str(root), train=train)
+    gene = made.scored.gene
+    Path(gene.panel_path).parent.mkdir(parents=True, exist_ok=True)
+    Path(gene.panel_path).write_text(fit_panel(dataset, made.fold.train, gene.config.panel).to_json())
+    return made
+
+
+def replace_patient(path: Path, patient: str, by: str) -> None:
+    """Give the spots of `patient` the counts, labels and pictures of `by`, in a whole dataset."""
+    import pyarrow.parquet as pq
+
+    from stray.cohort.manifest import Manifest
+
+    target, source = (next((path / "spots" / p).rglob("*.parquet")) for p in (patient, by))
+    table, taken = pq.ParquetFile(target).read(), pq.ParquetFile(source).read()
+    for name in ("gene_index", "gene_count", "total_count", "image", "label", "tissue_fraction"):
+        table = table.set_column(
+            table.column_names.index(name), table.schema.field(name), taken[name].cast(table[name].type)
+        )
+    pq.write_table(table, target)
+    manifest = (path / "manifest.json").read_text()
+    old = next(f for f in Manifest.load(str(path)).files if f"/{patient}/" in f.path)
+    (path / "manifest.json").write_text(manifest.replace(f'"bytes": {old.bytes}', f'"bytes": {target.stat().st_size}'))

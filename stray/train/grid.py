@@ -146,15 +146,13 @@ def _batches(recipe: Recipe, dataset: PairedDataset) -> np.ndarray:
     return np.array([source_of[name] for name in spots.section.tolist()], dtype=object)
 
 
-def _labels(recipe: Recipe, spots: SpotTable, rows: np.ndarray, fold: Fold) -> np.ndarray | None:
-    """The classes that scANVI may know: those that may train a probe. None for models that learn from none.
+def _labels(recipe: Recipe, spots: SpotTable, rows: np.ndarray, fold: Fold) -> np.ndarray:
+    """The classes that the gene stage may know: those that may train a probe; empty elsewhere.
 
-    Raises InputError when no training patient has such a label.
+    Raises InputError when the model learns from classes and no training patient has such a label.
     """
-    if not isinstance(recipe.gene.model, ScanviConfig):
-        return None
     known = training_labels(rows, spots, fold.train, recipe.eval)
-    if not known.any():
+    if isinstance(recipe.gene.model, ScanviConfig) and not known.any():
         what = f"scANVI learns from classes, and {fold_title(fold)} no training patient has a label that may train"
         remedy = "name their source in eval.label_sources.train, or take gene.model.kind=scvi"
         raise InputError(Problem("gene.model.kind", what, remedy))

@@ -10,18 +10,16 @@ import pytest
 import torch
 
 from stray.cohort.dataset import PairedDataset
-from stray.cohort.panel import fit_panel
 from stray.config import Recipe
 from stray.errors import InputError
 from stray.recipe import apply
 from stray.track.tracker import MemoryTracker
 from stray.train.gene_folder import load_gene_encoder
-from stray.train.grid import Cell
 from stray.train.local_data import LocalData
 from stray.train.run_stage import run_stage
 from stray.train.stages import CodesStage, GeneStage
 from stray.train.worker import LocalWorker
-from tests.small_cohort import small_cell, small_dataset, small_recipe
+from tests.small_cohort import prepared, replace_patient, small_cell, small_dataset, small_recipe
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +35,6 @@ def dataset(folder: Path) -> PairedDataset:
 @pytest.fixture
 def recipe(folder: Path) -> Recipe:
     return apply(small_recipe(folder), {"gene.epochs": 4, "contrastive.epochs": 3})
-
-
-def prepared(recipe: Recipe, dataset: PairedDataset, root: Path, *, train: bool = True) -> Cell:
-    """A cell whose panel is fitted."""
-    made = small_cell(recipe, dataset, root=str(root), train=train)
-    gene = made.scored.gene
-    Path(gene.panel_path).parent.mkdir(parents=True, exist_ok=True)
-    Path(gene.panel_path).write_text(fit_panel(dataset, made.fold.train, gene.config.panel).to_json())
-    return made
 
 
 def losses(tracker: MemoryTracker, prefix: str) -> list[float]:
@@ -162,24 +151,6 @@ def test_nothing_that_is_fitted_depends_on_the_held_out_patient(
     features = [m.scored.folder.read_array("features.npy") for m in found]
     assert not np.array_equal(features[0][:40], features[1][:40])
     np.testing.assert_array_equal(features[0][40:], features[1][40:])
-
-
-def replace_patient(path: Path, patient: str, by: str) -> None:
-    """Give the spots of `patient` the counts, labels and pictures of `by`, in a whole dataset."""
-    import pyarrow.parquet as pq
-
-    from stray.cohort.manifest import Manifest
-
-    target, source = (next((path / "spots" / p).rglob("*.parquet")) for p in (patient, by))
-    table, taken = pq.ParquetFile(target).read(), pq.ParquetFile(source).read()
-    for name in ("gene_index", "gene_count", "total_count", "image", "label", "tissue_fraction"):
-        table = table.set_column(
-            table.column_names.index(name), table.schema.field(name), taken[name].cast(table[name].type)
-        )
-    pq.write_table(table, target)
-    manifest = (path / "manifest.json").read_text()
-    old = next(f for f in Manifest.load(str(path)).files if f"/{patient}/" in f.path)
-    (path / "manifest.json").write_text(manifest.replace(f'"bytes": {old.bytes}', f'"bytes": {target.stat().st_size}'))
 
 
 def test_a_cell_without_pairs_is_refused_by_name(recipe: Recipe, dataset: PairedDataset, tmp_path: Path) -> None:
