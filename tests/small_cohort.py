@@ -11,7 +11,7 @@ from stray.cohort.dataset import PairedDataset
 from stray.cohort.panel import Panel, fit_panel
 from stray.cohort.split import Fold
 from stray.config import Recipe
-from stray.likelihood import SparseCounts
+from stray.models.counts import SparseCounts
 from stray.recipe import load_recipe
 from stray.train.blocks import Counts
 from stray.train.grid import Cell, cell
@@ -69,3 +69,21 @@ class NanCounts(LocalData):
 
         counts.entries = entries
         return counts
+
+
+def replace_patient(path: Path, patient: str, by: str) -> None:
+    """Give the spots of `patient` the counts, labels and pictures of `by`, in a whole dataset."""
+    import pyarrow.parquet as pq
+
+    from stray.cohort.manifest import Manifest
+
+    target, source = (next((path / "spots" / p).rglob("*.parquet")) for p in (patient, by))
+    table, taken = pq.ParquetFile(target).read(), pq.ParquetFile(source).read()
+    for name in ("gene_index", "gene_count", "total_count", "image", "label", "tissue_fraction"):
+        table = table.set_column(
+            table.column_names.index(name), table.schema.field(name), taken[name].cast(table[name].type)
+        )
+    pq.write_table(table, target)
+    manifest = (path / "manifest.json").read_text()
+    old = next(f for f in Manifest.load(str(path)).files if f"/{patient}/" in f.path)
+    (path / "manifest.json").write_text(manifest.replace(f'"bytes": {old.bytes}', f'"bytes": {target.stat().st_size}'))

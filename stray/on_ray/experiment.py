@@ -26,14 +26,14 @@ from stray.on_ray.logger import Relay, open_mailbox
 from stray.on_ray.models import export
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import plan_workers
-from stray.on_ray.tracking import Tracking
+from stray.on_ray.tracking import Tracking, log_bytes
 from stray.on_ray.visibility import check_paths_visible
 from stray.on_ray.watch import NoWatch, Watch
 from stray.report.figures import confusion_figure
 from stray.track.place import experiment_name
-from stray.train.grid import Cell, Group, fold_title, grid, recipe_folds
+from stray.train.grid import Cell, Group, fold_title, grid, recipe_folds, with_start
 from stray.train.results import ResultFolder, digest
-from stray.train.stages import CodesStage, GeneStage, ImageStage, Stage
+from stray.train.stages import CODES_FIGURE, CodesStage, GeneStage, ImageStage, Stage
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,7 @@ class _Experiment:
             return folder.facts()["model"]
         run = self._open(cell)
         log_curves(run, cell, live)
+        log_codes(run, cell)
         features_ND, rows = (cell.scored.folder.read_array(name) for name in ("features.npy", "rows.npy"))
         model = None
         if cell.fold.held_out:
@@ -212,6 +213,18 @@ def log_curves(run: Any, cell: Cell, live: set[str]) -> None:
         history = stage.folder.read_json("history.json") if stage.key not in live else []
         for epoch, metrics in enumerate(history, start=1):
             run.metrics({f"{prefix}/{name}": value for name, value in metrics.items()}, epoch)
+
+
+def log_codes(run: Any, cell: Cell) -> None:
+    """What the cell's gene stages did to the training patients' spots: the figure that each left in its folder.
+
+    From there, because a cell may come to a stage that was done before, by another cell or before this command; one
+    that an earlier version did has none.
+    """
+    for gene in with_start(cell.scored.gene) if cell.scored.needs_codes else ():
+        path = storage.join(gene.folder.path, CODES_FIGURE)
+        if storage.exists(path):
+            log_bytes(run, f"codes_{gene.config.model.kind}.png", storage.read_bytes(path), "figures")
 
 
 def log_evaluation(run: Any, evaluation: Evaluation, method: str) -> None:

@@ -19,7 +19,7 @@ from stray.on_ray.watch import Watch
 from stray.recipe import dump_yaml, flatten
 from stray.track.mlflow import MlflowStore, MlflowTracker
 from stray.track.place import experiment_name, tracking_uri
-from stray.track.tracker import RunStatus
+from stray.track.tracker import RunStatus, Tracker
 
 
 class Tracking:
@@ -122,7 +122,7 @@ def log_text(run: MlflowTracker, name: str, text: str) -> None:
     log_bytes(run, name, text.encode(), "")
 
 
-def log_bytes(run: MlflowTracker, name: str, content: bytes, folder: str) -> None:
+def log_bytes(run: Tracker, name: str, content: bytes, folder: str) -> None:
     """Log content as an artifact."""
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / name

@@ -1,6 +1,6 @@
-"""Figures of scores, curves and embeddings. Arrays in, a matplotlib figure out; `style` writes them.
+"""Figures of scores and curves. Arrays in, a matplotlib figure out; `style` writes them.
 
-K classes, N spots, D features.
+K classes, N spots.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from stray.report.style import FILL, INK, MUTED, canvas, colours, quiet_grid, save_png, styled
+from stray.report.style import FILL, INK, canvas, colours, quiet_grid, save_png, styled
 from stray.report.tables import Cell, MethodRow
 
 
@@ -138,39 +138,4 @@ def training_curves(
         quiet_grid(axes)
         if len(methods) > 1:
             axes.legend(fontsize=9)
-    return figure
-
-
-def embedding_scatter(features_ND: NDArray, panels: Mapping[str, Sequence[str | None]], seed: int = 0) -> Figure:
-    """The first two principal components of embeddings, once a panel, coloured by its values (patients, classes).
-
-    At most 5,000 spots are drawn, chosen by `seed`; spots without a value are grey. Raises ValueError below two spots.
-    """
-    if len(features_ND) < 2:
-        raise ValueError("principal components need two spots or more")
-    rng = np.random.default_rng(seed)
-    drawn = np.sort(rng.permutation(len(features_ND))[:5000])
-    centred = np.asarray(features_ND, dtype=np.float64) - np.mean(features_ND, axis=0)
-    _, axes_DD = np.linalg.eigh(centred.T @ centred)
-    plane = centred[drawn] @ axes_DD[:, [-1, -2]] if axes_DD.shape[1] > 1 else np.repeat(centred[drawn], 2, axis=1)
-    order = rng.permutation(len(drawn))  # so that no group hides another
-    with styled():
-        figure, first = canvas(4.6 * len(panels), 3.6)
-        figure.delaxes(first)
-        for index, (name, values) in enumerate(panels.items()):
-            axes = figure.add_subplot(1, len(panels), index + 1)
-            axes.patch.set_alpha(0.0)
-            picked = [values[row] for row in drawn]
-            groups = sorted({value for value in picked if value is not None})
-            colour_of = colours(groups)
-            paint = [colour_of.get(picked[point] or "", MUTED) for point in order]
-            axes.scatter(plane[order, 0], plane[order, 1], c=paint, s=7, linewidths=0, alpha=0.7, rasterized=True)
-            for group in groups:
-                axes.scatter([], [], color=colour_of[group], s=30, label=group)
-            axes.set_title(name, loc="left")
-            axes.set_xticks([])
-            axes.set_yticks([])
-            axes.set_xlabel("component 1")
-            axes.set_ylabel("component 2")
-            axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, handletextpad=0.1)
     return figure

@@ -18,6 +18,7 @@ from stray.models.scanvi import Scanvi
 from stray.noise import Noise, numpy_generator
 from stray.train.averages import Averages
 from stray.train.blocks import Counts
+from stray.train.code_watch import CodeWatch
 from stray.train.gene_models import build_gene_model
 from stray.train.labelled import LabelledPlan
 from stray.train.plan import BatchPlan
@@ -58,13 +59,16 @@ class GeneTask:
         config: GeneConfig,
         counts: Counts,
         batch_N: np.ndarray,
-        label_N: np.ndarray | None = None,
+        label_N: np.ndarray,
         *,
         seed: int,
         device: torch.device,
     ) -> None:
         """`counts` of the training patients' spots; `batch_N` names the batch (patient) of each, `label_N` its class,
-        empty where it is not known. Raises InputError when fewer than two spots are left to train.
+        empty where it is not known: scANVI learns from it, and of every model's codes it is watched how far apart
+        they keep the classes.
+
+        Raises InputError when fewer than two spots are left to train.
         """
         assert isinstance(config.model, ScviConfig), "the other models are fitted, not trained"
         self.config, self.model, self.device, self.epochs = config, config.model, device, config.epochs
@@ -78,11 +82,11 @@ class GeneTask:
         if len(self._train) < 2:
             what = f"{len(self._train)} of {len(totals_N)} spots have the counts to train, batch norm needs two"
             raise InputError(Problem("gene.min_count", what, "lower it, or take a panel with more counts"))
+        self._watch = CodeWatch(self._held_out, batch_N, label_N, seed)
         self.plan = BatchPlan(len(self._train), config.batch_size, seed, keep_remainder=True)
         self.classes: np.ndarray = np.empty(0, dtype=str)
         self._labelled = None
         if isinstance(config.model, ScanviConfig):
-            assert label_N is not None
             self.classes = np.unique(label_N[label_N != ""])
             class_N = np.where(label_N == "", -1, np.searchsorted(self.classes, label_N))
             self._class_N = torch.from_numpy(class_N)
@@ -147,7 +151,11 @@ class GeneTask:
 
     @torch.no_grad()
     def validate(self, epoch: int) -> Averages:
-        """ELBO per spot (nats, one keyed draw of z) on the held-out tenth of the training patients' spots."""
+        """ELBO per spot (nats, one keyed draw of z) on the held-out tenth of the training patients' spots, and how
+        separate their codes (posterior means) are by batch, where low is good, and by class, where high is good.
+
+        scANVI learns from every label: of its codes the separation of classes is no held-out measure.
+        """
         self.module.eval()
         averages = Averages()
         for start in range(0, len(self._held_out), 1024):
@@ -156,6 +164,7 @@ class GeneTask:
             batch = self._read(chunk[noise.rows]).to(self.device)
             terms = self.module.loss(batch.x, batch.batch_n, noise)
             averages.add({f"validation_{name}": value for name, value in _sums(terms).items()}, len(batch.x))
+        averages.add(*self._watch.measure(lambda p: self.module.encode(self._counts.entries(p).to(self.device))))
         return averages
 
     @torch.no_grad()

@@ -147,14 +147,14 @@ def _batches(recipe: Recipe, dataset: PairedDataset) -> np.ndarray:
     return np.array([source_of[name] for name in spots.section.tolist()], dtype=object)
 
 
-def _labels(recipe: Recipe, spots: SpotTable, rows: np.ndarray, fold: Fold) -> np.ndarray | None:
-    """The classes that scANVI may know: those that may train a probe. None for models that learn from none.
+def _labels(recipe: Recipe, spots: SpotTable, rows: np.ndarray, fold: Fold) -> np.ndarray:
+    """The classes that the gene stage may know: those that may train a probe; empty elsewhere.
 
-    Raises InputError when no training patient has such a label.
+    Raises InputError when the model learns from classes and no training patient has such a label.
     """
-    if not isinstance(recipe.gene.model, ScanviConfig):
-        return None
-    return _known(recipe, spots, rows, fold, "scANVI", "gene.model.kind", "take gene.model.kind=scvi")
+    if isinstance(recipe.gene.model, ScanviConfig):
+        return _known(recipe, spots, rows, fold, "scANVI", "gene.model.kind", "take gene.model.kind=scvi")
+    return np.where(training_labels(rows, spots, fold.train, recipe.eval), spots.label[rows], "").astype(str)
 
 
 def _guides(recipe: Recipe, spots: SpotTable, rows: np.ndarray, fold: Fold) -> np.ndarray | None:

@@ -21,6 +21,7 @@ from stray.models.scanvi import Scanvi
 from stray.noise import torch_generator
 from stray.track.tracker import Tracker
 from stray.train.blocks import Counts
+from stray.train.code_figure import draw_codes
 from stray.train.contrastive_task import ContrastiveTask, embed
 from stray.train.finite import sections
 from stray.train.gene_folder import load_gene_encoder
@@ -28,7 +29,7 @@ from stray.train.gene_models import GeneModel, build_gene_model
 from stray.train.gene_task import GeneTask
 from stray.train.loop import fit
 from stray.train.selection import Selection
-from stray.train.stages import CodesStage, GeneStage, ImageStage, Stage, StageData
+from stray.train.stages import CODES_FIGURE, CodesStage, GeneStage, ImageStage, Stage, StageData
 from stray.train.state import TrainState
 from stray.train.worker import Worker
 
@@ -83,6 +84,8 @@ def _run_gene(stage: GeneStage, data: StageData, worker: Worker, train: Callable
         folder.write_json("history.json", history)
         folder.write_array("rows.npy", stage.rows)
         folder.write_array("codes.npy", codes_NZ.numpy())
+        if (figure := draw_codes(stage, counts, codes_NZ)) is not None:
+            storage.write_bytes(storage.join(folder.path, CODES_FIGURE), figure)
         if probability_NK is not None:
             folder.write_array("probabilities.npy", probability_NK.numpy())
         folder.finish({"kind": "gene", "dataset": stage.dataset})

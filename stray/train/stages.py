@@ -15,6 +15,9 @@ from stray.train.blocks import Counts, Patches
 from stray.train.gene_models import without_classes
 from stray.train.results import ResultFolder, digest
 
+CODES_FIGURE = "codes.png"
+"""What a gene stage did to the spots, in its folder."""
+
 
 class StageData(Protocol):
     """The data of a fold as a worker reaches it."""
@@ -41,8 +44,10 @@ class GeneStage:
     """Global rows of the training patients' spots with counts."""
     batch: np.ndarray
     """The batch (patient or section) of each."""
-    label: np.ndarray | None = None
-    """The class of each, empty where it is not known; only where the model learns from classes."""
+    label: np.ndarray
+    """The class of each, empty where it is not known or may not train. scANVI learns from it; for other models it is
+    only watched how far apart the codes keep the classes.
+    """
     dataset: str
     """Digest of the dataset."""
     seed: int
@@ -55,9 +60,18 @@ class GeneStage:
         return self.config.epochs if isinstance(self.config.model, ScviConfig) else 0
 
     @property
+    def learns_labels(self) -> bool:
+        """Whether the labels go into the model."""
+        return isinstance(self.config.model, ScanviConfig)
+
+    @property
     def key(self) -> str:
-        """Everything that the result is a function of; the panel is a function of it too."""
-        labels = [] if self.label is None else [self.label.tolist()]
+        """Everything that the codes are a function of; the panel is a function of it too.
+
+        Labels that are only watched are left out: a stage that is done keeps the curves and the figure of the labels
+        that it ran with.
+        """
+        labels = [self.label.tolist()] if self.learns_labels else []
         return "gene-" + digest(self.config, self.panel_key, self.batch.tolist(), self.seed, *labels)
 
     @property
@@ -67,11 +81,13 @@ class GeneStage:
         if not isinstance(model, ScanviConfig) or model.scvi_epochs == 0:
             return None
         config = replace(self.config, model=without_classes(model), epochs=model.scvi_epochs)
-        return replace(self, config=config, label=None)
+        return replace(self, config=config)
 
     @property
     def folder(self) -> ResultFolder:
-        """Holds weights.pt, panel.json, codes.npy of rows.npy, history.json; for scANVI also probabilities.npy."""
+        """Holds weights.pt, panel.json, codes.npy of rows.npy, codes.png, history.json; scANVI's also
+        probabilities.npy.
+        """
         return ResultFolder(storage.join(self.root, self.key))
 
     @property

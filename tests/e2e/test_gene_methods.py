@@ -46,13 +46,17 @@ def gene_folder(folder: Path, kind: str) -> Path:
     return found[0]
 
 
-def test_every_gene_method_is_a_cell_with_scores_and_scanvi_with_the_curves_of_both_models(folder: Path) -> None:
+def test_every_gene_method_is_a_cell_with_scores_and_figures_and_scanvi_with_those_of_both_models(folder: Path) -> None:
     runs = MlflowReader(f"sqlite:///{folder}/runs/mlflow.db", "genes").runs({"stray.kind": "cell"})
     assert {run.tags["stray.method"] for run in runs} == {"log_counts", "pca", "scanvi"}
     for run in runs:
         assert 0 <= run.metrics["eval/annotated/probe/balanced_accuracy"] <= 1
     scanvi = next(run for run in runs if run.tags["stray.method"] == "scanvi")
-    assert "gene/label_accuracy" in scanvi.metrics
+    assert {"gene/label_accuracy", "gene/batch_silhouette", "gene/class_knn_purity"} <= set(scanvi.metrics)
+    kinds = {"log_counts": {"log_counts"}, "pca": {"pca"}, "scanvi": {"scvi", "scanvi"}}
+    for run in runs:
+        figures = {path.name for path in folder.rglob(f"{run.run_id}/**/codes_*.png")}
+        assert figures == {f"codes_{kind}.png" for kind in kinds[run.tags["stray.method"]]}
 
 
 def test_codes_of_a_dataset_that_lacks_a_few_genes_say_which_and_one_that_lacks_most_is_refused(

@@ -62,15 +62,6 @@ def test_curves_name_each_method_once() -> None:
     assert (shown.count("clip"), shown.count("mlp"), shown.count("contrastive/loss")) == (1, 1, 1)
 
 
-def test_the_scatter_shows_a_panel_a_question_and_refuses_one_spot() -> None:
-    rng = np.random.default_rng(0)
-    panels = {"patient": ["A", "B"] * 30, "class": [None, "tumour", "fat"] * 20}
-    svg = to_svg(figures.embedding_scatter(rng.normal(size=(60, 8)), panels), "scatter", "embeddings")
-    assert {"patient", "class", "A", "B", "tumour", "fat"} <= set(texts(svg))
-    with pytest.raises(ValueError, match="two spots"):
-        figures.embedding_scatter(np.zeros((1, 3)), {"patient": ["A"]})
-
-
 def test_threads_may_draw_at_once() -> None:
     expected = to_svg(figures.dots_per_fold(ROWS, "accuracy"), "x", "dots")
     drawn: list[str] = []

@@ -65,7 +65,8 @@ def test_a_spot_whose_counts_are_not_finite_is_named_with_its_section_and_the_la
 ) -> None:
     made, state = prepared_cell(recipe, dataset, tmp_path), tmp_path / "state.pt"
     stage = made.scored.gene
-    bad = GeneTask(stage.config, LocalData(dataset).counts(stage.panel(), stage.rows), stage.batch, seed=0, device=CPU)
+    counts = LocalData(dataset).counts(stage.panel(), stage.rows)
+    bad = GeneTask(stage.config, counts, stage.batch, stage.label, seed=0, device=CPU)
     place = int(bad.spots("", 0, 1)[3])  # the fourth spot of the second step
     spots = dataset.spots().take(stage.rows)
     with pytest.raises(NotFiniteError) as caught:

@@ -19,7 +19,7 @@ from stray.train.local_data import LocalData
 from stray.train.run_stage import run_stage
 from stray.train.stages import CodesStage, GeneStage
 from stray.train.worker import LocalWorker
-from tests.small_cohort import prepared_cell, small_cell, small_dataset, small_recipe
+from tests.small_cohort import prepared_cell, replace_patient, small_cell, small_dataset, small_recipe
 
 
 @pytest.fixture(scope="module")
@@ -143,24 +143,6 @@ def test_nothing_that_is_fitted_depends_on_the_held_out_patient(
     features = [m.scored.folder.read_array("features.npy") for m in found]
     assert not np.array_equal(features[0][:40], features[1][:40])
     np.testing.assert_array_equal(features[0][40:], features[1][40:])
-
-
-def replace_patient(path: Path, patient: str, by: str) -> None:
-    """Give the spots of `patient` the counts, labels and pictures of `by`, in a whole dataset."""
-    import pyarrow.parquet as pq
-
-    from stray.cohort.manifest import Manifest
-
-    target, source = (next((path / "spots" / p).rglob("*.parquet")) for p in (patient, by))
-    table, taken = pq.ParquetFile(target).read(), pq.ParquetFile(source).read()
-    for name in ("gene_index", "gene_count", "total_count", "image", "label", "tissue_fraction"):
-        table = table.set_column(
-            table.column_names.index(name), table.schema.field(name), taken[name].cast(table[name].type)
-        )
-    pq.write_table(table, target)
-    manifest = (path / "manifest.json").read_text()
-    old = next(f for f in Manifest.load(str(path)).files if f"/{patient}/" in f.path)
-    (path / "manifest.json").write_text(manifest.replace(f'"bytes": {old.bytes}', f'"bytes": {target.stat().st_size}'))
 
 
 def test_a_cell_without_pairs_is_refused_by_name(recipe: Recipe, dataset: PairedDataset, tmp_path: Path) -> None:
