@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import tempfile
 from collections.abc import Callable, Mapping
@@ -34,5 +35,8 @@ def _enter(rank: int, world_size: int, folder: str, jobs: dict[str, Job]) -> Non
     try:
         found = {name: function(*args) for name, (function, args) in jobs.items()}
         (Path(folder) / str(rank)).write_bytes(pickle.dumps(found))
+        dist.barrier()  # none takes its group down while another still talks to it
     finally:
         dist.destroy_process_group()
+    # Torch's threads may outlive the interpreter's end and abort the process, after all is said and written.
+    os._exit(0)

@@ -70,7 +70,7 @@ def test_a_spot_whose_counts_are_not_finite_is_named_with_its_section_and_the_la
     place = int(bad.spots("", 0, 1)[3])  # the fourth spot of the second step
     spots = dataset.spots().take(stage.rows)
     with pytest.raises(NotFiniteError) as caught:
-        run_stage(stage, NanCounts(dataset, place, from_gather=7), LocalWorker(state), MemoryTracker())
+        run_stage(stage, NanCounts(dataset, place, from_gather=11), LocalWorker(state), MemoryTracker())
     told = str(caught.value)
     assert "gene epoch 3, step" in told
     assert "the sum of the counts is not finite at 1 of" in told
