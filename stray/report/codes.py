@@ -20,6 +20,9 @@ MARKERS = ("o", "^", "s", "D", "v", "P")
 MOST_NAMED = 2 * len(PALETTE)
 """Groups that a legend names; of the others it gives the number."""
 
+SIDE = 3.4
+"""Inches of a panel's side."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -38,23 +41,29 @@ def before_and_after(views: tuple[View, ...], groupings: Mapping[str, NDArray], 
     """A column a view of the same spots, a row a grouping: `groupings` names the group of each spot (N,), empty where
     it has none. Spots without a group are grey, behind the others.
     """
+    longest = max(len(name) for names_N in groupings.values() for name in ["and more of it", *names_N.tolist()])
+    step_x, step_y = SIDE + 0.5, SIDE + 0.7
+    # Places are given in inches: matplotlib's own layouts let square panels and what is written over them overlap.
+    width, height = step_x * len(views) + 0.9 + 0.075 * longest, step_y * len(groupings) + 0.8
     with styled():
-        figure, first = canvas(3.9 * len(views) + 1.5, 4.1 * len(groupings))
+        figure, first = canvas(width, height)
         figure.delaxes(first)
-        figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.08)
-        # Legends have a column of their own, so that the panels are equal and stand close.
-        widths = [1.0] * len(views) + [0.38]
-        grid = np.asarray(figure.subplots(len(groupings), len(widths), squeeze=False, width_ratios=widths))
+        figure.set_layout_engine("none")
+
+        def axes_at(row: int, column: int) -> Axes:
+            left, bottom = 0.35 + step_x * column, height - 0.6 - SIDE - step_y * row
+            return figure.add_axes((left / width, bottom / height, SIDE / width, SIDE / height))
+
         for row, (grouping, names_N) in enumerate(groupings.items()):
             groups = sorted(set(names_N.tolist()) - {""})
-            for axes, view in zip(grid[row], views, strict=False):
+            for column, view in enumerate(views):
+                axes = axes_at(row, column)
                 _draw(axes, view, names_N, groups)
                 if row == 0:
                     axes.set_title(view.title, loc="left", pad=20, fontsize=10.0)
                 axes.text(0.0, 1.02, view.notes.get(grouping, ""), transform=axes.transAxes, fontsize=8.5)
-            _legend(grid[row][-1], grouping, names_N, groups)
-        if footer:
-            figure.supxlabel(footer, x=0.01, ha="left", fontsize=8.5)
+            _legend(axes_at(row, len(views)), grouping, names_N, groups)
+        figure.text(0.1 / width, 0.1 / height, footer, fontsize=8.5)
     return figure
 
 
@@ -75,7 +84,6 @@ def _draw(axes: Axes, view: View, names_N: NDArray, groups: list[str]) -> None:
     axes.set_yticks([])
     axes.set_xlabel(f"PC 1 ({view.share_2[0]:.0%} of variance)", fontsize=8.5)
     axes.set_ylabel(f"PC 2 ({view.share_2[1]:.0%})", fontsize=8.5)
-    axes.set_box_aspect(1.0)
 
 
 def _legend(axes: Axes, grouping: str, names_N: NDArray, groups: list[str]) -> None:
@@ -86,5 +94,5 @@ def _legend(axes: Axes, grouping: str, names_N: NDArray, groups: list[str]) -> N
         axes.scatter([], [], s=0, label=f"and {len(groups) - MOST_NAMED} more")
     if (names_N == "").any():
         axes.scatter([], [], c=MUTED, s=30, alpha=0.5, linewidths=0, label=f"no {grouping}")
-    axes.legend(title=grouping, alignment="left", loc="center left", fontsize=8.5, handletextpad=0.1, borderpad=0.0)
+    axes.legend(title=grouping, alignment="left", loc="center left", fontsize=8.5, handletextpad=0.1, borderpad=0)
     axes.set_axis_off()

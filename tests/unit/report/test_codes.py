@@ -3,7 +3,9 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
+import pytest
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
 
 from stray.report.codes import MOST_NAMED, View, before_and_after
 from stray.report.style import MUTED, PALETTE, to_svg
@@ -37,6 +39,28 @@ def test_a_column_a_view_a_row_a_grouping_and_equal_panels() -> None:
     assert len(panels) == 4
     assert max(p.width for p in panels) - min(p.width for p in panels) < 1
     assert max(abs(p.width - p.height) for p in panels) < 1
+
+
+@pytest.mark.parametrize(
+    "classes", [["fat", ""], ["a class of tissue with a long name", "x"], [f"S{index}" for index in range(20)]]
+)
+def test_nothing_that_is_written_is_cut_or_lies_over_another(classes: list[str]) -> None:
+    groupings = {"patient": np.array(["A", "B"] * 30), "class": np.resize(np.array(classes), 60)}
+    notes = dict.fromkeys(groupings, "silhouette -0.32, kNN purity -0.10 (labels it learned from)")
+    titles = "Before: log-normalised counts, 18,000 genes", "After: scANVI codes, 10 dimensions"
+    views = tuple(View(title, RNG.normal(size=(60, 2)), (0.3, 0.1), notes) for title in titles)
+    figure = before_and_after(views, groupings, "what the numbers are")
+    figure.draw_without_rendering()
+    boxes = [
+        text.get_window_extent()
+        for text in figure.findobj(Text)
+        if isinstance(text, Text) and text.get_text().strip() and text.get_visible()
+    ]
+    assert len(boxes) > 15
+    for index, box in enumerate(boxes):
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+        assert 0 <= box.y0 < box.y1 <= figure.bbox.height
+        assert not any(box.overlaps(other) for other in boxes[:index])
 
 
 def test_spots_of_no_group_are_grey_and_behind_the_others() -> None:
