@@ -131,6 +131,15 @@ def test_methods_in_a_file_replace_the_default_ones(tmp_path: Path) -> None:
     assert recipe.gene.epochs == Recipe().gene.epochs
 
 
+def test_methods_whose_settings_exclude_each_other_stand_in_one_recipe() -> None:
+    explains = "explains.set={contrastive.losses.expression.weight: 1}"
+    recipe = load_recipe(None, [f"methods.{explains}"])  # beside clip_mlp, which has no decoder
+    assert for_method(recipe, "explains").contrastive.losses.expression.weight == 1
+    assert for_method(recipe, "clip_mlp", {"gene.epochs": 7}).gene.epochs == 7
+    with pytest.raises(InputError, match="decoder of a frozen scVI"):
+        for_method(recipe, "explains", {"gene.model.kind": "pca"})
+
+
 def test_an_unknown_method_is_named_with_the_nearest_one() -> None:
     with pytest.raises(InputError, match="did you mean `clip_scvi`"):
         for_method(Recipe(), "clip_svi")
