@@ -73,7 +73,7 @@ class ExpressionLossConfig:
     """
 
     weight: Annotated[float, Field(ge=0)] = 0.0
-    """Weight in the sum of losses; 0: left out. The loss is in nats per spot and gene, far smaller than the others."""
+    """Weight in the sum of losses; 0: left out. The loss is in nats per spot and gene."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,7 +83,9 @@ def apply(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 def for_method(recipe: Recipe, name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
     """`recipe` as the method `name` sees it: its `set` applied, and dotted `changes` over it.
 
-    What the other methods set is not tried on it: they stand on the recipe, not on this method. Raises InputError when there is no such method, or when its settings do not fit the recipe.
+    What the other methods set is not tried on it: they stand on the recipe, not on this method.
+
+    Raises InputError when there is no such method, or when its settings do not fit the recipe.
     """
     if name not in recipe.methods:
         near = difflib.get_close_matches(name, recipe.methods, n=1)
