@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,17 +10,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stray.collective import all_sum, share
-from stray.config import ClipLossConfig, GuidedLossConfig, LossesConfig, SiglipLossConfig, SmoothedLossConfig
+from stray.config import (
+    ClipLossConfig,
+    ExpressionLossConfig,
+    GuidedLossConfig,
+    LossesConfig,
+    ScviConfig,
+    SiglipLossConfig,
+    SmoothedLossConfig,
+)
+from stray.likelihood.counts import SparseCounts
+from stray.losses.expression import Explained, expression_loss
 from stray.losses.gather import gather
 from stray.losses.mixture import Mixed, mixture
+from stray.models.frozen_decoder import FrozenDecoder
+from stray.models.gene_vae import GeneVae
 from stray.models.scales import LossScales
 
-DIM = 5
+DIM, GENES = 5, 4
 OF_WEIGHT: dict[str, Any] = {
     "clip": ClipLossConfig,
     "smoothed": SmoothedLossConfig,
     "guided": GuidedLossConfig,
     "siglip": SiglipLossConfig,
+    "expression": ExpressionLossConfig,
 }
 
 
@@ -47,6 +61,14 @@ class Batch(nn.Module):
         self.class_N = torch.where(torch.arange(count) < labelled, torch.arange(count) % 2, -1)
         torch.manual_seed(1)
         self.image_tower, self.gene_tower = nn.Linear(6, DIM), nn.Linear(4, DIM)
+        self.head = None
+        if config.expression.weight > 0:
+            self.head = nn.Linear(DIM, 2)
+            self.decoder = FrozenDecoder(
+                GeneVae(ScviConfig(n_latent=2, n_hidden=3), n_genes=GENES, n_batches=2).double()
+            )
+            self.x_NG = torch.poisson(torch.full((count, GENES), 2.0), generator=generator).double()
+            self.chance = self.explain(slice(0, count), torch.zeros(count, 2).double())
         self.scales = LossScales(config)
         self.double()
 
@@ -59,7 +81,16 @@ class Batch(nn.Module):
         """This rank's shares."""
         rows = share(self.count)
         codes = gather(*self.codes(rows), self.count, self.class_N[rows])
-        return mixture(self.config, codes, self.scales(), self.scales.siglip_bias)
+        explained = None
+        if self.head is not None:
+            explained = self.explain(rows, self.head(self.image_tower(self.pictures_N6[rows])))
+            explained = replace(explained, chance=float(expression_loss(self.chance, self.count)))
+        return mixture(self.config, codes, self.scales(), self.scales.siglip_bias, explained)
+
+    def explain(self, rows: slice, z_nZ: Tensor) -> Explained:
+        """What the decoder makes of the codes `z_nZ` of these spots, of two patients in turn."""
+        x = SparseCounts.of(self.x_NG[rows])
+        return Explained(x, *self.decoder(z_nZ, x, torch.arange(self.count)[rows] % 2))
 
 
 def found(batch: Batch) -> dict[str, Any]:
@@ -80,5 +111,7 @@ ALL: dict[str, dict[str, Any]] = {
     "guided": {"guided": 1.0},
     "guided, unlabelled spots as negatives": {"guided": GuidedLossConfig(weight=1.0, unlabelled="negatives")},
     "siglip": {"siglip": 1.0},
+    "expression": {"expression": 1.0},
+    "mixture": {"clip": 0.7, "smoothed": 0.5, "guided": 0.3, "siglip": 0.2, "expression": 2.0},
 }
 """Every loss, and every way of computing it, by a name for test ids."""

@@ -11,7 +11,7 @@ from stray.cohort.dataset import PairedDataset
 from stray.cohort.panel import Panel, fit_panel
 from stray.cohort.split import Fold
 from stray.config import Recipe
-from stray.models.counts import SparseCounts
+from stray.likelihood.counts import SparseCounts
 from stray.recipe import load_recipe
 from stray.train.blocks import Counts
 from stray.train.grid import Cell, cell

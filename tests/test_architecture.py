@@ -43,7 +43,7 @@ SOLE_IMPORTERS = {
     "rich": ("stray/cli/",),
     "yaml": ("stray/recipe/",),
     "optuna": ("stray/on_ray/",),
-    "torch": ("stray/likelihood.py", "stray/collective.py", "stray/noise.py", "stray/models/", "stray/losses/",
+    "torch": ("stray/likelihood/", "stray/collective.py", "stray/noise.py", "stray/models/", "stray/losses/",
               "stray/train/", "stray/on_ray/", "stray/evaluate.py", "stray/track/mlflow"),
     "scanpy": ("stray/cohort/",),
     "anndata": ("stray/cohort/",),

@@ -31,7 +31,14 @@ from stray.config.ingest import (
     SourceConfig,
     SyntheticSourceConfig,
 )
-from stray.config.losses import ClipLossConfig, GuidedLossConfig, LossesConfig, SiglipLossConfig, SmoothedLossConfig
+from stray.config.losses import (
+    ClipLossConfig,
+    ExpressionLossConfig,
+    GuidedLossConfig,
+    LossesConfig,
+    SiglipLossConfig,
+    SmoothedLossConfig,
+)
 from stray.config.optim import OptimConfig
 from stray.config.recipe import FoldsConfig, MethodConfig, Recipe
 from stray.config.run import RunConfig, TrackConfig
@@ -51,6 +58,7 @@ __all__ = [
     "ContrastiveConfig",
     "DistributionConfig",
     "EvalConfig",
+    "ExpressionLossConfig",
     "FoldsConfig",
     "FrozenTowerConfig",
     "GeneConfig",

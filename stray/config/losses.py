@@ -67,6 +67,16 @@ class SiglipLossConfig(_ContrastConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpressionLossConfig:
+    """The code of the picture, through the frozen gene decoder, explains the spot's counts. Needs a frozen scVI or
+    scANVI as gene tower.
+    """
+
+    weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight in the sum of losses; 0: left out. The loss is in nats per spot and gene."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossesConfig:
     """The weighted sum that the contrastive stage minimises."""
 
@@ -78,6 +88,8 @@ class LossesConfig:
     """Spots of one class attract each other."""
     siglip: SiglipLossConfig = field(default_factory=SiglipLossConfig)
     """Every pair judged by itself."""
+    expression: ExpressionLossConfig = field(default_factory=ExpressionLossConfig)
+    """The picture explains the counts."""
     chunk: Annotated[int, Field(ge=1)] | None = None
     """Rows of the similarity matrix that a worker holds at a time, computed anew in the backward pass; None: all of
     its rows at once. Value and gradient are the same.
@@ -97,4 +109,5 @@ class LossesConfig:
     @property
     def weights(self) -> dict[str, float]:
         """The weights that are not 0."""
-        return {name: loss.weight for name, loss in self.contrasts.items()}
+        found = {name: loss.weight for name, loss in self.contrasts.items()}
+        return found if self.expression.weight == 0 else found | {"expression": self.expression.weight}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stray.config import LossesConfig
 from stray.losses.clip import clip_loss
+from stray.losses.expression import Explained, expression_loss
 from stray.losses.gather import Gathered
 from stray.losses.guided import guided_chance, guided_loss, n_labelled
 from stray.losses.siglip import siglip_chance, siglip_loss
@@ -25,15 +26,22 @@ class Mixed:
     terms: dict[str, Tensor]
     """Each loss by its name, unweighted."""
     chances: dict[str, Tensor]
-    """What each loss would be if all similarities were equal."""
+    """What each loss would be if all similarities were equal, or the picture told nothing of the counts."""
     health: dict[str, Tensor]
     """Numbers that tell whether a loss does what it is there for."""
 
 
 def mixture(
-    config: LossesConfig, codes: Gathered, scales: Mapping[str, Tensor], siglip_bias: Tensor | None = None
+    config: LossesConfig,
+    codes: Gathered,
+    scales: Mapping[str, Tensor],
+    siglip_bias: Tensor | None = None,
+    explained: Explained | None = None,
 ) -> Mixed:
-    """The losses whose weight is not 0, at the logit scales `scales` by the losses' names and siglip's bias."""
+    """The losses whose weight is not 0, at the logit scales `scales` by the losses' names and siglip's bias.
+
+    `explained` holds what the decoder makes of the local pictures, where the expression loss has a weight.
+    """
     terms: dict[str, Tensor] = {}
     chances: dict[str, Tensor] = {}
     health: dict[str, Tensor] = {}
@@ -58,6 +66,10 @@ def mixture(
         assert siglip_bias is not None
         terms["siglip"] = siglip_loss(codes, scales["siglip"], siglip_bias, config.chunk)
         chances["siglip"] = share * siglip_chance(codes.count)
+    if config.expression.weight > 0:
+        assert explained is not None
+        terms["expression"] = expression_loss(explained, codes.count)
+        chances["expression"] = share * explained.chance
     # Every parameter gets a gradient, be it 0: what the optimiser does then does not hang on the number of workers.
     total = (codes.image_nD.sum() + codes.gene_nD.sum()) * 0.0
     for name, weight in config.weights.items():

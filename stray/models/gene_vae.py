@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from stray.config import ScviConfig
 from stray.likelihood import kl_normal, kl_standard_normal
-from stray.models.counts import SparseCounts
+from stray.likelihood.counts import SparseCounts
+from stray.likelihood.reconstruction import count_log_prob
 from stray.models.mlp import Gaussian, Mlp
-from stray.models.reconstruction import count_log_prob
 from stray.noise import Noise
 
 Counted = Tensor | SparseCounts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,19 +59,40 @@ class MlpTower(nn.Module):
         return self.body(torch.log1p(counts_nG), noise=noise, site="gene_tower")
 
 
+class Coded(NamedTuple):
+    """What the towers make of a batch."""
+
+    image_nD: Tensor
+    """Codes of the images in the shared space, of length one."""
+    gene_nD: Tensor
+    """Codes of the genes in the shared space, of length one."""
+    z_nZ: Tensor | None
+    """Codes of the images in the gene decoder's space; None where no loss decodes."""
+
+
 class ContrastiveModel(nn.Module):
     """Image encoder, gene tower, their heads, and the scalars of the losses."""
 
-    def __init__(self, config: ContrastiveConfig, gene_tower: FrozenCodes | MlpTower) -> None:
+    def __init__(
+        self, config: ContrastiveConfig, gene_tower: FrozenCodes | MlpTower, n_latent: int | None = None
+    ) -> None:
+        """`n_latent` is the size of the codes that the gene decoder takes, where a loss decodes."""
         super().__init__()
         self.image_encoder = ImageEncoder(config.image)
         self.gene_tower = gene_tower
         self.image_head = projection(config.projection, self.image_encoder.dim)
         self.gene_head = projection(config.projection, gene_tower.dim)
         self.scales = LossScales(config.losses)
+        self.expression_head = None if n_latent is None else nn.Linear(self.image_encoder.dim, n_latent)
 
-    def forward(self, patches_nCHW: Tensor, genes_nX: Tensor, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
-        """Codes of length one (n, D) of the images and of the genes."""
-        image_nD = self.image_head(self.image_encoder(patches_nCHW))
+    def forward(self, patches_nCHW: Tensor, genes_nX: Tensor, noise: Noise | None = None) -> Coded:
+        """Codes of the images and of the genes."""
+        features_nF = self.image_encoder(patches_nCHW)
+        image_nD = self.image_head(features_nF)
         gene_nD = self.gene_head(self.gene_tower(genes_nX, noise))
-        return F.normalize(image_nD.float(), dim=-1), F.normalize(gene_nD.float(), dim=-1)
+        z_nZ = None
+        if self.expression_head is not None:
+            # A likelihood of counts needs more digits than bf16 has.
+            with torch.autocast(features_nF.device.type, enabled=False):
+                z_nZ = self.expression_head(features_nF.float())
+        return Coded(F.normalize(image_nD.float(), dim=-1), F.normalize(gene_nD.float(), dim=-1), z_nZ)

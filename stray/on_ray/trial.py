@@ -17,7 +17,7 @@ from stray.on_ray.fit import Assignment, fit
 from stray.on_ray.logger import MailboxTracker
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import WorkerPlan
-from stray.recipe import apply, for_method
+from stray.recipe import for_method
 from stray.train.grid import Cell, Group, cell
 from stray.train.results import digest
 from stray.train.stages import GeneStage
@@ -45,7 +45,7 @@ def trial_cell(
     recipe: Recipe, method: str, settings: dict[str, Any], dataset: PairedDataset, fold: Fold, root: str
 ) -> Cell:
     """The cell of a trial; the pictures of patients whom the search must not see are not even embedded."""
-    tuned = apply(for_method(recipe, method), {**recipe.search.set, **settings})
+    tuned = for_method(recipe, method, {**recipe.search.set, **settings})
     seen = (*fold.train, *fold.held_out)
     return cell(tuned, dataset, fold, recipe.seeds[0], root, method=method, embed_patients=seen)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from stray.config import Recipe
 from stray.errors import InputError, Problem, raise_if_any
-from stray.recipe.decode import decode, read
+from stray.recipe.decode import decode, merge, read
 from stray.recipe.files import dump, parse, read_recipe, shipped_recipes
 from stray.recipe.paths import assign_all, flatten, unflatten
 from stray.recipe.schema import Tree, plain
@@ -80,8 +80,10 @@ def apply(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return decoded
 
 
-def for_method(recipe: Recipe, name: str) -> Recipe:
-    """`recipe` as the method `name` sees it: its `set` applied, and it alone left under `methods`.
+def for_method(recipe: Recipe, name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """`recipe` as the method `name` sees it: its `set` applied, and dotted `changes` over it.
+
+    What the other methods set is not tried on it: they stand on the recipe, not on this method.
 
     Raises InputError when there is no such method, or when its settings do not fit the recipe.
     """
@@ -89,7 +91,10 @@ def for_method(recipe: Recipe, name: str) -> Recipe:
         near = difflib.get_close_matches(name, recipe.methods, n=1)
         remedy = f"did you mean `{near[0]}`?" if near else f"methods: {', '.join(recipe.methods)}"
         raise InputError(Problem("methods", f"no method {name!r}", remedy))
-    return apply(recipe, recipe.methods[name].set)
+    decoded, problems = merge(plain(recipe), {**recipe.methods[name].set, **(changes or {})})
+    raise_if_any(problems)
+    assert decoded is not None
+    return decoded
 
 
 def dump_yaml(recipe: Recipe) -> str:

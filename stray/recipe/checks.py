@@ -86,8 +86,13 @@ def _losses(recipe: Recipe) -> Iterator[Finding]:
     losses, place = recipe.contrastive.losses, "contrastive.losses"
     if not losses.weights:
         what = "every loss has weight 0: nothing is minimised"
-        others = [f"{place}.{name}.weight" for name in ("smoothed", "guided", "siglip")]
+        others = [f"{place}.{name}.weight" for name in ("smoothed", "guided", "siglip", "expression")]
         yield _finding(f"{place}.clip.weight", what, "give a weight above 0, to this loss or another", *others)
+    tower, model = recipe.contrastive.gene_tower.kind, recipe.gene.model.kind
+    if losses.expression.weight > 0 and (tower != "frozen" or model not in ("scvi", "scanvi")):
+        what = f"needs the decoder of a frozen scVI or scANVI: the gene tower is {tower}, the gene model {model}"
+        remedy = "set the weight to 0, or contrastive.gene_tower.kind=frozen and gene.model.kind=scvi"
+        yield _finding(f"{place}.expression.weight", what, remedy, "contrastive.gene_tower.kind", "gene.model.kind")
     for name, loss in losses.contrasts.items():
         start, largest = 1 / loss.temperature, loss.max_logit_scale
         if start > largest:

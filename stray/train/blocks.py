@@ -13,7 +13,7 @@ from scipy.special import gammaln
 from torch import Tensor
 
 from stray.cohort.fragments import CountBlock, PatchBlock
-from stray.models.counts import SparseCounts
+from stray.likelihood.counts import SparseCounts
 
 
 class _Blocks:

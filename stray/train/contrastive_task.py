@@ -10,13 +10,16 @@ from torch import Tensor
 
 from stray.collective import share
 from stray.config import ContrastiveConfig, FrozenTowerConfig
+from stray.likelihood.counts import SparseCounts
+from stray.losses.expression import Explained
 from stray.losses.gather import gather
 from stray.losses.mixture import Mixed, mixture
-from stray.models.towers import ContrastiveModel, FrozenCodes, MlpTower
+from stray.models.towers import Coded, ContrastiveModel, FrozenCodes, MlpTower
 from stray.noise import Noise, torch_generator
 from stray.train.augment import augment
 from stray.train.averages import Averages
 from stray.train.blocks import Counts, Patches
+from stray.train.expression_data import ExpressionData
 from stray.train.plan import BatchPlan
 from stray.train.task import StepOutput
 
@@ -24,12 +27,14 @@ from stray.train.task import StepOutput
 @dataclass(frozen=True)
 class PairedBatch:
     """Patches (n, 3, px, px) uint8, what the gene tower takes: codes (n, Z) or counts (n, G), and what some losses ask
-    for: classes (n,), -1 where a spot has none.
+    for: classes (n,), -1 where a spot has none; counts with the batches (n,) that they come from.
     """
 
     patches_nCHW: Tensor
     genes_nX: Tensor
     class_n: Tensor | None = None
+    x: SparseCounts | None = None
+    batch_n: Tensor | None = None
 
 
 class ContrastiveTask:
@@ -44,9 +49,11 @@ class ContrastiveTask:
         seed: int,
         device: torch.device,
         label_N: np.ndarray | None = None,
+        expression: ExpressionData | None = None,
     ) -> None:
-        """`patches` of the training spots, and for the same rows their frozen gene codes (N, Z) or their counts, and
-        their classes, empty where they are not known, where a loss is guided by them.
+        """`patches` of the training spots, and for the same rows their frozen gene codes (N, Z) or their counts; their
+        classes, empty where they are not known, where a loss is guided by them; and their counts and decoder, where a
+        loss decodes.
         """
         self.config, self.device, self.epochs = config, device, config.epochs
         self._patches, self._genes = patches, genes
@@ -56,9 +63,12 @@ class ContrastiveTask:
             assert label_N is not None
             classes = np.unique(label_N[label_N != ""])
             self._class_N = torch.from_numpy(np.where(label_N == "", -1, np.searchsorted(classes, label_N)))
+        self._expression = expression
+        self._chance = 0.0 if expression is None else expression.chance(device)
         # A batch without its whole set of negatives would change the loss: the remainder sits the epoch out.
         self.plan = BatchPlan(len(patches), config.batch_size, seed, keep_remainder=False)
-        self.module = build(config, genes, seed).to(memory_format=torch.channels_last)
+        n_latent = None if expression is None else expression.decoder.dim
+        self.module = build(config, genes, seed, n_latent).to(memory_format=torch.channels_last)
 
     def gather(self, positions: np.ndarray, noise: Noise) -> PairedBatch:
         """The spots at `positions`, in pinned memory where a GPU waits for them."""
@@ -71,7 +81,8 @@ class ContrastiveTask:
         if self.device.type == "cuda":
             patches, genes = patches.pin_memory(), genes.pin_memory()
         class_n = None if self._class_N is None else self._class_N[torch.from_numpy(positions)]
-        return PairedBatch(patches, genes, class_n)
+        x, batch_n = (None, None) if self._expression is None else self._expression.gather(positions)
+        return PairedBatch(patches, genes, class_n, x, batch_n)
 
     def step(self, batch: PairedBatch, noise: Noise) -> StepOutput:
         """This rank's share of the loss over the global batch."""
@@ -79,22 +90,33 @@ class ContrastiveTask:
         genes = batch.genes_nX.to(self.device, non_blocking=True)
         patches = augment(patches, self.config.augment, noise).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            image_nD, gene_nD = self.module(patches, genes, noise)
+            coded: Coded = self.module(patches, genes, noise)
         scales = self.module.scales()
         class_n = None if batch.class_n is None else batch.class_n.to(self.device, non_blocking=True)
-        codes = gather(image_nD, gene_nD, noise.count, class_n)
-        mixed = mixture(self.config.losses, codes, scales, self.module.scales.siglip_bias)
+        codes = gather(coded.image_nD, coded.gene_nD, noise.count, class_n)
+        explained = self._explain(coded.z_nZ, batch)
+        mixed = mixture(self.config.losses, codes, scales, self.module.scales.siglip_bias, explained)
         # Before the loss, in which one code that is not finite meets all others.
         finite = {
             "what the gene tower takes": genes.sum(dim=1).isfinite(),
-            "the gene code": gene_nD.detach().sum(dim=1).isfinite(),
-            "the image code": image_nD.detach().sum(dim=1).isfinite(),
+            "the gene code": coded.gene_nD.detach().sum(dim=1).isfinite(),
+            "the image code": coded.image_nD.detach().sum(dim=1).isfinite(),
         }
         return StepOutput(mixed.loss, self._sums(mixed, scales, len(patches), noise.count), len(patches), finite)
 
     def spots(self, name: str, epoch: int, step: int) -> np.ndarray:
         """Places among the paired spots of the step's batch."""
         return self.plan.batches(epoch)[step]
+
+    def _explain(self, z_nZ: Tensor | None, batch: PairedBatch) -> Explained | None:
+        """What the decoder makes of the pictures, where a loss asks for it."""
+        if self._expression is None:
+            return None
+        assert z_nZ is not None
+        assert batch.x is not None
+        assert batch.batch_n is not None
+        x, batch_n = batch.x.to(self.device, non_blocking=True), batch.batch_n.to(self.device, non_blocking=True)
+        return self._expression.explain(z_nZ, x, batch_n, self._chance)
 
     def _sums(self, mixed: Mixed, scales: dict[str, Tensor], n: int, count: int) -> dict[str, Tensor]:
         """What is logged. Shares of a mean over the global batch, as sums over this rank's items, average to it."""
@@ -124,8 +146,10 @@ def multiplies_bf16(device: torch.device) -> bool:
     return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
-def build(config: ContrastiveConfig, genes: Tensor | Counts, seed: int) -> ContrastiveModel:
-    """The model with its initial weights, a function of the seed alone."""
+def build(
+    config: ContrastiveConfig, genes: Tensor | Counts, seed: int, n_latent: int | None = None
+) -> ContrastiveModel:
+    """The model with its initial weights, a function of the seed alone; `n_latent` as in `ContrastiveModel`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(seed, "contrastive", "init").initial_seed())
         if isinstance(config.gene_tower, FrozenTowerConfig):
@@ -135,7 +159,7 @@ def build(config: ContrastiveConfig, genes: Tensor | Counts, seed: int) -> Contr
         else:
             assert isinstance(genes, Counts)
             tower = MlpTower(config.gene_tower, genes.n_genes)
-        return ContrastiveModel(config, tower)
+        return ContrastiveModel(config, tower, n_latent)
 
 
 @torch.no_grad()

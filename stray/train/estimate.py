@@ -10,9 +10,12 @@ import torch
 
 from stray.cohort.fragments import CountBlock, PatchBlock, compact
 from stray.config import ContrastiveConfig, GeneConfig, ScviConfig
+from stray.models.frozen_decoder import FrozenDecoder
+from stray.models.gene_vae import GeneVae
 from stray.noise import Noise
 from stray.train.blocks import Counts, Patches
 from stray.train.contrastive_task import ContrastiveTask
+from stray.train.expression_data import ExpressionData
 from stray.train.gene_task import GeneTask
 from stray.train.grid import Group
 from stray.train.results import digest
@@ -80,8 +83,12 @@ class Estimator:
         pixels = np.zeros((n, self._patch_px, self._patch_px, 3), dtype=np.uint8)
         patches = Patches([PatchBlock(np.arange(n), pixels)], np.arange(n))
         genes = torch.randn(n, 10) if config.gene_tower.kind == "frozen" else self._counts(n, min(1000, self._n_genes))
-        label_n = np.resize(["x", "y"], n)
-        return ContrastiveTask(config, patches, genes, seed=0, device=torch.device("cpu"), label_N=label_n)
+        label_n, expression, device = np.resize(["x", "y"], n), None, torch.device("cpu")
+        if config.losses.expression.weight > 0:
+            counts = self._counts(n, min(1000, self._n_genes))
+            decoder = FrozenDecoder(GeneVae(ScviConfig(), n_genes=counts.n_genes, n_batches=1))
+            expression = ExpressionData(decoder, counts, torch.zeros(n, dtype=torch.int64))
+        return ContrastiveTask(config, patches, genes, seed=0, device=device, label_N=label_n, expression=expression)
 
 
 def _seconds_per_step(task: Task, config: GeneConfig | ContrastiveConfig) -> float:

@@ -25,6 +25,8 @@ class GeneEncoder:
     config: GeneConfig
     classes: tuple[str, ...]
     """Those that scANVI learned, in the order of its probabilities; empty elsewhere."""
+    batches: tuple[str, ...]
+    """Those that the decoder knows, in the order of its numbers for them; empty for models without a decoder."""
     facts: dict[str, Any]
     """What the folder says of itself."""
 
@@ -46,4 +48,4 @@ def load_gene_encoder(path: str) -> GeneEncoder:
         seed=tree["seed"],
     )
     model.load_state_dict(folder.read_weights("weights.pt"))
-    return GeneEncoder(model.eval(), panel, config, tuple(tree["classes"]), folder.facts())
+    return GeneEncoder(model.eval(), panel, config, tuple(tree["classes"]), tuple(tree["batches"]), folder.facts())

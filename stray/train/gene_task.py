@@ -11,7 +11,7 @@ from torch import Tensor
 from stray.collective import share
 from stray.config import GeneConfig, ScanviConfig, ScviConfig
 from stray.errors import InputError, Problem
-from stray.models.counts import SparseCounts
+from stray.likelihood.counts import SparseCounts
 from stray.models.gene_vae import GeneLoss, GeneVae
 from stray.models.norm import GlobalBatchNorm
 from stray.models.scanvi import Scanvi

@@ -23,6 +23,7 @@ from stray.track.tracker import Tracker
 from stray.train.blocks import Counts
 from stray.train.code_figure import draw_codes
 from stray.train.contrastive_task import ContrastiveTask, embed
+from stray.train.expression_data import expression_data
 from stray.train.finite import sections
 from stray.train.gene_folder import load_gene_encoder
 from stray.train.gene_models import GeneModel, build_gene_model
@@ -150,8 +151,15 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callab
     history: list[dict[str, float]] = []
     if stage.train:
         genes = _codes(stage, data) if stage.needs_codes else data.counts(stage.gene.panel(), stage.rows)
-        facts = {"seed": stage.gene.seed, "device": worker.device, "label_N": stage.label}
-        task = ContrastiveTask(stage.config, data.patches(stage.rows), genes, **facts)
+        task = ContrastiveTask(
+            stage.config,
+            data.patches(stage.rows),
+            genes,
+            seed=stage.gene.seed,
+            device=worker.device,
+            label_N=stage.label,
+            expression=expression_data(stage, data, worker.device),
+        )
         train = partial(train, spots_at=lambda places: data.spots(stage.rows[places]))
         history = train(task, stage.config.optim, prefix="contrastive", seed=stage.gene.seed).history
         encoder = task.module.image_encoder

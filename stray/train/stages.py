@@ -138,7 +138,7 @@ class ImageStage:
     @property
     def needs_counts(self) -> bool:
         """Whether the counts over the panel must be placed."""
-        return self.train and not self.needs_codes
+        return self.train and (not self.needs_codes or self.config.losses.expression.weight > 0)
 
     @property
     def needs_codes(self) -> bool:

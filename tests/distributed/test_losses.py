@@ -48,8 +48,10 @@ def test_value_gradients_and_health_equal_those_of_one_process_on_the_whole_batc
 
 @pytest.mark.parametrize("name", JOBS)
 def test_every_trained_scalar_and_tower_has_a_gradient(name: str, on_one: dict[str, Any]) -> None:
-    flat = [number for number, value in on_one[name].items() if "gradient" in number and not np.abs(value).max() > 1e-4]
-    assert not flat
+    # The picture alone explains the counts: no loss of the gene tower is asked for.
+    none = ("gradient gene_tower.weight", "gradient gene_tower.bias") if name.startswith("expression") else ()
+    flat = [n for n, value in on_one[name].items() if n.startswith("gradient") and np.abs(value).max() < 1e-4]
+    assert sorted(flat) == sorted(none)
 
 
 @pytest.mark.parametrize("name", [name for name in FEW if "0 labelled" in name])

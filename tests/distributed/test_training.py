@@ -89,7 +89,7 @@ def places(dataset: PairedDataset, folder: Path, tmp_path_factory: pytest.TempPa
     """A spot of each stage that rank 1 holds at the second step."""
     stage = prepared_cell(small_recipe(folder), dataset, tmp_path_factory.mktemp("place")).scored.gene
     counts = LocalData(dataset).counts(stage.panel(), stage.rows)
-    task = GeneTask(stage.config, counts, stage.batch, seed=0, device=LocalWorker().device)
+    task = GeneTask(stage.config, counts, stage.batch, stage.label, seed=0, device=LocalWorker().device)
     pairs = BatchPlan(len(stage.rows), 32, 0, keep_remainder=False).batches(0)[1]
     return {"gene": int(task.spots("", 0, 1)[LAST_OF_RANK_1]), "contrastive": int(pairs[LAST_OF_RANK_1])}
 

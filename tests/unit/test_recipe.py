@@ -18,6 +18,7 @@ SHIPPED = sorted(shipped_recipes())
 VARIANTS = [
     [],
     ["contrastive.gene_tower.kind=mlp", "contrastive.gene_tower.n_hidden=64"],
+    ["contrastive.losses={clip: {weight: 0}, siglip: {weight: 1, bias: -1e1}, guided: {weight: 0.5}, chunk: 64}"],
     [
         "ingest.sources=[{kind: synthetic, seed: 3}, {kind: h5ad, path: x.h5ad}]",
         "ingest.labels=[{name: w, path: l.csv}]",
@@ -130,6 +131,15 @@ def test_methods_in_a_file_replace_the_default_ones(tmp_path: Path) -> None:
     assert recipe.gene.epochs == Recipe().gene.epochs
 
 
+def test_methods_whose_settings_exclude_each_other_stand_in_one_recipe() -> None:
+    explains = "explains.set={contrastive.losses.expression.weight: 1}"
+    recipe = load_recipe(None, [f"methods.{explains}"])  # beside clip_mlp, which has no decoder
+    assert for_method(recipe, "explains").contrastive.losses.expression.weight == 1
+    assert for_method(recipe, "clip_mlp", {"gene.epochs": 7}).gene.epochs == 7
+    with pytest.raises(InputError, match="decoder of a frozen scVI"):
+        for_method(recipe, "explains", {"gene.model.kind": "pca"})
+
+
 def test_an_unknown_method_is_named_with_the_nearest_one() -> None:
     with pytest.raises(InputError, match="did you mean `clip_scvi`"):
         for_method(Recipe(), "clip_svi")
@@ -202,6 +212,16 @@ def test_one_wrong_override_is_one_problem(override: str, place: str, what: str,
         (["gene.batch_size=2", "run.workers=4"], "gene.batch_size"),
         (["contrastive.losses.clip.weight=0"], "contrastive.losses.clip.weight"),
         (["contrastive.losses.clip.temperature=0.001"], "contrastive.losses.clip.temperature"),
+        (["contrastive.losses.guided.weight=1", "contrastive.losses.guided.temperature=0.001"],
+         "contrastive.losses.guided.temperature"),
+        (["contrastive.losses.clip.weight=0", "contrastive.losses.expression.weight=0"],
+         "contrastive.losses.clip.weight"),
+        (["methods={m: {}}", "contrastive.losses.expression.weight=1", "contrastive.gene_tower.kind=mlp"],
+         "contrastive.losses.expression.weight"),
+        (["methods={m: {}}", "contrastive.losses.expression.weight=1", "gene.model.kind=pca"],
+         "contrastive.losses.expression.weight"),
+        (["methods={m: {set: {contrastive.losses.expression.weight: 1, gene.model.kind: log_counts}}}"],
+         "methods.m.set.contrastive.losses.expression.weight"),
         (["gene.panel.exclude=['MT-', 'RP[']"], "gene.panel.exclude.1"),
         (["eval.label_sources.trusted=[other]"], "eval.label_sources.trusted"),
         (["eval.label_sources.train=[]"], "eval.label_sources.train"),

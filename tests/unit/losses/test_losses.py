@@ -12,11 +12,17 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from stray.config import ScviConfig
+from stray.likelihood import nb_log_prob, zinb_log_prob
+from stray.likelihood.counts import SparseCounts
 from stray.losses.clip import clip_loss
+from stray.losses.expression import Explained, expression_loss
 from stray.losses.gather import Gathered, gather
 from stray.losses.guided import Unlabelled, guided_loss
 from stray.losses.siglip import siglip_chance, siglip_loss
 from stray.losses.smoothed import smoothed_loss
+from stray.models.frozen_decoder import FrozenDecoder
+from stray.models.gene_vae import GeneVae
 from stray.models.scales import LossScales
 from tests.losses_at_hand import ALL, Batch, found, losses
 
@@ -117,6 +123,44 @@ def test_siglip_is_the_published_formula() -> None:
     same(siglip_loss(batch, s, b), expected / N, batch.image_nD, batch.gene_nD, s, b)
 
 
+@pytest.mark.parametrize("likelihood", ["nb", "zinb"])
+@pytest.mark.parametrize("dispersion", ["gene", "gene-batch"])
+@pytest.mark.parametrize("library", ["observed", "learned"])
+def test_expression_is_the_likelihood_of_the_decoders_counts(
+    likelihood: Literal["nb", "zinb"],
+    dispersion: Literal["gene", "gene-batch"],
+    library: Literal["observed", "learned"],
+) -> None:
+    torch.manual_seed(0)
+    config = ScviConfig(n_latent=2, n_hidden=3, likelihood=likelihood, dispersion=dispersion, library=library)
+    model = GeneVae(config, n_genes=4, n_batches=2).double()
+    z, patient = torch.randn(N, 2, dtype=torch.float64, requires_grad=True), torch.arange(N) % 2
+    x_nG = torch.poisson(torch.full((N, 4), 2.0)).double()
+    counts = SparseCounts.of(x_nG)
+    explained = Explained(counts, *FrozenDecoder(model)(z, counts, patient))
+    library_n1 = x_nG.sum(dim=1, keepdim=True)
+    if model.library_encoder is not None:
+        library_n1 = model.library_encoder(torch.log1p(x_nG))[0].exp()
+    logit_nG, theta, pi = model.decode(z, patient)
+    mu = library_n1 * logit_nG.softmax(dim=1)
+    assert (pi is None) is (likelihood == "nb")
+    log_prob_nG = nb_log_prob(x_nG, mu, theta) if pi is None else zinb_log_prob(x_nG, mu, theta, pi)
+    same(expression_loss(explained, N), -log_prob_nG.mean(), z)
+
+
+def test_a_frozen_decoder_hands_gradients_through_and_takes_none() -> None:
+    batch = Batch(losses(expression=1.0), N)
+    model = batch.decoder._model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    batch.train()
+    found(batch)
+    assert not model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert batch.image_tower.weight.grad is not None
+    assert batch.image_tower.weight.grad.abs().max() > 1e-6
+
+
 def test_siglip_is_finite_where_the_sigmoid_is_not() -> None:
     batch, s = codes(), scalar(1e4)
     loss = siglip_loss(batch, s, scalar(0.0))
@@ -147,9 +191,9 @@ class Largest(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [name for name in ALL if name != "expression"])  # which has no such matrix
 def test_chunks_bound_the_similarity_matrix_forward_and_backward(name: str) -> None:
-    count, chunk, most = 60, 6, {}
+    count, chunk, most = 120, 12, {}
     for rows in (None, chunk):
         batch = Batch(losses(rows, **ALL[name]), count)
         with Largest() as largest:
@@ -165,6 +209,9 @@ def test_equal_similarities_give_what_is_called_chance(name: str) -> None:
     with torch.no_grad():
         for tower in (batch.image_tower, batch.gene_tower):
             tower.weight.zero_()
+        if batch.head is not None:
+            for parameter in batch.head.parameters():
+                parameter.zero_()
         if batch.scales.siglip_bias is not None:  # its best value, where the similarities say nothing
             scale, similarity = batch.scales()["siglip"], torch.mul(*(code[0] for code in batch.codes(slice(0, 1))))
             batch.scales.siglip_bias.copy_(-math.log(N - 1) - scale * similarity.sum())

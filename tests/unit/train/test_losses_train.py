@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.panel import fit_panel
@@ -14,6 +15,8 @@ from stray.config import Recipe
 from stray.errors import InputError
 from stray.recipe import apply
 from stray.track.tracker import MemoryTracker
+from stray.train.expression_data import expression_data
+from stray.train.gene_folder import load_gene_encoder
 from stray.train.grid import Cell
 from stray.train.local_data import LocalData
 from stray.train.run_stage import run_stage
@@ -36,8 +39,8 @@ def dataset(folder: Path) -> PairedDataset:
 
 @pytest.fixture(scope="module")
 def recipe(folder: Path) -> Recipe:
-    """Two steps an epoch, from a temperature at which there is something to learn in a few of them."""
-    return apply(small_recipe(folder), {"gene.epochs": 4, "contrastive.epochs": EPOCHS})
+    """Two steps an epoch. The method that has no frozen scVI goes: the expression loss decodes."""
+    return apply(small_recipe(folder, "methods.clip_mlp=null"), {"gene.epochs": 4, "contrastive.epochs": EPOCHS})
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,15 @@ CASES: dict[str, dict[str, object]] = {
     "smoothed": {"smoothed__weight": 1},
     "guided": {"guided__weight": 1, "guided__unlabelled": "negatives"},
     "siglip": {"siglip__weight": 1, "siglip__bias": -4.0},
-    "mixture": {"clip__weight": 1, "smoothed__weight": 0.5, "guided__weight": 0.5, "siglip__weight": 0.1, "chunk": 5},
+    "expression": {"expression__weight": 1},
+    "mixture": {
+        "clip__weight": 1,
+        "smoothed__weight": 0.5,
+        "guided__weight": 0.5,
+        "siglip__weight": 0.1,
+        "expression__weight": 5,
+        "chunk": 5,
+    },
 }
 
 
@@ -73,7 +84,7 @@ def test_a_loss_trains_an_encoder_and_tells_how_it_goes(
     cell, tracker = made(recipe, dataset, root, **CASES[name]), MemoryTracker()
     assert isinstance(cell.scored, ImageStage)
     run_stage(cell.scored, LocalData(dataset), LocalWorker(), tracker)
-    weights = cell.recipe.contrastive.losses.weights
+    weights, contrasts = cell.recipe.contrastive.losses.weights, cell.recipe.contrastive.losses.contrasts
     history = cell.scored.folder.read_json("history.json")
     assert len(history) == EPOCHS
     assert all(np.isfinite(value) for epoch in history for value in epoch.values())
@@ -81,9 +92,10 @@ def test_a_loss_trains_an_encoder_and_tells_how_it_goes(
         for kind in ("loss", "chance"):
             total = sum(weight * epoch[f"{kind}_{term}"] for term, weight in weights.items())
             assert epoch["loss" if kind == "loss" else "chance_loss"] == pytest.approx(total, rel=1e-4)
-        assert {n for n in epoch if n.startswith("temperature")} == {f"temperature_{term}" for term in weights}
+        assert {n for n in epoch if n.startswith("temperature")} == {f"temperature_{term}" for term in contrasts}
     for term in weights:
         assert min(epoch[f"loss_{term}"] for epoch in history[1:]) < history[0][f"loss_{term}"], term
+    for term in contrasts:
         assert history[-1][f"temperature_{term}"] != history[0][f"temperature_{term}"]
     assert ("smoothed_off_diagonal" in history[0]) is ("smoothed" in weights)
     assert ("bias_siglip" in history[0]) is ("siglip" in weights)
@@ -124,6 +136,25 @@ def test_guidance_without_any_label_is_refused_with_the_remedy(recipe: Recipe, d
         made(silent, dataset, "r", guided__weight=1)
     assert [problem.place for problem in caught.value.problems] == ["contrastive.losses.guided.weight"]
     assert isinstance(made(silent, dataset, "r", clip__weight=1).scored, ImageStage)
+
+
+def test_the_expression_loss_decodes_each_spots_own_counts_for_its_own_patient(
+    recipe: Recipe, dataset: PairedDataset, root: Path
+) -> None:
+    stage = made(recipe, dataset, root, expression__weight=1).scored
+    assert isinstance(stage, ImageStage)
+    assert stage.needs_codes
+    assert stage.needs_counts
+    # Fewer spots have a picture than have counts: rows of the gene stage and of this one are not the same.
+    stage = replace(stage, rows=stage.rows[5::3])
+    held = expression_data(stage, LocalData(dataset), torch.device("cpu"))
+    assert held is not None
+    patients = load_gene_encoder(stage.gene.folder.path).batches
+    assert [patients[i] for i in held.batch_N.tolist()] == dataset.spots().patient[stage.rows].tolist()
+    x, _ = held.gather(np.arange(len(stage.rows)))
+    counts = LocalData(dataset).counts(stage.gene.panel(), stage.rows).gather(np.arange(len(stage.rows)))
+    assert torch.equal(x.dense(x.x_e), counts)
+    assert 0 < held.chance(torch.device("cpu")) < 10
 
 
 def test_a_stage_is_found_again_by_its_losses_and_the_labels_that_guide_it(

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stray.likelihood import EPS
-from stray.models.counts import SparseCounts
+from stray.likelihood.counts import SparseCounts
 
 
 def count_log_prob(

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from stray.likelihood import nb_log_prob, zinb_log_prob
-from stray.models.counts import SparseCounts
-from stray.models.reconstruction import count_log_prob
+from stray.likelihood.counts import SparseCounts
+from stray.likelihood.reconstruction import count_log_prob
 
 MODES = pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 

@@ -1,0 +1,61 @@
+"""What the expression loss asks for: the counts of the training spots, and the gene stage's decoder of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stray.likelihood.counts import SparseCounts
+from stray.losses.expression import Explained, expression_loss
+from stray.models.frozen_decoder import FrozenDecoder
+from stray.models.gene_vae import GeneVae
+from stray.train.blocks import Counts
+from stray.train.gene_folder import load_gene_encoder
+from stray.train.stages import ImageStage, StageData
+
+CHANCE_SPOTS = 1024
+"""Spots, evenly spaced among those of training, over which the chance level is taken."""
+
+
+@dataclass(frozen=True)
+class ExpressionData:
+    """The counts over the gene stage's panel of the training spots, and what decodes them."""
+
+    decoder: FrozenDecoder
+    counts: Counts
+    batch_N: Tensor
+    """The batch (patient) of each spot, as the decoder numbers them."""
+
+    def gather(self, positions: np.ndarray) -> tuple[SparseCounts, Tensor]:
+        """Counts and batches (n,) of the spots at `positions`."""
+        return self.counts.entries(positions), self.batch_N[torch.from_numpy(positions)]
+
+    def explain(self, z_nZ: Tensor, x: SparseCounts, batch_n: Tensor, chance: float = 0.0) -> Explained:
+        """What the decoder makes of the codes `z_nZ` of these spots."""
+        return Explained(x, *self.decoder(z_nZ, x, batch_n), chance)
+
+    @torch.no_grad()
+    def chance(self, device: torch.device) -> float:
+        """The loss at code 0, the mean of the prior: the decoder knows patient and total, and nothing of the spot."""
+        n = len(self.counts)
+        x, batch_n = self.gather(np.unique(np.linspace(0, n - 1, min(n, CHANCE_SPOTS)).astype(np.int64)))
+        x, batch_n = x.to(device), batch_n.to(device)
+        z_nZ = torch.zeros(len(x), self.decoder.dim, device=device)
+        return float(expression_loss(self.explain(z_nZ, x, batch_n), len(x)))
+
+
+def expression_data(stage: ImageStage, data: StageData, device: torch.device) -> ExpressionData | None:
+    """Of the stage's training spots; None where the expression loss has weight 0.
+
+    Raises InputError when the gene stage has left no trained gene encoder.
+    """
+    if stage.config.losses.expression.weight == 0:
+        return None
+    gene = load_gene_encoder(stage.gene.folder.path)
+    assert isinstance(gene.model, GeneVae), "a recipe asks for scVI or scANVI, or is refused"
+    of_spot = stage.gene.batch[np.searchsorted(stage.gene.rows, stage.rows)].astype(str)
+    batch_N = torch.from_numpy(np.searchsorted(np.array(gene.batches), of_spot).astype(np.int64))
+    return ExpressionData(FrozenDecoder(gene.model).to(device), data.counts(gene.panel, stage.rows), batch_N)
