@@ -28,7 +28,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"train", "evaluate"}),
     frozenset({"comparison"}),
     # 4
-    frozenset({"on_ray"}),
+    frozenset({"on_ray", "versus"}),
     # 5
     frozenset({"cli"}),
     frozenset({"__main__"}),
@@ -39,14 +39,14 @@ SOLE_IMPORTERS = {
     "ray": ("stray/on_ray/",),
     "mlflow": ("stray/track/mlflow",),
     "matplotlib": ("stray/report/",),
-    "argparse": ("stray/cli/", "jobs/"),
+    "argparse": ("stray/cli/", "stray/versus/contender.py", "jobs/"),
     "rich": ("stray/cli/",),
     "yaml": ("stray/recipe/",),
     "optuna": ("stray/on_ray/",),
     "torch": ("stray/likelihood/", "stray/collective.py", "stray/noise.py", "stray/models/", "stray/losses/",
-              "stray/train/", "stray/on_ray/", "stray/evaluate.py", "stray/track/mlflow"),
+              "stray/train/", "stray/on_ray/", "stray/versus/", "stray/evaluate.py", "stray/track/mlflow"),
     "scanpy": ("stray/cohort/",),
-    "anndata": ("stray/cohort/",),
+    "anndata": ("stray/cohort/", "stray/versus/"),
 }  # fmt: skip
 """Library to the only places that may import it (`stray/track/mlflow` begins the names of several modules)."""
 

@@ -1,0 +1,1 @@
+"""stray beside other software, on the same data in one run."""
