@@ -110,8 +110,8 @@ def _gene(args: argparse.Namespace) -> int:
         counts, batch = gene_speed.of_cohort(recipe.dataset, replace(recipe.gene.panel, n_genes=args.genes))
     else:
         counts, batch = gene_speed.drawn(args.spots, args.genes, 8)
-    names = ["stray", "stray, compiled", *([args.against] if args.against else [])]
-    names += ["products, dense", "products, sparse first layer"]
+    names = ["stray", "stray, compiled", "stray, fp32", *([args.against] if args.against else [])]
+    names += ["products", "products, sparse first layer", "products, fp32"]
     with Progress() as progress:
         progress.start("race", "rounds", total=args.rounds * len(names))
         done = iter(range(args.rounds * len(names)))
@@ -142,8 +142,11 @@ def _gene(args: argparse.Namespace) -> int:
         if args.against:
             middle, low, high = gene_speed.ratios(one, of[args.against])
             cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
-        cells.append(f"{gene_speed.ratios(one, of['products, dense'])[0]:.0%}")
+        cells.append(f"{gene_speed.ratios(one, of['products'])[0]:.0%}")
         table.add_row(*cells, f"{one.peak_bytes / 2**20:,.0f} MiB", f"{one.training_bytes / 2**20:,.0f} MiB")
     stdout.print(table)
-    say("products: the matrix products of a step alone, in float32; ratios are medians over rounds, with their range")
+    say(
+        "products: the matrix products of a step alone, in the precision of `stray`, or exact (fp32); ratios are "
+        "medians over rounds, with their range"
+    )
     return 0

@@ -127,6 +127,10 @@ class GeneConfig:
     """Epochs without a better held-out ELBO, after the KL warm-up, that end the stage; None: all epochs."""
     keep: Literal["last", "best"] = "last"
     """Weights of the last epoch, or of the best held-out ELBO after the KL warm-up."""
+    precision: Literal["fp32", "mixed"] = "mixed"
+    """Products of matrices: exact, or with factors that may be rounded to bf16 or TF32 where the hardware is faster at
+    it. Sums, and the likelihood, are float32 in both.
+    """
     compile: bool = False
     """Whether torch.compile fuses the likelihood: half a minute at the start, faster steps after. Takes a C++ compiler
     on a CPU.

@@ -29,6 +29,7 @@ from stray.train.gene_folder import load_gene_encoder
 from stray.train.gene_models import GeneModel, build_gene_model
 from stray.train.gene_task import GeneTask
 from stray.train.loop import fit
+from stray.train.precision import matrix_products
 from stray.train.selection import Selection
 from stray.train.stages import CODES_FIGURE, CodesStage, GeneStage, ImageStage, Stage, StageData
 from stray.train.state import TrainState
@@ -70,8 +71,9 @@ def _run_gene(stage: GeneStage, data: StageData, worker: Worker, train: Callable
         train = partial(
             train, selection=_selection(stage, task), spots_at=lambda places: data.spots(stage.rows[places])
         )
-        history = train(task, stage.config.optim, prefix="gene", seed=stage.seed).history
-        task.finish()
+        with matrix_products(stage.config.precision):
+            history = train(task, stage.config.optim, prefix="gene", seed=stage.seed).history
+            task.finish()
         module, batches, classes = task.module, task.names.tolist(), task.classes.tolist()
         if isinstance(module, Scanvi):
             probability_NK = _over_all(module.eval().probabilities, counts, worker)

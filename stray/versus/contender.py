@@ -85,9 +85,11 @@ def by_scvi_tools(counts_NG: sp.csr_matrix, batch_N: np.ndarray, epochs: int) ->
 CONTENDERS: dict[str, Callable[[sp.csr_matrix, np.ndarray, int], list[float]]] = {
     "stray": lambda x, batch, epochs: by_stray(x, batch, epochs, RACE),
     "stray, compiled": lambda x, batch, epochs: by_stray(x, batch, epochs, replace(RACE, compile=True)),
+    "stray, fp32": lambda x, batch, epochs: by_stray(x, batch, epochs, replace(RACE, precision="fp32")),
     "scvi-tools": by_scvi_tools,
-    "products, dense": lambda x, _, epochs: product_rates(x, epochs, sparse=False),
-    "products, sparse first layer": lambda x, _, epochs: product_rates(x, epochs, sparse=True),
+    "products": lambda x, _, epochs: product_rates(x, epochs, sparse=False, precision="mixed"),
+    "products, sparse first layer": lambda x, _, epochs: product_rates(x, epochs, sparse=True, precision="mixed"),
+    "products, fp32": lambda x, _, epochs: product_rates(x, epochs, sparse=False, precision="fp32"),
 }
 """Who can take part, by name."""
 

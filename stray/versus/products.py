@@ -5,15 +5,20 @@ same matrices is faster.
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from stray.train.precision import matrix_products
+
 HIDDEN, LATENT, BATCH = 128, 10, 128
 
 
-def product_rates(counts_NG: sp.csr_matrix, epochs: int, *, sparse: bool) -> list[float]:
+def product_rates(
+    counts_NG: sp.csr_matrix, epochs: int, *, sparse: bool, precision: Literal["fp32", "mixed"]
+) -> list[float]:
     """Spots a second of each epoch in which nothing else is computed.
 
     `sparse`: the first layer multiplies the non-zero counts alone, with its weights as (G, H).
@@ -27,13 +32,14 @@ def product_rates(counts_NG: sp.csr_matrix, epochs: int, *, sparse: bool) -> lis
         batches.append((x_nG.to_sparse_csr(), x_nG.T.to_sparse_csr()) if sparse else (x_nG, x_nG.T))
     weights = [torch.randn(a, b, device=device) for a, b in _layers(n_genes)]
     rates = []
-    for _ in range(epochs):
-        started = time.perf_counter()
-        for x_nG, x_Gn in batches:
-            _step(x_nG, x_Gn, weights)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        rates.append(len(batches) * BATCH / (time.perf_counter() - started))
+    with matrix_products(precision):
+        for _ in range(epochs):
+            started = time.perf_counter()
+            for x_nG, x_Gn in batches:
+                _step(x_nG, x_Gn, weights)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            rates.append(len(batches) * BATCH / (time.perf_counter() - started))
     return rates
 
 

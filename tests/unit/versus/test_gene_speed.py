@@ -21,7 +21,7 @@ def test_the_drawn_matrix_is_as_sparse_as_tissue_and_the_same_every_time() -> No
 
 
 def test_contenders_train_in_turn_each_round_and_tell_their_speed_and_memory() -> None:
-    names = ["stray", "products, dense", "products, sparse first layer"]
+    names = ["stray", "products", "products, sparse first layer"]
     runs: list[tuple[str, int]] = []
     counts, batch = drawn(300, 40, 2)
     raced = race(
