@@ -20,11 +20,10 @@ def digamma(y: Tensor) -> Tensor:
     """
     if y.dtype != torch.float32 or y.device.type != "cpu":
         return torch.digamma(y)
-    q = torch.addcmul(5.0 * y, y, y)
-    recurrence = torch.reciprocal(q).add_(torch.reciprocal(q + 4.0)).add_(q.add_(6.0).reciprocal_())
+    q = y * (y + 5.0)
+    recurrence = q.reciprocal() + (q + 4.0).reciprocal() + (q + 6.0).reciprocal()
     shifted = y + SHIFT
     inverse = shifted.reciprocal()
     square = inverse * inverse
-    series = (square * (-1 / 252)).add_(1 / 120).mul_(square).sub_(1 / 12).mul_(square)
-    found = shifted.log_().add_(series).sub_(inverse.mul_(0.5))
-    return found.sub_(recurrence.mul_(2.0 * y + 5.0))
+    series = square * (1 / 12 - square * (1 / 120 - square / 252))
+    return shifted.log() - 0.5 * inverse - series - (2.0 * y + 5.0) * recurrence

@@ -3,7 +3,7 @@ logits to the spots' log-probabilities in two passes over (n, G) and with the gr
 
 On a CPU the passes over (n, G) are what a step costs beside its matrix products. The functions of the zeros are
 `_dense_*`, which hold nothing but arithmetic of elements and rows, so that `torch.compile` makes one loop of each; the
-few non-zero counts, which alone need lgamma and digamma, are put right entry by entry.
+few non-zero counts, which alone need lgamma and digamma, are put right entry by entry by `_entries_*`.
 
 Symbols as in `stray.likelihood.zinb_log_prob`: p = softmax(logits), mu = l p, s = mu + theta + e,
 B = theta (log(theta + e) - log s), A = B - pi.
@@ -64,11 +64,12 @@ class _CountLogProb(torch.autograd.Function):
         # `take` reads single places in a third of the time of an index.
         where_e = gene_e if theta.dim() == 1 else place_e
         theta_e, p_e, library_e = theta.take(where_e), p_nG.take(place_e), library_n1.take(row_e)
-        entry_e = x_e * (torch.log(library_e * p_e + EPS) - log_s_nG.take(place_e))
+        a_e = None if a_nG is None else a_nG.take(place_e)
+        entry_e = (_compiled(_entries_forward) if compiled else _entries_forward)(
+            x_e, library_e * p_e, log_s_nG.take(place_e), a_e
+        )
         entry_e += torch.lgamma(x_e + theta_e) - _of_theta(torch.lgamma, theta, theta_e, where_e)
         if a_nG is not None:
-            a_e = a_nG.take(place_e)
-            entry_e += a_e - F.softplus(a_e)
             # sigmoid(A) is the zeros' share in the gradient; at a count it is 1, as that of infinity is.
             a_nG.view(-1).index_fill_(0, place_e, torch.inf)
         ctx.compiled = compiled
@@ -81,16 +82,15 @@ class _CountLogProb(torch.autograd.Function):
         (grad_n,) = gradients
         library_n1, theta, pi_nG, p_nG, log_s_nG, a_nG, *of_entries = ctx.saved_tensors
         theta_e, p_e, library_e, place_e, row_e, where_e, x_e = of_entries
-        mu_e = library_e * p_e
-        s_e, grad_e = mu_e + theta_e + EPS, grad_n.take(row_e)
-        share_grad_e = grad_e * x_e * (1.0 / (mu_e + EPS) - 1.0 / s_e) * p_e
+        share_grad_e, theta_grad_e = (_compiled(_entries_backward) if ctx.compiled else _entries_backward)(
+            grad_n.take(row_e), x_e, theta_e, _of_theta(digamma, theta, theta_e, where_e), p_e, library_e
+        )
         entries_n = torch.zeros_like(grad_n).index_add_(0, row_e, share_grad_e)
         backward = _compiled(_dense_backward) if ctx.compiled else _dense_backward
         logit_grad_nG, library_grad_n1, theta_grad, pi_grad_nG = backward(
             *_detached(grad_n[:, None], library_n1, theta, pi_nG, p_nG, log_s_nG, a_nG, entries_n[:, None])
         )
         logit_grad_nG.view(-1).index_add_(0, place_e, library_e * share_grad_e)
-        theta_grad_e = grad_e * (digamma(x_e + theta_e) - _of_theta(digamma, theta, theta_e, where_e) - x_e / s_e)
         theta_grad.view(-1).index_add_(0, where_e, theta_grad_e)
         return logit_grad_nG, library_grad_n1, theta_grad, pi_grad_nG, None, None, None, None, None
 
@@ -105,6 +105,22 @@ def _detached(*tensors: Tensor | None) -> list[Any]:
     return [None if tensor is None else tensor.detach() for tensor in tensors]
 
 
+def _entries_forward(x_e: Tensor, mu_e: Tensor, log_s_e: Tensor, a_e: Tensor | None) -> Tensor:
+    """What a count adds to the log-probability of a zero in its place, but for its terms in lgamma."""
+    of_x_e = x_e * (torch.log(mu_e + EPS) - log_s_e)
+    return of_x_e if a_e is None else of_x_e - F.softplus(-a_e)
+
+
+def _entries_backward(
+    grad_e: Tensor, x_e: Tensor, theta_e: Tensor, digamma_theta_e: Tensor, p_e: Tensor, library_e: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of the counts' terms: p times the gradient of p, divided by the library; and the gradient of theta."""
+    mu_e = library_e * p_e
+    inverse_s_e = 1.0 / (mu_e + theta_e + EPS)
+    share_grad_e = grad_e * x_e * (1.0 / (mu_e + EPS) - inverse_s_e) * p_e
+    return share_grad_e, grad_e * (digamma(x_e + theta_e) - digamma_theta_e - x_e * inverse_s_e)
+
+
 def _dense_forward(
     logit_nG: Tensor, library_n1: Tensor, theta: Tensor, pi_nG: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
@@ -115,7 +131,9 @@ def _dense_forward(
     if pi_nG is None:
         return p_nG, log_s_nG, None, b_nG.sum(dim=1)
     a_nG = b_nG - pi_nG
-    return p_nG, log_s_nG, a_nG, (F.softplus(a_nG) - F.softplus(-pi_nG)).sum(dim=1)
+    # softplus(A) - softplus(-pi) with one logarithm: softplus(u) = max(u, 0) + log(1 + exp(-|u|)).
+    ratio_nG = (1.0 + torch.exp(-a_nG.abs())) / (1.0 + torch.exp(-pi_nG.abs()))
+    return p_nG, log_s_nG, a_nG, (a_nG.clamp(min=0.0) + pi_nG.clamp(max=0.0) + ratio_nG.log()).sum(dim=1)
 
 
 def _dense_backward(
