@@ -26,7 +26,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"cohort", "models", "losses", "recipe"}),
     # 3
     frozenset({"train", "evaluate"}),
-    frozenset({"comparison"}),
+    frozenset({"comparison", "versus"}),
     # 4
     frozenset({"on_ray"}),
     # 5
@@ -44,9 +44,10 @@ SOLE_IMPORTERS = {
     "yaml": ("stray/recipe/",),
     "optuna": ("stray/on_ray/",),
     "torch": ("stray/likelihood/", "stray/collective.py", "stray/noise.py", "stray/models/", "stray/losses/",
-              "stray/train/", "stray/on_ray/", "stray/evaluate.py", "stray/track/mlflow"),
+              "stray/train/", "stray/versus/", "stray/on_ray/", "stray/evaluate.py", "stray/track/mlflow"),
     "scanpy": ("stray/cohort/",),
-    "anndata": ("stray/cohort/",),
+    "anndata": ("stray/cohort/", "stray/versus/"),
+    "scvi": ("stray/versus/",),
 }  # fmt: skip
 """Library to the only places that may import it (`stray/track/mlflow` begins the names of several modules)."""
 

@@ -1,9 +1,16 @@
 """Measure each stage on this machine: spots a second through Ray, time waiting for data, ratio to one plain process.
 
-  python jobs/benchmark.py
-  python jobs/benchmark.py --epochs 10 --set dataset=/data/her2st_64
+  stray benchmark
+  stray benchmark --epochs 10 --set dataset=/data/her2st_64
 
 Both are measured in one run, with the same threads and the same batches, because machines are shared and noisy.
+
+Or compare how good stray's scVI and scANVI are beside scvi-tools' (`pip install 'stray[parity]'` installs it), on the
+same panels, spots, settings and seeds: the ELBO of held-out spots, and a probe on the patients held out. The same
+command goes on where it was interrupted.
+
+  stray benchmark quality --set dataset=/data/her2st_64 --set seeds=[0,1,2]
+  stray benchmark quality --set dataset=/data/her2st_64 --set folds.held_out=[A] --methods scvi
 """
 
 from __future__ import annotations
@@ -14,6 +21,7 @@ import tempfile
 
 from rich.table import Table
 
+from stray.cli import benchmark_quality
 from stray.cli.arguments import add_recipe, recipe_from
 from stray.cli.console import Progress, say, stdout
 
@@ -22,14 +30,20 @@ HELP = "measure the speed of each stage on this machine"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    add_recipe(parser, default="demo")
+    parser.add_argument("what", nargs="?", choices=["speed", "quality"], default="speed", help="(default: %(default)s)")
+    add_recipe(parser, optional=True)
     more = "epochs of the contrastive stage, 25 times as many of the gene stage (default: %(default)s)"
     parser.add_argument("--epochs", metavar="N", type=int, default=4, help=more)
     parser.add_argument("--cpus", metavar="N", type=int, default=os.cpu_count(), help="threads (default: all CPUs)")
+    benchmark_quality.configure(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a row a stage."""
+    """Print a row a stage, or a row an implementation."""
+    if args.what == "quality":
+        args.recipe = args.recipe or benchmark_quality.RECIPE
+        return benchmark_quality.run(args)
+    args.recipe = args.recipe or "demo"
     recipe = recipe_from(args)
     from stray.cli.ingest import show_event
     from stray.on_ray import benchmark, ingest, session

@@ -1,0 +1,1 @@
+"""stray's models beside other implementations of the same models, on the same data."""
