@@ -36,8 +36,9 @@ def small_comparison(folder: Path, *changes: str) -> tuple[Recipe, PairedDataset
     return load_recipe(str(folder / "versus.yaml"), [*places, *changes]), dataset
 
 
-def prepared_jobs(recipe: Recipe, dataset: PairedDataset, root: Path, *methods: str) -> list[Job]:
+def prepared_jobs(comparison: tuple[Recipe, PairedDataset], root: Path, *methods: str) -> list[Job]:
     """The jobs of the comparison, their panels fitted."""
+    recipe, dataset = comparison
     listed = jobs(recipe, dataset, methods, str(root))
     for one in [one for job in listed for one in job.cells]:
         gene = one.scored.gene

@@ -84,9 +84,11 @@ def _overview(found: Quality) -> TextTable:
         pooled = [_spread(row.pooled[name]) for name in SCORES]
         rows.append((row.method, row.side, _spread(row.elbo, 1), own, *pooled, f"{row.seconds.mean:.0f}"))
     header = ("method", "implementation", "ELBO a held-out spot", "as it tells itself", *SCORES.values(), "seconds")
+    folds, seeds = len(found.folds), len(found.seeds)
+    over = "mean ± sd over seeds [smallest, largest]; " if seeds > 1 else ""
     title = (
-        f"{len(found.folds)} patients held out in turn, {len(found.seeds)} seeds; mean ± sd over seeds [smallest, "
-        "largest]; probe on the pooled predictions"
+        f"{folds} patient{'s' * (folds != 1)} held out in turn, {seeds} seed{'s' * (seeds != 1)}; {over}probe: pooled "
+        "predictions"
     )
     return TextTable(title, header, tuple(rows), 2)
 
@@ -101,7 +103,7 @@ def _gaps(found: Quality) -> TextTable:
         for name, words in SCORES.items():
             cells = gap.cells[name]
             p = f"p = {cells.p:.2f}, {cells.n_folds} folds" if cells.p == cells.p else "too few folds"
-            within = "yes" if gap.within[name] else "no"
+            within = {None: "-", True: "yes", False: "no"}[gap.within[name]]
             rows.append(
                 (gap.method, words, f"{gap.pooled[name]:+.3f}", f"{cells.mean:+.3f} ± {number(cells.sd)}", p, within)
             )

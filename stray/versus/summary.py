@@ -73,8 +73,10 @@ class Gap:
     """The same of single cells (fold and seed): the smallest and the largest."""
     pooled: dict[str, float]
     """Of the means over seeds, by the names of `SCORES`."""
-    within: dict[str, bool]
-    """Whether that is no more than the seeds of either implementation differ, largest minus smallest."""
+    within: dict[str, bool | None]
+    """Whether that is no more than the seeds of either implementation differ, largest minus smallest; None with one
+    seed.
+    """
     cells: dict[str, Difference]
     """Of the cells' scores, paired; the test flips the signs of folds."""
 
@@ -169,6 +171,8 @@ def _gap(ours: Row, theirs: Row, by_cell: dict[tuple[str, str, int], dict[str, R
         pooled=differences,
         within={
             name: abs(difference) <= max(ours.pooled[name].range, theirs.pooled[name].range)
+            if len(ours.elbo.values) > 1
+            else None
             for name, difference in differences.items()
         },
         cells=cells,

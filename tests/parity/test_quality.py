@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """scvi-tools' job of the first fold and seed; nothing is trained yet."""
     folder = tmp_path_factory.mktemp("parity")
-    return prepared_jobs(*small_comparison(folder), folder / "results")[1]
+    return prepared_jobs(small_comparison(folder), folder / "results")[1]
 
 
 class Seen:
@@ -132,7 +132,8 @@ def test_the_anndata_of_scvi_tools_is_the_stage(job) -> None:
     counts = LocalData(PairedDataset.open(job.dataset)).counts(stage.panel(), stage.rows)
     data = cohort(stage, counts, task_of(stage, counts))
     assert data.shape == (len(stage.rows), len(stage.panel()))
-    assert np.array_equal(data.X.toarray(), counts.gather(np.arange(len(counts))).numpy())
+    x: Any = data.X
+    assert np.array_equal(x.toarray(), counts.gather(np.arange(len(counts))).numpy())
     assert data.obs["batch"].tolist() == stage.batch.tolist()
     assert data.obs["label"].tolist() == [name or scvi_tools.UNLABELLED for name in stage.label]
 

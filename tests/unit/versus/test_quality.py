@@ -92,7 +92,7 @@ def test_without_scvi_tools_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture(scope="module")
 def ran(comparison, tmp_path_factory: pytest.TempPathFactory) -> quality.Job:
     """The job of stray with both methods, run."""
-    job = prepared_jobs(*comparison, tmp_path_factory.mktemp("ran"))[0]
+    job = prepared_jobs(comparison, tmp_path_factory.mktemp("ran"))[0]
     job.run()
     return job
 
@@ -122,10 +122,9 @@ def test_a_result_that_is_missing_is_made_anew_from_what_was_trained(ran, monkey
 
 def test_the_first_draw_of_the_elbo_is_what_training_watches(comparison, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(gene_task, "RECALIBRATE_BELOW_STEPS", 0)
-    recipe, dataset = comparison
-    job = prepared_jobs(recipe, dataset, tmp_path, "scvi")[0]
+    job = prepared_jobs(comparison, tmp_path, "scvi")[0]
     job.run()
-    stage, data = job.cells[0].scored.gene, LocalData(dataset)
+    stage, data = job.cells[0].scored.gene, LocalData(comparison[1])
     counts = data.counts(stage.panel(), stage.rows)
     task = scvi_tools.task_of(stage, counts)
     task.module.load_state_dict(stage.folder.read_weights("weights.pt"))

@@ -10,7 +10,7 @@ import pytest
 from stray.cli.benchmark_quality import _gaps, _markdown, _overview, _patients
 from stray.errors import InputError
 from stray.versus.quality import Result
-from stray.versus.summary import summary
+from stray.versus.summary import SCORES, summary
 
 RIGHT = {"accuracy": 1.0, "balanced_accuracy": 1.0, "macro_f1_fold": 1.0}
 
@@ -75,6 +75,12 @@ def test_a_gap_larger_than_what_seeds_do_is_not_within() -> None:
     (gap,) = summary(far).gaps
     assert gap.pooled["accuracy"] == pytest.approx(0.3)
     assert not gap.within["accuracy"]
+
+
+def test_one_seed_has_no_spread_to_be_within() -> None:
+    found = summary([one for one in results() if one.seed == 0])
+    assert found.gaps[0].within == dict.fromkeys(SCORES)
+    assert "| scvi | stray | -148.5 |  | 0.950 |" in _markdown(_overview(found))
 
 
 def test_the_majority_is_of_the_spots_of_one_seed() -> None:
