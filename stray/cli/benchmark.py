@@ -1,16 +1,16 @@
-"""Measure each stage on this machine: spots a second through Ray, time waiting for data, ratio to one plain process.
+"""Measure stray on this machine. Ratios of one run alone are worth reading: machines are shared and noisy.
 
-  stray benchmark
-  stray benchmark --epochs 10 --set dataset=/data/her2st_64
+stages   each stage through Ray Data and Ray Train, the time it waits for data, and its ratio to the same loop in
+         one plain process
+gene     the gene stage against scvi-tools on the same matrix, and how near it comes to its matrix products alone
+quality  how good the gene codes are, against scvi-tools': same folds, panels, spots, settings and seeds; the ELBO of
+         held-out spots, and a probe on the patients held out. The same command goes on where it was interrupted
 
-Both are measured in one run, with the same threads and the same batches, because machines are shared and noisy.
-
-Or compare how good stray's scVI and scANVI are beside scvi-tools' (`pip install 'stray[parity]'` installs it), on the
-same panels, spots, settings and seeds: the ELBO of held-out spots, and a probe on the patients held out. The same
-command goes on where it was interrupted.
-
-  stray benchmark quality --set dataset=/data/her2st_64 --set seeds=[0,1,2]
-  stray benchmark quality --set dataset=/data/her2st_64 --set folds.held_out=[A] --methods scvi
+python jobs/benchmark.py
+python jobs/benchmark.py --epochs 10 --set dataset=/data/her2st_64
+python jobs/benchmark.py gene --against scvi-tools
+python jobs/benchmark.py gene --against scvi-tools --set dataset=/data/her2st_64
+python jobs/benchmark.py quality --against scvi-tools --set dataset=/data/her2st_64 --set seeds=[0,1,2]
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from dataclasses import replace
 
 from rich.table import Table
 
@@ -25,25 +26,52 @@ from stray.cli import benchmark_quality
 from stray.cli.arguments import add_recipe, recipe_from
 from stray.cli.console import Progress, say, stdout
 
-HELP = "measure the speed of each stage on this machine"
+HELP = "measure stray: its speed on this machine, its gene codes against scvi-tools'"
+
+RECIPES = {"stages": "demo", "gene": "demo", "quality": "her2st_gene"}
+"""What is measured, and the recipe of each where none is named."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("what", nargs="?", choices=["speed", "quality"], default="speed", help="(default: %(default)s)")
+    parser.add_argument(
+        "what", nargs="?", choices=tuple(RECIPES), default="stages", help="what is measured (default: stages)"
+    )
     add_recipe(parser, optional=True)
-    more = "epochs of the contrastive stage, 25 times as many of the gene stage (default: %(default)s)"
+    more = (
+        "stages: of the contrastive stage, 25 times as many of the gene stage; gene: of a round, after its first "
+        "(default: %(default)s)"
+    )
     parser.add_argument("--epochs", metavar="N", type=int, default=4, help=more)
     parser.add_argument("--cpus", metavar="N", type=int, default=os.cpu_count(), help="threads (default: all CPUs)")
+    parser.add_argument(
+        "--against",
+        choices=("scvi-tools",),
+        help="gene, quality: who else trains (pip install 'stray[parity]'; quality always takes scvi-tools)",
+    )
+    gene = parser.add_argument_group("gene")
+    gene.add_argument("--rounds", metavar="N", type=int, default=3, help="runs of each (default: %(default)s)")
+    gene.add_argument(
+        "--spots", metavar="N", type=int, default=13_620, help="of the drawn matrix (default: %(default)s)"
+    )
+    gene.add_argument(
+        "--genes",
+        metavar="N",
+        type=int,
+        default=2_000,
+        help="of the drawn matrix, or of the panel (default: %(default)s)",
+    )
     benchmark_quality.configure(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a row a stage, or a row an implementation."""
-    if args.what == "quality":
-        args.recipe = args.recipe or benchmark_quality.RECIPE
-        return benchmark_quality.run(args)
-    args.recipe = args.recipe or "demo"
+    """Print a row a stage, a row a contender, or a row an implementation."""
+    args.recipe = args.recipe or RECIPES[args.what]
+    return {"stages": _stages, "gene": _gene, "quality": benchmark_quality.run}[args.what](args)
+
+
+def _stages(args: argparse.Namespace) -> int:
+    """A row a stage."""
     recipe = recipe_from(args)
     from stray.cli.ingest import show_event
     from stray.on_ray import benchmark, ingest, session
@@ -81,4 +109,54 @@ def run(args: argparse.Namespace) -> int:
         )
     stdout.print(table)
     say("ratio: through Ray Data and Ray Train, over the same loop in a plain process with the data in its own memory")
+    return 0
+
+
+def _gene(args: argparse.Namespace) -> int:
+    """A row a contender."""
+    from stray.versus import gene_speed
+
+    if args.against:
+        gene_speed.check_scvi_tools()
+    recipe = recipe_from(args)
+    if recipe.dataset:
+        counts, batch = gene_speed.of_cohort(recipe.dataset, replace(recipe.gene.panel, n_genes=args.genes))
+    else:
+        counts, batch = gene_speed.drawn(args.spots, args.genes, 8)
+    names = ["stray", "stray, compiled", *([args.against] if args.against else [])]
+    names += ["products, dense", "products, sparse first layer"]
+    with Progress() as progress:
+        progress.start("race", "rounds", total=args.rounds * len(names))
+        done = iter(range(args.rounds * len(names)))
+        raced = gene_speed.race(
+            names,
+            counts,
+            batch,
+            rounds=args.rounds,
+            epochs=args.epochs,
+            threads=args.cpus,
+            on_run=lambda name, number: progress.update("race", next(done), f"round {number + 1}, {name}"),
+        )
+        progress.finish("race")
+    of = {one.name: one for one in raced}
+    source = recipe.dataset or "drawn"
+    n_spots, n_genes = map(int, counts.shape)  # pyright: ignore[reportArgumentType]
+    table = Table(
+        title=f"{n_spots:,} spots x {n_genes:,} genes ({source}), {counts.nnz / n_spots / n_genes:.0%} not zero; "
+        f"ZINB, 1 layer, 10 latent dimensions, batches of 128; {args.cpus} threads, {args.rounds} rounds of "
+        f"{args.epochs} epochs",
+        title_justify="left",
+    )
+    columns = ["", "spots/s", "slowest to fastest round", *([f"ratio to {args.against}"] if args.against else [])]
+    for name in [*columns, "share of the products' speed", "peak memory", "of it training"]:
+        table.add_column(name, justify="right" if name else "left")
+    for one in raced:
+        cells = [one.name, f"{one.spots_per_second:,.0f}", f"{min(one.rates):,.0f} to {max(one.rates):,.0f}"]
+        if args.against:
+            middle, low, high = gene_speed.ratios(one, of[args.against])
+            cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
+        cells.append(f"{gene_speed.ratios(one, of['products, dense'])[0]:.0%}")
+        table.add_row(*cells, f"{one.peak_bytes / 2**20:,.0f} MiB", f"{one.training_bytes / 2**20:,.0f} MiB")
+    stdout.print(table)
+    say("products: the matrix products of a step alone, in float32; ratios are medians over rounds, with their range")
     return 0

@@ -20,9 +20,6 @@ from stray.report.tables import number
 if TYPE_CHECKING:
     from stray.versus.summary import Quality, Spread
 
-RECIPE = "her2st_gene"
-"""What is compared where no recipe is named."""
-
 
 @dataclass(frozen=True)
 class TextTable:
@@ -37,7 +34,6 @@ class TextTable:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that `quality` alone takes."""
     group = parser.add_argument_group("quality")
-    group.add_argument("--against", choices=["scvi-tools"], default="scvi-tools", help="the other implementation")
     group.add_argument(
         "--methods",
         metavar="NAME",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
 from rich import box
@@ -21,11 +21,12 @@ _NAMES_SHOWN = 6
 
 
 def card(dataset: PairedDataset, *, verified: bool) -> Iterator[RenderableType]:
-    """The parts of the card, in order: what it is, patients, sections, classes, dropped spots, warnings."""
+    """The parts of the card: what it is, patients, sections, their columns, classes, dropped spots, warnings."""
     manifest = dataset.manifest
     yield _head(dataset, verified)
     yield _patients(manifest)
     yield _sections(manifest)
+    yield from _columns(manifest)
     yield from _classes(manifest)
     yield from _dropped(manifest)
     yield from _warnings(manifest)
@@ -99,6 +100,21 @@ def _sections(manifest: Manifest) -> Table:
             _number(sum(len(spots) for spots in section.dropped.values())),
         )
     return table
+
+
+def _columns(manifest: Manifest) -> Iterator[Table]:
+    """What `gene.batch_key` may name beside patient, section and source."""
+    if not manifest.columns:
+        return
+    numbers = ("sections", "without it")
+    table = _table("Columns of the sections", "column", *numbers, "values and their sections", numbers=numbers)
+    for column in manifest.columns:
+        found = Counter(section.columns[column] for section in manifest.sections if column in section.columns)
+        shown = ", ".join(f"{value} ({number})" for value, number in found.most_common(_NAMES_SHOWN))
+        more = f" and {len(found) - _NAMES_SHOWN} more (manifest.json)" if len(found) > _NAMES_SHOWN else ""
+        without = len(manifest.sections) - found.total()
+        table.add_row(escape(column), _number(found.total()), _number(without), escape(shown + more))
+    yield table
 
 
 def _classes(manifest: Manifest) -> Iterator[Table]:

@@ -12,7 +12,9 @@ What a recipe says in its `ingest` section:
 
 A patch is a crop of --patch-um micrometres around a spot, resampled to --patch-px pixels, whatever the scanner's
 resolution. Where two sources hold a section, --prefer says which gives it. A label table is a CSV file with the columns
-section, spot and label; it fills labels that are still empty, and its name is kept beside each label.
+section, spot and label; it fills labels that are still empty, and its name is kept beside each label. A section table
+is a CSV file with the column section and any others (slide, scanner, kit), which a batch effect may belong to; of an
+.h5ad file, columns of text that are constant over a section become such columns by themselves.
 Run again after a failure, or with another section added: sections that stand and have not changed are kept.
 """
 
@@ -68,6 +70,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     choices.add_argument(
         "--labels", metavar="NAME=CSV", action="append", default=[], help="a label table (section, spot, label)"
     )
+    choices.add_argument(
+        "--sections", metavar="CSV", help="what else is known of sections: a table with section and further columns"
+    )
     choices.add_argument("--patch-um", metavar="N", type=float, help="side of a patch in micrometres (default: 112)")
     choices.add_argument("--patch-px", metavar="N", type=int, help="side of a patch in pixels (default: 64)")
     choices.add_argument(
@@ -121,6 +126,8 @@ def config_from(args: argparse.Namespace) -> IngestConfig:
     for place, value in {"size_um": args.patch_um, "size_px": args.patch_px, "encoding": args.patch_encoding}.items():
         if value is not None:
             changes[f"ingest.patch.{place}"] = value
+    if args.sections is not None:
+        changes["ingest.sections"] = args.sections
     return apply(recipe, changes).ingest
 
 

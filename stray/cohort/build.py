@@ -161,8 +161,8 @@ def _unchanged(plan: IngestPlan, out: str) -> bool:
         manifest = Manifest.load(out)
     except InputError:
         return False
-    return manifest.ingest == _as_json(plan.config) and [task.fingerprint for task in plan.tasks] == [
-        entry.fingerprint for entry in manifest.sections
+    return manifest.ingest == _as_json(plan.config) and [(t.fingerprint, t.columns) for t in plan.tasks] == [
+        (entry.fingerprint, entry.columns) for entry in manifest.sections
     ]
 
 

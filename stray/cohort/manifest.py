@@ -48,6 +48,10 @@ class SectionEntry:
     has_counts: bool
     microns_per_pixel: float
     """Of the picture's frame, in micrometres."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """What else is known of the section, by the name of its column: its slide, scanner, kit. A section lacks a column
+    whose value is not known for it; a dataset of an earlier stray has none.
+    """
     labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Label source -> class -> number of spots."""
     dropped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -86,6 +90,11 @@ class Manifest:
     def patients(self) -> tuple[str, ...]:
         """All patients, sorted."""
         return tuple(sorted({section.patient for section in self.sections}))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that some section has, sorted."""
+        return tuple(sorted({name for section in self.sections for name in section.columns}))
 
     @property
     def files(self) -> tuple[FileEntry, ...]:

@@ -18,6 +18,7 @@ from stray.cohort.labels import LabelRows, label_tables
 from stray.cohort.readers import Reader, SectionHandle, make_reader
 from stray.cohort.schema import GENE_TABLE
 from stray.cohort.section import Genes, plural
+from stray.cohort.section_table import section_columns
 from stray.columns import CONTRACT_VERSION
 from stray.config.ingest import IngestConfig, PatchConfig
 from stray.errors import InputError, Problem, raise_if_any
@@ -33,11 +34,13 @@ class SectionTask:
     """Sources that hold the section too and were not preferred."""
     labels: tuple[LabelRows, ...]
     """In the order in which they fill."""
+    columns: Mapping[str, str]
+    """What is known of the section as a whole. It stands in the manifest alone, so it may change without a new file."""
     gene_index: np.ndarray | None
     """Cohort-wide index of each of the section's genes, int32; None without counts."""
     patch: PatchConfig
     fingerprint: str
-    """Digest of all of this and of the input files' sizes and times."""
+    """Digest of all of this but the columns, and of the input files' sizes and times."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +79,10 @@ def make_plan(config: IngestConfig) -> IngestPlan:
     raise_if_any(problems)
     chosen, choice_problems = _choose(readers, handles, config.prefer)
     tables, table_problems = label_tables(config.labels, set(chosen))
-    raise_if_any(choice_problems + table_problems)
+    columns, column_problems = section_columns(
+        config.sections, {name: handles[first][name].columns for name, (first, _) in chosen.items()}
+    )
+    raise_if_any(choice_problems + table_problems + column_problems)
 
     genes_of: dict[str, Genes] = {}
     for name, (first, _) in chosen.items():
@@ -106,6 +112,7 @@ def make_plan(config: IngestConfig) -> IngestPlan:
                 reader=reader,
                 others=others,
                 labels=labels,
+                columns=columns[name],
                 gene_index=gene_index,
                 patch=config.patch,
                 fingerprint=fingerprint,

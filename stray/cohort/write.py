@@ -147,7 +147,7 @@ def _standing(task: SectionTask, out: str) -> SectionEntry | None:
         whole = all(file_sha256(storage.join(out, file.path)) == file.sha256 for file in entry.files)
     except (OSError, ValidationError):
         return None
-    return entry if whole else None
+    return replace(entry, columns=dict(task.columns)) if whole else None
 
 
 def _write_section(task: SectionTask, out: str) -> SectionEntry:
@@ -193,6 +193,7 @@ def _write_section(task: SectionTask, out: str) -> SectionEntry:
         has_image=image is not None,
         has_counts=section.counts is not None,
         microns_per_pixel=section.microns_per_pixel,
+        columns=dict(task.columns),
         labels=count_labels(labels, label_sources),
         dropped=dict(section.dropped),
         warnings=(*section.warnings, *warnings),

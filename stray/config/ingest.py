@@ -81,6 +81,10 @@ class IngestConfig:
     """Where sections come from; several sources become one cohort."""
     labels: tuple[LabelTableConfig, ...] = ()
     """Label tables, applied in order; each fills only labels that are still empty."""
+    sections: str = ""
+    """A CSV with the column section and any further ones (slide, scanner, kit): what is known of sections as a whole,
+    beside what their sources know. `gene.batch_key` may name any of them.
+    """
     prefer: tuple[str, ...] = ()
     """Which source wins where two hold a section: `KIND:SECTION`, such as `h5ad:A1`."""
     patch: PatchConfig = field(default_factory=PatchConfig)

@@ -13,6 +13,7 @@ from stray.cohort.split import Fold
 from stray.config import Recipe
 from stray.evaluate import probe_balanced_accuracy
 from stray.on_ray.data import Placed, place_counts
+from stray.on_ray.experiment import log_codes
 from stray.on_ray.fit import Assignment, fit
 from stray.on_ray.logger import MailboxTracker
 from stray.on_ray.panels import fit_panels
@@ -86,6 +87,8 @@ def run_trial(settings: dict[str, Any], *, shared: Shared) -> None:
             folder=storage.join(shared.root, "checkpoints"),
             mailbox=shared.mailbox,
         )
+    # From the folder: trials that share a gene stage each show what it did.
+    log_codes(tracker, trial)
     image = trial.scored.folder
     score = probe_balanced_accuracy(
         image.read_array("features.npy"),

@@ -77,6 +77,16 @@ class Counts(_Blocks):
         """Counts over the panel of each position."""
         return self._total
 
+    def log_factorials(self) -> np.ndarray:
+        """Sum of log(count!) over the panel of each position."""
+        return self._log_factorial
+
+    def matrix(self) -> sp.csr_matrix:
+        """Counts (N, G) of all positions in their order, one copy in this process."""
+        stacked = sp.csr_matrix(sp.vstack(self._counts))
+        first = np.cumsum([0, *(len(block.indptr) - 1 for block in self._counts)])
+        return sp.csr_matrix(stacked[first[self._block] + self._offset])
+
     def gather(self, positions: np.ndarray) -> Tensor:
         """Counts (n, G) as float32."""
         found = self.entries(positions)

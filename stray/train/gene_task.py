@@ -22,6 +22,7 @@ from stray.train.code_watch import CodeWatch
 from stray.train.gene_models import build_gene_model
 from stray.train.labelled import LabelledPlan
 from stray.train.plan import BatchPlan
+from stray.train.resident import ResidentCounts
 from stray.train.schedules import kl_weight
 from stray.train.task import StepOutput
 
@@ -77,7 +78,9 @@ class GeneTask:
         # A batch none of whose spots trains would leave parameters of the decoder as they were drawn.
         self.names = np.unique(batch_N[usable])
         codes_N = np.minimum(np.searchsorted(self.names, batch_N), len(self.names) - 1)  # read where usable only
-        self._counts, self._batch_N = counts, torch.from_numpy(codes_N.astype(np.int64))
+        self._batch_N = torch.from_numpy(codes_N.astype(np.int64))
+        # Beside a GPU, a step would wait for its entries to cross.
+        self._counts = ResidentCounts(counts, device) if device.type == "cuda" else counts
         self._train, self._held_out = _split(usable, codes_N, config.validation_share, seed)
         if len(self._train) < 2:
             what = f"{len(self._train)} of {len(totals_N)} spots have the counts to train, batch norm needs two"

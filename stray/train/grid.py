@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from stray.cohort.batches import batch_names
 from stray.cohort.dataset import PairedDataset, SpotTable
 from stray.cohort.split import Fold, folds
 from stray.config import Recipe, ScanviConfig
@@ -101,7 +102,8 @@ def cell(
 ) -> Cell:
     """One cell. `recipe` is as the method sees it; `embed_patients` narrows the patients whose pictures are embedded.
 
-    Raises InputError when no training patient has what the method needs.
+    Raises InputError when no training patient has what the method needs, and where `gene.batch_key` names no column of
+    the sections, or one that some section lacks.
     """
     spots = dataset.spots()
     trains = np.isin(spots.patient, fold.train)
@@ -114,7 +116,7 @@ def cell(
     gene = GeneStage(
         config=recipe.gene,
         rows=gene_rows,
-        batch=_batches(recipe, dataset)[gene_rows],
+        batch=batch_names(dataset, recipe.gene.batch_key)[gene_rows],
         label=_labels(recipe, spots, gene_rows, fold),
         dataset=dataset.manifest.digest,
         seed=seed,
@@ -134,17 +136,6 @@ def cell(
         root=root,
     )
     return Cell(method=method, fold=fold, seed=seed, recipe=recipe, scored=image)
-
-
-def _batches(recipe: Recipe, dataset: PairedDataset) -> np.ndarray:
-    """What each spot's batch effect belongs to."""
-    spots = dataset.spots()
-    if recipe.gene.batch_key == "patient":
-        return spots.patient
-    if recipe.gene.batch_key == "section":
-        return spots.section
-    source_of = {section.name: section.source for section in dataset.manifest.sections}
-    return np.array([source_of[name] for name in spots.section.tolist()], dtype=object)
 
 
 def _labels(recipe: Recipe, spots: SpotTable, rows: np.ndarray, fold: Fold) -> np.ndarray:

@@ -43,7 +43,7 @@ class GeneStage:
     rows: np.ndarray
     """Global rows of the training patients' spots with counts."""
     batch: np.ndarray
-    """The batch (patient or section) of each."""
+    """The batch of each, by `gene.batch_key`: its patient, its section, or what a column of the sections says."""
     label: np.ndarray
     """The class of each, empty where it is not known or may not train. scANVI learns from it; for other models it is
     only watched how far apart the codes keep the classes.

@@ -1,1 +1,1 @@
-"""stray's models beside other implementations of the same models, on the same data."""
+"""stray beside other software, on the same data in one run."""

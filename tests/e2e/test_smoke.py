@@ -122,6 +122,9 @@ def test_a_search_runs_its_trials_and_writes_the_best_recipe(
     scores = [run.metrics["eval/inner_balanced_accuracy"] for run in trials]
     assert parent.metrics["eval/inner_balanced_accuracy"] == max(scores)
     assert {run.tags["mlflow.parentRunId"] for run in trials} == {parent.run_id}
+    for run in trials:
+        figures = {path.name for path in trained.folder.rglob(f"{run.run_id}/**/codes_*.png")}
+        assert figures == {"codes_scvi.png"}, "what the gene stage did is shown by every trial that uses it"
     best = load_recipe(str(trained.folder / "runs" / "smoke" / "best.yaml"))
     tuned = best.methods["clip_scvi"].set
     assert set(tuned) == set(best.search.space)

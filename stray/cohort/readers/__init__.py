@@ -27,6 +27,8 @@ class SectionHandle:
     """Absolute paths of every file that the section is made from: their size and time tell whether it changed."""
     options: Mapping[str, object] = field(default_factory=dict)
     """What else the section is a function of (the settings of the synthetic cohort, say); JSON values."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """What else the source knows of the section as a whole (its slide, scanner, kit), by the column's name."""
 
 
 class Reader(Protocol):

@@ -2,6 +2,7 @@
 
     X, or layers["counts"]                              raw counts, spots x genes
     obs: patient, section, label                        section may be absent in a file that holds one
+    obs: any other column of text                       where it is constant over a section, a column of the section
     obsm["spatial"]                                     spot centres in pixels of the full-resolution picture
     uns["spatial"][LIBRARY]["images"]["hires"]          the picture, uint8 or float in 0..1
     uns["spatial"][LIBRARY]["scalefactors"]             tissue_hires_scalef: from full resolution to that picture
@@ -44,9 +45,12 @@ from stray.cohort.section import (
     keep_spots,
     local_spot_name,
 )
+from stray.columns import SECTION_FACTS
 from stray.config.ingest import H5adSourceConfig
 from stray.errors import InputError, Problem, raise_if_any
 
+_TAKEN = (*SECTION_FACTS, "label")
+"""Columns of obs that mean something else already (`source` is the reader)."""
 _ARRAY_NAME = re.compile(r"(\d+)x(\d+)")
 
 
@@ -56,6 +60,8 @@ class _Place:
     patient: str
     rows: np.ndarray
     """The section's rows of the file."""
+    columns: dict[str, str]
+    """The columns of obs that are one text over the section."""
 
 
 class H5adReader:
@@ -78,7 +84,10 @@ class H5adReader:
                 *([str(beside)] if beside is not None and beside.exists() else []),
             )
             options = {"pitch_um": self._pitch_um}
-            handles.append(SectionHandle(name=name, patient=place.patient, inputs=inputs, options=options))
+            made = SectionHandle(
+                name=name, patient=place.patient, inputs=inputs, options=options, columns=place.columns
+            )
+            handles.append(made)
         return tuple(handles)
 
     def remarks(self) -> tuple[str, ...]:
@@ -224,9 +233,21 @@ def _sections_of(path: Path) -> dict[str, _Place]:
         if len(patients) > 1:
             what = f"section {name} belongs to the patients {', '.join(patients)}"
             problems.append(Problem(str(path), what, "a section is of one patient: correct obs"))
-        places[str(name)] = _Place(path, patients[0], rows)
+        places[str(name)] = _Place(path, patients[0], rows, _constant_texts(obs.iloc[rows]))
     raise_if_any(problems)
     return places
+
+
+def _constant_texts(obs: pd.DataFrame) -> dict[str, str]:
+    """The columns of text or categories that have one value at all spots of a section, where it is no blank."""
+    found = {}
+    for name, column in obs.items():
+        text = isinstance(column.dtype, pd.CategoricalDtype) or pd.api.types.is_string_dtype(column)
+        if text and name not in _TAKEN and not column.isna().any() and column.nunique() == 1:
+            value = str(column.iloc[0]).strip()
+            if value not in ("", "nan"):
+                found[str(name)] = value
+    return found
 
 
 def _array_position(obs: pd.DataFrame, spots: tuple[str, ...]) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from stray.cohort.build import build_dataset
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
 from stray.errors import InputError
@@ -161,6 +162,20 @@ def test_a_gene_stage_is_found_again_by_everything_that_went_into_it(recipe: Rec
     assert base.key == gene(apply(recipe, {"contrastive.optim.lr": 0.5, "run.max_failures": 9})).key
     for change in ({"gene.model.n_latent": 6}, {"gene.panel.n_genes": 50}, {"gene.batch_key": "section"}):
         assert base.key != gene(apply(recipe, change)).key
+
+
+def test_a_batch_is_whatever_a_column_of_the_sections_says(folder: Path, recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "sections.csv").write_text("section,lab\nP1S1,north\nP2S1,north\nP3S1,south\n")
+    changes = {"ingest.sections": str(tmp_path / "sections.csv"), "dataset": str(tmp_path / "dataset")}
+    changed = apply(recipe, {**changes, "gene.batch_key": "lab"})
+    build_dataset(changed.ingest, changed.dataset)
+    dataset = PairedDataset.open(changed.dataset)
+    stage = prepared_cell(changed, dataset, tmp_path / "runs").scored.gene
+    assert set(zip(dataset.spots().patient[stage.rows], stage.batch, strict=True)) == {("P2", "north"), ("P3", "south")}
+    run_stage(stage, LocalData(dataset), LocalWorker(), MemoryTracker())
+    assert load_gene_encoder(stage.folder.path).batches == ("north", "south")
+    with pytest.raises(InputError, match=r"gene\.batch_key: no section .*'labs'\n.*did you mean `lab`"):
+        small_cell(apply(changed, {"gene.batch_key": "labs"}), dataset, root="r")
 
 
 def test_a_cell_hears_of_the_stages_that_were_done_before_and_not_twice_of_those_that_ran(

@@ -1,0 +1,86 @@
+"""What is known of sections as a whole, such as slide, scanner or kit: from their sources and from a CSV table."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from stray import columns as c
+from stray.errors import InputError, Problem, raise_if_any
+
+_REMEDY = "give a CSV file whose first line reads section,COLUMN,..."
+
+
+def section_columns(
+    path: str, known: Mapping[str, Mapping[str, str]]
+) -> tuple[dict[str, dict[str, str]], list[Problem]]:
+    """Each section's columns, and what is wrong with the table at `path`, which may be empty: no table.
+
+    `known` are the sections with the columns that their sources give them. The table fills what these leave empty; that
+    it contradicts one of them is a problem. A section that the table does not name lacks its columns.
+    """
+    found = {name: dict(columns) for name, columns in known.items()}
+    if not path:
+        return found, []
+    try:
+        rows = _read(path)
+    except InputError as error:
+        return found, list(error.problems)
+    problems = []
+    unknown = sorted(set(rows) - set(known))
+    if unknown:
+        what = f"describes sections that no source holds: {', '.join(unknown[:8])}"
+        problems.append(Problem(path, what, f"the sections are {', '.join(sorted(known)[:40])}"))
+    for section in sorted(set(rows) & set(known)):
+        for column, value in rows[section].items():
+            if found[section].setdefault(column, value) != value:
+                what = f"{column} of section {section} is {value!r}, its source says {found[section][column]!r}"
+                problems.append(Problem(path, what, "correct one of them, or name the table's column otherwise"))
+    return found, problems
+
+
+def _read(path: str) -> dict[str, dict[str, str]]:
+    """Section -> column -> value, without empty cells. Raises InputError with all that is wrong with the table."""
+    rows: dict[str, dict[str, str]] = {}
+    problems = []
+    try:
+        with open(Path(path).expanduser(), encoding="utf-8-sig", newline="") as lines:
+            table = csv.reader(lines)
+            header = [name.strip() for name in next(table, [])]
+            _check_header(header, path)
+            for cells in table:
+                values = [cell.strip() for cell in cells]
+                if not any(values):
+                    continue
+                row = dict(zip(header, values, strict=False))
+                section, place = row.pop(c.SECTION, ""), f"{path}, line {table.line_num}"
+                if len(values) != len(header):
+                    problems.append(Problem(place, f"has {len(values)} cells for {len(header)} columns", _REMEDY))
+                elif not section:
+                    problems.append(Problem(place, "names no section", _REMEDY))
+                elif section in rows:
+                    problems.append(Problem(place, f"describes section {section} again", "keep one line a section"))
+                rows[section] = {name: value for name, value in row.items() if value}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(Problem(path, f"cannot be read: {error}", _REMEDY)) from None
+    raise_if_any(problems)
+    return rows
+
+
+def _check_header(header: list[str], path: str) -> None:
+    place = f"{path}, line 1"
+    if c.SECTION not in header:
+        raise InputError(Problem(place, f"has no column `section`; it has {', '.join(header) or 'none'}", _REMEDY))
+    problems = []
+    if len(header) < 2:
+        problems.append(Problem(place, "has no column beside `section`", _REMEDY))
+    for name, times in Counter(header).items():
+        if not name:
+            problems.append(Problem(place, "has a column without a name", "name it"))
+        elif times > 1:
+            problems.append(Problem(place, f"names the column {name} {times} times", "keep one of them"))
+        elif name in c.SECTION_FACTS and name != c.SECTION:
+            problems.append(Problem(place, f"{name} is known of every section already", "rename or remove the column"))
+    raise_if_any(problems)

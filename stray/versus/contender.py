@@ -1,0 +1,131 @@
+"""One contender of the gene stage's race, alone in its process: `python -m stray.versus.contender NAME ...` trains on
+the matrix in a file and prints what it measured as the last line, in JSON.
+
+A process of its own, so that its peak memory is its own, and that no other's threads and caches are in its way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from stray.cohort.dataset import SpotTable
+from stray.cohort.fragments import CountBlock
+from stray.config import GeneConfig
+from stray.track.tracker import NullTracker
+from stray.train.blocks import Counts
+from stray.train.gene_task import GeneTask
+from stray.train.loop import fit
+from stray.train.worker import LocalWorker
+from stray.versus.products import product_rates
+
+RACE = GeneConfig(validation_share=0.0)
+"""The settings of the race: ZINB, one hidden layer of 128, 10 latent dimensions, batches of 128, all spots train."""
+
+
+def by_stray(counts_NG: sp.csr_matrix, batch_N: np.ndarray, epochs: int, config: GeneConfig) -> list[float]:
+    """Spots a second of each epoch of stray's loop, in this process."""
+    counts = Counts([CountBlock(np.arange(len(batch_N)), counts_NG)], np.arange(len(batch_N)))
+    unlabelled_N = np.full(len(batch_N), "")
+    worker = LocalWorker()
+    config = replace(config, epochs=epochs)
+    task = GeneTask(config, counts, batch_N, unlabelled_N, seed=0, device=worker.device)
+    state = fit(task, config.optim, worker=worker, tracker=NullTracker(), prefix="gene", seed=0, spots_at=_nobody_asks)
+    return [epoch["spots_per_second"] for epoch in state.history]
+
+
+def by_scvi_tools(counts_NG: sp.csr_matrix, batch_N: np.ndarray, epochs: int) -> list[float]:
+    """Spots a second of each epoch of scvi-tools' own training with the same sizes, on the same device."""
+    import anndata
+    import lightning.pytorch as lightning  # pyright: ignore[reportMissingImports]
+    import pandas as pd
+    import scvi  # pyright: ignore[reportMissingImports]
+
+    class Clock(lightning.Callback):
+        """Times epochs."""
+
+        def __init__(self) -> None:
+            self.started, self.rates = 0.0, list[float]()
+
+        def on_train_epoch_start(self, *_: Any) -> None:
+            self.started = time.perf_counter()
+
+        def on_train_epoch_end(self, *_: Any) -> None:
+            self.rates.append(len(batch_N) / (time.perf_counter() - self.started))
+
+    obs = pd.DataFrame({"batch": batch_N}, index=[str(i) for i in range(len(batch_N))])
+    adata = anndata.AnnData(counts_NG.astype(np.float32), obs=obs)
+    scvi.settings.seed = 0
+    scvi.model.SCVI.setup_anndata(adata, batch_key="batch")
+    model = scvi.model.SCVI(adata, n_latent=10, n_hidden=128, n_layers=1, gene_likelihood="zinb")
+    clock = Clock()
+    model.train(
+        max_epochs=epochs,
+        train_size=1.0,
+        batch_size=RACE.batch_size,
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        enable_progress_bar=False,
+        callbacks=[clock],
+        check_val_every_n_epoch=None,
+    )
+    return clock.rates
+
+
+CONTENDERS: dict[str, Callable[[sp.csr_matrix, np.ndarray, int], list[float]]] = {
+    "stray": lambda x, batch, epochs: by_stray(x, batch, epochs, RACE),
+    "stray, compiled": lambda x, batch, epochs: by_stray(x, batch, epochs, replace(RACE, compile=True)),
+    "scvi-tools": by_scvi_tools,
+    "products, dense": lambda x, _, epochs: product_rates(x, epochs, sparse=False),
+    "products, sparse first layer": lambda x, _, epochs: product_rates(x, epochs, sparse=True),
+}
+"""Who can take part, by name."""
+
+
+def memory(name: str) -> int:
+    """This process's `VmRSS` (resident now) or `VmHWM` (at its peak) in bytes; 0 where the system does not tell.
+
+    Not `ru_maxrss`: that begins with the parent's.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)
+
+
+def _nobody_asks(places: np.ndarray) -> SpotTable:
+    raise AssertionError(f"the loss of the race is not finite at spots {places}")
+
+
+def main(words: list[str]) -> int:
+    """Train one contender."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name", choices=CONTENDERS)
+    parser.add_argument("counts")
+    parser.add_argument("batches")
+    parser.add_argument("epochs", type=int)
+    parser.add_argument("threads", type=int)
+    args = parser.parse_args(words)
+    torch.set_num_threads(args.threads)
+    warnings.simplefilter("ignore")
+    counts, batch = sp.csr_matrix(sp.load_npz(args.counts)), np.load(args.batches)
+    if args.name == "scvi-tools":
+        import scvi  # noqa: F401  # pyright: ignore[reportMissingImports]  # loaded before memory is first looked at
+    loaded = memory("VmRSS")
+    rates = CONTENDERS[args.name](counts, batch, args.epochs)
+    found = {"rates": rates, "peak": memory("VmHWM"), "loaded": loaded}
+    sys.stdout.write(f"\n{json.dumps(found)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,56 @@
+"""The race of the gene stage, on a matrix that is trained in no time."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from stray.cli import main
+from stray.versus.gene_speed import Raced, drawn, race, ratios
+
+
+def test_the_drawn_matrix_is_as_sparse_as_tissue_and_the_same_every_time() -> None:
+    counts, batch = drawn(2_000, 2_000, 8)
+    assert 0.10 < counts.nnz / (2_000 * 2_000) < 0.12
+    again, _ = drawn(2_000, 2_000, 8)
+    assert (counts != again).nnz == 0
+    assert counts.dtype == np.uint16
+    assert len(set(batch.tolist())) == 8
+
+
+def test_contenders_train_in_turn_each_round_and_tell_their_speed_and_memory() -> None:
+    names = ["stray", "products, dense", "products, sparse first layer"]
+    runs: list[tuple[str, int]] = []
+    counts, batch = drawn(300, 40, 2)
+    raced = race(
+        names, counts, batch, rounds=2, epochs=1, threads=1, on_run=lambda name, number: runs.append((name, number))
+    )
+    assert [one.name for one in raced] == names
+    assert sorted(runs) == sorted((name, number) for name in names for number in (0, 1))
+    assert runs[0][0] != runs[3][0], "the rounds begin with different contenders"
+    for one in raced:
+        assert len(one.rates) == 2
+        assert min(one.rates) > 0
+        assert 0 <= one.training_bytes < one.peak_bytes
+    assert raced[1].spots_per_second > raced[0].spots_per_second, "products alone are faster than all that stray does"
+
+
+def test_a_contender_that_fails_ends_the_race_with_its_own_words() -> None:
+    counts, batch = drawn(300, 40, 2)
+    with pytest.raises(RuntimeError, match="invalid choice: 'nobody'"):
+        race(["nobody"], counts, batch, rounds=1, epochs=1, threads=1, on_run=lambda name, number: None)
+
+
+def test_ratios_compare_within_rounds() -> None:
+    fast, slow = Raced("a", (30.0, 20.0, 90.0), 0, 0), Raced("b", (10.0, 10.0, 30.0), 0, 0)
+    assert ratios(fast, slow) == (3.0, 2.0, 3.0)
+
+
+def test_without_scvi_tools_the_command_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["benchmark", "gene", "--against", "scvi-tools"]) == 2
+    assert "pip install 'stray[parity]'" in capsys.readouterr().err
