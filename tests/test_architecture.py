@@ -26,9 +26,9 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"cohort", "models", "losses", "recipe"}),
     # 3
     frozenset({"train", "evaluate"}),
-    frozenset({"comparison"}),
+    frozenset({"comparison", "versus"}),
     # 4
-    frozenset({"on_ray", "versus"}),
+    frozenset({"on_ray"}),
     # 5
     frozenset({"cli"}),
     frozenset({"__main__"}),
@@ -47,6 +47,7 @@ SOLE_IMPORTERS = {
               "stray/train/", "stray/on_ray/", "stray/versus/", "stray/evaluate.py", "stray/track/mlflow"),
     "scanpy": ("stray/cohort/",),
     "anndata": ("stray/cohort/", "stray/versus/"),
+    "scvi": ("stray/versus/",),
 }  # fmt: skip
 """Library to the only places that may import it (`stray/track/mlflow` begins the names of several modules)."""
 

@@ -107,6 +107,16 @@ class GeneTask:
         self.module.set_library_prior(torch.from_numpy(log_totals).float(), self._batch_N[self._train])
 
     @property
+    def trains(self) -> np.ndarray:
+        """Positions of the spots that train, among all spots of the counts."""
+        return self._train
+
+    @property
+    def held_out(self) -> np.ndarray:
+        """Positions of the spots on which the ELBO is watched."""
+        return self._held_out
+
+    @property
     def n_held_out(self) -> int:
         """Spots on which the ELBO is watched."""
         return len(self._held_out)

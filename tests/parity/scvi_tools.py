@@ -1,4 +1,4 @@
-"""scvi-tools' modules with the weights and the noise of ours: what lets both be compared term by term."""
+"""scvi-tools' modules with the noise of ours: what lets both be compared term by term."""
 
 from __future__ import annotations
 
@@ -24,59 +24,6 @@ class Mask(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.masks.popleft()
-
-
-def copy_weights(theirs: Any, ours: GeneVae) -> list[tuple[str, Tensor, Tensor]]:
-    """Copy every weight of scvi-tools' module into ours; returns (name, theirs, ours) for the gradients' sake."""
-    pairs: list[tuple[str, Tensor, Tensor]] = []
-
-    def linear(name: str, source: nn.Linear, target: nn.Linear) -> None:
-        pairs.append((f"{name}.weight", source.weight, target.weight))
-        pairs.append((f"{name}.bias", source.bias, target.bias))
-
-    def layers(name: str, source: Any, target: Any) -> None:
-        for i, layer in enumerate(source.fc_layers):
-            linear(f"{name}.{i}", layer[0], target.linears[i])
-            norm = layer[1]
-            pairs.append((f"{name}.{i}.norm.weight", norm.weight, target.norms[i].weight))
-            pairs.append((f"{name}.{i}.norm.bias", norm.bias, target.norms[i].bias))
-
-    def gaussian(name: str, body: Any, mean: nn.Linear, variance: nn.Linear, target: Any) -> None:
-        layers(name, body, target.body)
-        linear(f"{name}.mean", mean, target.mean)
-        linear(f"{name}.variance", variance, target.log_variance)
-
-    z = theirs.z_encoder
-    gaussian("encoder", z.encoder, z.mean_encoder, z.var_encoder, ours.encoder)
-    if ours.library_encoder is not None:
-        el = theirs.l_encoder
-        gaussian("library", el.encoder, el.mean_encoder, el.var_encoder, ours.library_encoder)
-        ours.library_mean_B.copy_(theirs.library_log_means[0])
-        ours.library_variance_B.copy_(theirs.library_log_vars[0])
-    layers("decoder", theirs.decoder.px_decoder, ours.decoder)
-    linear("share", theirs.decoder.px_scale_decoder[0], ours.share)
-    if ours.zero is not None:
-        linear("zero", theirs.decoder.px_dropout_decoder, ours.zero)
-    pairs.append(("theta", theirs.px_r, ours.log_theta))
-    if isinstance(ours, Scanvi):
-        assert ours.classifier.body is not None
-        layers("classifier", theirs.classifier.classifier[0], ours.classifier.body)
-        linear("classifier.logits", theirs.classifier.classifier[1], ours.classifier.logits)
-        z2, z1 = theirs.encoder_z2_z1, theirs.decoder_z1_z2
-        gaussian("z2_encoder", z2.encoder, z2.mean_encoder, z2.var_encoder, ours.z2_encoder)
-        gaussian("z1_decoder", z1.decoder, z1.mean_decoder, z1.var_decoder, ours.z1_decoder)
-    with torch.no_grad():
-        for _, source, target in pairs:
-            target.copy_(as_ours(source, target))
-    copied = {id(target) for _, _, target in pairs}
-    left = [name for name, parameter in ours.named_parameters() if id(parameter) not in copied]
-    assert not left, f"no weight of scvi-tools was copied to {left}"
-    return pairs
-
-
-def as_ours(source: Tensor, target: Tensor) -> Tensor:
-    """Their (genes, batches) is our (batches, genes)."""
-    return source if source.shape == target.shape else source.T
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from stray.config import ScanviConfig, ScviConfig
 from stray.models.gene_vae import GeneVae
 from stray.models.scanvi import Scanvi
 from stray.noise import Noise
-from tests.parity.scvi_tools import as_ours, copy_weights, same_noise
+from stray.versus.weights import as_ours, copy_weights
+from tests.parity.scvi_tools import same_noise
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 

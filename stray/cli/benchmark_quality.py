@@ -1,0 +1,158 @@
+"""What `stray benchmark quality` prints: both implementations side by side, as a table or as Markdown."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from stray.cli.arguments import recipe_from
+from stray.cli.console import Progress, say, stdout
+from stray.report.tables import number
+
+if TYPE_CHECKING:
+    from stray.versus.summary import Quality, Spread
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """Cells as text; those of the first `left` columns are names."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: int
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that `quality` alone takes."""
+    group = parser.add_argument_group("quality")
+    group.add_argument(
+        "--methods",
+        metavar="NAME",
+        nargs="+",
+        default=[],
+        help="methods of the recipe (default: all that both can train)",
+    )
+    group.add_argument(
+        "--workers",
+        metavar="N",
+        type=int,
+        default=os.cpu_count(),
+        help="trainings side by side, a thread each (all CPUs)",
+    )
+    group.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+    group.add_argument("--json", metavar="FILE", help="where the numbers go as JSON (OUTPUT/NAME/quality/quality.json)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare, print the tables, write the numbers. Raises InputError for what is at fault in the input."""
+    recipe = recipe_from(args)
+    from stray import storage
+    from stray.on_ray import quality, session
+
+    with session.session(num_cpus=args.workers), Progress() as progress:
+        found = quality.compare_quality(recipe, methods=args.methods, workers=args.workers, watch=progress)
+    path = args.json or storage.join(quality.results_folder(recipe), "quality.json")
+    storage.write_bytes(path, json.dumps(_without_nan(asdict(found)), indent=1).encode())
+    for table in (_overview(found), _gaps(found), _patients(found)):
+        if args.markdown:
+            print(_markdown(table) + "\n")
+        else:
+            stdout.print(_rich(table))
+    say(f"The numbers: {path}")
+    return 0
+
+
+def _overview(found: Quality) -> TextTable:
+    from stray.versus.summary import SCORES
+
+    rows = [("majority class", "", "", "", *(number(found.majority[name]) for name in SCORES), "")]
+    for row in found.rows:
+        own = _spread(row.own_elbo, 1) if row.own_elbo else ""
+        pooled = [_spread(row.pooled[name]) for name in SCORES]
+        rows.append((row.method, row.side, _spread(row.elbo, 1), own, *pooled, f"{row.seconds.mean:.0f}"))
+    header = ("method", "implementation", "ELBO a held-out spot", "as it tells itself", *SCORES.values(), "seconds")
+    folds, seeds = len(found.folds), len(found.seeds)
+    over = "mean ± sd over seeds [smallest, largest]; " if seeds > 1 else ""
+    title = (
+        f"{folds} patient{'s' * (folds != 1)} held out in turn, {seeds} seed{'s' * (seeds != 1)}; {over}probe: pooled "
+        "predictions"
+    )
+    return TextTable(title, header, tuple(rows), 2)
+
+
+def _gaps(found: Quality) -> TextTable:
+    from stray.versus.summary import SCORES
+
+    rows = []
+    for gap in found.gaps:
+        low, high = gap.elbo_share_range
+        rows.append((gap.method, "ELBO", f"{gap.elbo_share:+.2%}", f"{low:+.2%} to {high:+.2%}", "", ""))
+        for name, words in SCORES.items():
+            cells = gap.cells[name]
+            p = f"p = {cells.p:.2f}, {cells.n_folds} folds" if cells.p == cells.p else "too few folds"
+            within = {None: "-", True: "yes", False: "no"}[gap.within[name]]
+            rows.append(
+                (gap.method, words, f"{gap.pooled[name]:+.3f}", f"{cells.mean:+.3f} ± {number(cells.sd)}", p, within)
+            )
+    header = (
+        "method",
+        "stray minus scvi-tools",
+        "means",
+        "cells, one by one",
+        "sign-flip test",
+        "within the seeds' range",
+    )
+    return TextTable("How far apart they are", header, tuple(rows), 2)
+
+
+def _patients(found: Quality) -> TextTable:
+    from stray.versus.summary import SCORES
+
+    rows = [
+        (fold, row.method, row.side, *(_spread(row.patients[fold][name]) for name in SCORES))
+        for fold in found.folds
+        for row in found.rows
+    ]
+    return TextTable("By patient held out", ("patient", "method", "implementation", *SCORES.values()), tuple(rows), 3)
+
+
+def _spread(spread: Spread, digits: int = 3) -> str:
+    if len(spread.values) == 1:
+        return number(spread.mean, digits)
+    low, high = (number(end(spread.values), digits) for end in (min, max))
+    return f"{number(spread.mean, digits)} ± {number(spread.sd, digits)} [{low}, {high}]"
+
+
+def _without_nan(tree: Any) -> Any:
+    """JSON has no nan: null stands for a spread over one seed."""
+    if isinstance(tree, dict):
+        return {key: _without_nan(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_without_nan(value) for value in tree]
+    return None if isinstance(tree, float) and math.isnan(tree) else tree
+
+
+def _rich(table: TextTable) -> Table:
+    shown = Table(title=table.title, title_justify="left")
+    for i, name in enumerate(table.header):
+        shown.add_column(name, justify="left" if i < table.left else "right")
+    for row in table.rows:
+        shown.add_row(*map(escape, row))
+    return shown
+
+
+def _markdown(table: TextTable) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    rule = ["---" if i < table.left else "---:" for i in range(len(table.header))]
+    return "\n".join([f"{table.title}:", "", line(table.header), line(rule), *map(line, table.rows)])
