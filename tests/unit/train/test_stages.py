@@ -166,7 +166,7 @@ def test_a_gene_stage_is_found_again_by_everything_that_went_into_it(recipe: Rec
 def test_a_cell_hears_of_the_stages_that_were_done_before_and_not_twice_of_those_that_ran(
     recipe: Recipe, dataset: PairedDataset, tmp_path: Path
 ) -> None:
-    from stray.on_ray.experiment import log_curves
+    from stray.on_ray.score import log_curves
 
     made = prepared_cell(recipe, dataset, tmp_path)
     for stage in (made.scored.gene, made.scored):
