@@ -59,7 +59,7 @@ def show_plan(recipe: Recipe) -> None:
 
 def _work(stage) -> str:
     if isinstance(stage, GeneStage):
-        return f"{len(stage.rows):,} spots x {stage.config.epochs} epochs"
+        return f"{len(stage.rows):,} spots" + (f" x {stage.epochs} epochs" if stage.epochs else "")
     if isinstance(stage, CodesStage):
         return "-"
     return f"{len(stage.rows):,} spots x {stage.config.epochs} epochs" if stage.train else "embedding only"

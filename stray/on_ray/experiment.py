@@ -128,9 +128,9 @@ class _Experiment:
 
 def _who(stage: Stage, users: Sequence[Cell]) -> str:
     """What a stage is called: by the methods that it is for, where not all share it."""
-    methods = " and ".join(dict.fromkeys(cell.method for cell in users))
+    methods = ", ".join(dict.fromkeys(cell.method for cell in users))
     if isinstance(stage, GeneStage):
-        return f"{stage.config.model.kind} of {methods}"
+        return f"gene stage, {stage.config.model.kind} ({methods})"
     return methods
 
 

@@ -62,7 +62,7 @@ def _grid(recipe: Recipe) -> Iterator[Finding]:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             remedy = "use letters, digits, `_` and `-`"
             yield _finding(f"methods.{name}", f"{name!r} cannot be part of a dotted path", remedy)
-        for path in method.set if method.train == "nothing" else ():
+        for path in method.set if method.train == "nothing" and not method.choose else ():
             if not path.startswith("contrastive.image"):
                 what = "has no effect: the method trains nothing"
                 yield _finding(f"methods.{name}.set.{path}", what, "remove it, or set `train: contrastive`")
