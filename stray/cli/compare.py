@@ -122,11 +122,8 @@ def _tables(comparison: Comparison, knn: bool, per_patient: bool) -> Iterator[Te
 def _drawn(table: TextTable) -> RenderableType:
     drawn = Table(header_style="bold")
     for index, name in enumerate(table.head):
-        drawn.add_column(
-            escape(fill(name, HEAD_WIDTH, break_long_words=False)),
-            justify="right" if index else "left",
-            no_wrap=index == 0,
-        )
+        head = escape(fill(name, HEAD_WIDTH, break_long_words=False))
+        drawn.add_column(head, justify="right" if index else "left", no_wrap=index == 0)
     for row in table.rows:
         drawn.add_row(*map(escape, row), style="dim" if row[0] == MAJORITY else None)
     note = [Text(table.note, style="dim")] if table.note else []

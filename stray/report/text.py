@@ -79,8 +79,10 @@ def patient_tables(source: SourceTable) -> Iterator[TextTable]:
 
 def choice_tables(comparison: Comparison) -> Iterator[TextTable]:
     """What each method that chooses among others was, and the scores that it chose by."""
+    order = [row.method for table in comparison.sources for row in table.rows]
     for method, cells in comparison.choices.items():
-        names = list(dict.fromkeys(name for chosen in cells.values() for name in chosen.scores))
+        scored = {name for chosen in cells.values() for name in chosen.scores}
+        names = [name for name in dict.fromkeys([*order, *sorted(scored)]) if name in scored]
         several = len({seed for _, seed in cells}) > 1
         rows = tuple(_choice_row(cell, chosen, names, several) for cell, chosen in cells.items())
         head = ("held out", f"{method} is", "chosen on", *names)

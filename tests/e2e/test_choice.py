@@ -76,10 +76,8 @@ def inner_score(recipe: Recipe, method: str, held_out: str, validation: tuple[st
     dataset = PairedDataset.open(recipe.dataset)
     train = tuple(sorted({"P1", "P2", "P3", "P4"} - {held_out, *validation}))
     fold = Fold("again", validation, train)
-    seen = (*train, *validation)
-    made = cell(
-        for_method(recipe, method), dataset, fold, 0, str(root), method=method, train="gene", embed_patients=seen
-    )
+    own, seen = for_method(recipe, method), (*train, *validation)
+    made = cell(own, dataset, fold, 0, str(root), method=method, train="gene", embed_patients=seen)
     gene = made.scored.gene
     Path(gene.panel_path).parent.mkdir(parents=True, exist_ok=True)
     Path(gene.panel_path).write_text(fit_panel(dataset, train, gene.config.panel).to_json())
@@ -90,10 +88,10 @@ def inner_score(recipe: Recipe, method: str, held_out: str, validation: tuple[st
     probe = fit_probe(codes, rows, spots, train, recipe.eval)
     scores = []
     for patient in validation:
-        own = (spots.patient[rows] == patient) & np.isin(spots.label[rows].astype(str), probe.classes)
-        truth = spots.label[rows][own].astype(str)
-        guess = np.array(probe.classes)[probe.probabilities(codes[own]).argmax(axis=1)]
-        scores.append(recall_score(truth, guess, average="macro", labels=np.unique(truth), zero_division=0))
+        known = (spots.patient[rows] == patient) & np.isin(spots.label[rows].astype(str), probe.classes)
+        truth = spots.label[rows][known].astype(str)
+        guess = np.array(probe.classes)[probe.probabilities(codes[known]).argmax(axis=1)]
+        scores.append(recall_score(truth, guess, average="macro", labels=np.unique(truth)))
     return float(np.mean(scores))
 
 

@@ -149,8 +149,8 @@ def test_what_was_chosen_and_by_which_scores_is_shown(
     command = ["compare", "--uri", uri, "--experiment", "chosen", "--markdown", "--per-patient"]
     assert main([*command, "--out", str(page)]) == 0
     shown = capsys.readouterr().out
-    assert "| held out | best is | chosen on | clip_scvi | untrained |\n| --- | ---: | ---: | ---: | ---: |" in shown
-    assert "| B | untrained | Y+Z | 0.250 | 0.600 |" in shown
+    assert "| held out | best is | chosen on | untrained | clip_scvi |\n| --- | ---: | ---: | ---: | ---: |" in shown
+    assert "| B | untrained | Y+Z | 0.600 | 0.250 |" in shown
     assert "**Macro-F1 of every held-out patient, annotated labels**" in shown
     assert "What best was on each fold" in page.read_text()
 
