@@ -3,13 +3,16 @@
 stray compare                                        the experiment that was changed last, in the default store
 stray compare --uri http://HOST:5000 --experiment her2st --out her2st.html
 stray compare --metric macro_f1_known --baseline clip_mlp
+stray compare --per-patient --markdown               tables to paste: every held-out patient, and pooled over them
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from textwrap import fill
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
@@ -17,18 +20,13 @@ from rich.table import Table
 from rich.text import Text
 
 from stray.errors import InputError, Problem
-from stray.report.tables import (
-    METRIC_NAMES,
-    Comparison,
-    SourceTable,
-    cells_text,
-    delta_text,
-    number,
-    p_text,
-    score_text,
-)
+from stray.report.tables import MAJORITY, METRIC_NAMES, Comparison
+from stray.report.text import TextTable, choice_tables, main_table, markdown, patient_tables
 
 HELP = "compare the methods of an experiment: a table, and one HTML page"
+
+HEAD_WIDTH = 12
+"""Characters after which the name of a column goes on in a new line, where it can."""
 
 DEFAULT_STORE = "stray-runs/mlflow.db"
 
@@ -46,6 +44,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--baseline", metavar="METHOD", help="method that the others are compared with (untrained)")
     parser.add_argument("--knn", action="store_true", help="show the kNN vote's score too")
+    parser.add_argument(
+        "--per-patient", action="store_true", help="tables of every held-out patient: accuracy, balanced, macro-F1"
+    )
+    parser.add_argument("--markdown", action="store_true", help="print Markdown, for a README")
     parser.add_argument("--out", metavar="PAGE.html", default="comparison.html", help="where the page goes")
 
 
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
     uri = args.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(DEFAULT_STORE).resolve()}"
     comparison = compare(uri, args.experiment, args.out, metric=args.metric, baseline=args.baseline)
-    show(comparison, stdout, knn=args.knn)
+    show(comparison, stdout, knn=args.knn, per_patient=args.per_patient, as_markdown=args.markdown)
     say(f"The page: {Path(args.out).resolve()}")
     return 0
 
@@ -91,52 +93,38 @@ def compare(
     return comparison
 
 
-def show(comparison: Comparison, console: Console, *, knn: bool = False) -> None:
-    """Print the tables and what a reader must know about them."""
-    console.print(render(comparison, knn=knn))
+def show(
+    comparison: Comparison,
+    console: Console,
+    *,
+    knn: bool = False,
+    per_patient: bool = False,
+    as_markdown: bool = False,
+) -> None:
+    """Print the tables and what a reader must know about them; `as_markdown` for a README."""
+    tables = list(_tables(comparison, knn, per_patient))
+    if as_markdown:
+        notes = [f"Note: {note}\n" for note in comparison.notes]
+        console.print(Text("\n".join([*map(markdown, tables), *notes]).rstrip()), soft_wrap=True)
+    else:
+        notes = [Text(f"note: {note}", style="yellow") for note in comparison.notes]
+        console.print(Group(*map(_drawn, tables), *notes))
 
 
-def render(comparison: Comparison, *, knn: bool = False) -> RenderableType:
-    """The comparison for a terminal: a table a label source, and the notes."""
-    parts: list[RenderableType] = []
+def _tables(comparison: Comparison, knn: bool, per_patient: bool) -> Iterator[TextTable]:
     for source in comparison.sources:
-        parts += [_table(comparison, source, knn), *_remarks(source), Text()]
-    parts += [Text(f"note: {note}", style="yellow") for note in comparison.notes]
-    return Group(*parts)
+        yield main_table(comparison, source, knn=knn)
+        if per_patient:
+            yield from patient_tables(source)
+    yield from choice_tables(comparison)
 
 
-def _table(comparison: Comparison, source: SourceTable, knn: bool) -> Table:
-    name = METRIC_NAMES[comparison.metric]
-    weak = " [yellow](weak labels: agreement with them, not truth)[/]" if source.weak else ""
-    table = Table(
-        title=f"[bold]{escape(comparison.experiment)}[/], {escape(source.source)} labels{weak}",
-        title_justify="left",
-        title_style="",
-        header_style="bold",
-    )
-    table.add_column("method")
-    table.add_column(name, justify="right")
-    if comparison.baseline:
-        table.add_column(f"against {escape(comparison.baseline)}", justify="right")
-        table.add_column("sign-flip test", justify="right")
-    if knn:
-        table.add_column("kNN", justify="right")
-    table.add_column("accuracy", justify="right")
-    table.add_column("macro-F1", justify="right")
-    table.add_column("cells", justify="right")
-    for index, row in enumerate(source.rows):
-        cells = [escape(row.method), score_text(row)]
-        if comparison.baseline:
-            cells += [delta_text(row.delta), p_text(row.delta)]
-        if knn:
-            cells.append(number(row.knn_mean))
-        cells += [number(row.accuracy), number(row.macro_f1), cells_text(row)]
-        table.add_row(*cells, style="dim" if index == 0 else None)
-    return table
-
-
-def _remarks(source: SourceTable) -> list[Text]:
-    return [
-        Text(f"fold {fold}: no training patient has {', '.join(names)}; counts as 0 in balanced accuracy", style="dim")
-        for fold, names in source.missing_classes.items()
-    ]
+def _drawn(table: TextTable) -> RenderableType:
+    drawn = Table(header_style="bold")
+    for index, name in enumerate(table.head):
+        head = escape(fill(name, HEAD_WIDTH, break_long_words=False))
+        drawn.add_column(head, justify="right" if index else "left", no_wrap=index == 0)
+    for row in table.rows:
+        drawn.add_row(*map(escape, row), style="dim" if row[0] == MAJORITY else None)
+    note = [Text(table.note, style="dim")] if table.note else []
+    return Group(Text(table.title, style="bold"), drawn, *note, Text())

@@ -9,7 +9,7 @@ from stray.cli.console import say, stdout
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
 from stray.train.estimate import Estimator
-from stray.train.grid import fold_title, grid, recipe_folds
+from stray.train.grid import fold_title, grid, recipe_folds, with_start
 from stray.train.stages import CodesStage, GeneStage
 
 
@@ -19,17 +19,22 @@ def show_plan(recipe: Recipe) -> None:
     root = storage.join(storage.absolute(recipe.output), recipe.name)
     groups = grid(recipe, dataset, recipe_folds(recipe, dataset), root)
     estimator = Estimator(dataset.manifest.patch.size_px, dataset.manifest.n_genes)
-    table = Table(title=f"{recipe.name}: {sum(len(g.cells) for g in groups)} cells", title_justify="left")
+    title = f"{recipe.name}: {sum(len(g.cells) for g in groups)} cells"
+    if any(g.choices for g in groups):
+        title += f", {sum(len(g.inner) for g in groups)} inner ones to choose by"
+    table = Table(title=title, title_justify="left")
     for name in ("fold", "seed", "method", "gene stage", "contrastive stage"):
         table.add_column(name)
     table.add_column("time", justify="right")
     for group in groups:
         pending = {stage.key: stage for stage in group.stages()}
-        for cell in group.cells:
+        for cell in group.trained:
             # A stage that several cells share is counted at the first.
-            gene = pending.pop(cell.scored.gene.key, None) if cell.scored.needs_codes else None
-            image = pending.pop(cell.scored.key, None)
-            seconds = sum(estimator.stage(stage) for stage in (gene, image) if stage is not None)
+            genes = with_start(cell.scored.gene) if cell.scored.needs_codes else ()
+            mine = [pending.pop(stage.key) for stage in (*genes, cell.scored) if stage.key in pending]
+            gene = next((stage for stage in mine if stage.key == cell.scored.gene.key), None)
+            image = next((stage for stage in mine if stage.key == cell.scored.key), None)
+            seconds = sum(map(estimator.stage, mine))
             gene_text = "-" if not cell.scored.needs_codes else _work(gene) if gene else "shared or done"
             image_text = "done" if cell.scored.folder.is_done() else _work(image) if image else "shared"
             table.add_row(
@@ -40,6 +45,10 @@ def show_plan(recipe: Recipe) -> None:
                 image_text,
                 duration(seconds) if seconds else "-",
             )
+        for choice in group.choices:
+            one, trial = choice.candidates[0], choice.trials[0]
+            what = f"best of {len(choice.trials)} on {'+'.join(trial.fold.held_out)}"
+            table.add_row(fold_title(one.fold), str(one.seed), choice.method, what, "-", "-")
         table.add_section()
     stdout.print(table)
     say(
@@ -50,7 +59,7 @@ def show_plan(recipe: Recipe) -> None:
 
 def _work(stage) -> str:
     if isinstance(stage, GeneStage):
-        return f"{len(stage.rows):,} spots x {stage.config.epochs} epochs"
+        return f"{len(stage.rows):,} spots" + (f" x {stage.epochs} epochs" if stage.epochs else "")
     if isinstance(stage, CodesStage):
         return "-"
     return f"{len(stage.rows):,} spots x {stage.config.epochs} epochs" if stage.train else "embedding only"

@@ -54,7 +54,9 @@ def chosen(args: argparse.Namespace) -> Recipe:
         )
     changes: dict[str, object] = {}
     if args.method:
-        dropped = [name for name in recipe.methods if name not in args.method]
+        # A method that chooses is nothing without those that it chooses among.
+        kept = {*args.method, *(other for name in args.method for other in recipe.methods[name].choose)}
+        dropped = [name for name in recipe.methods if name not in kept]
         changes |= dict.fromkeys([f"methods.{name}" for name in dropped])
         if recipe.search.method in dropped:
             changes["search.method"] = None

@@ -17,6 +17,8 @@ class Fold:
     name: str
     held_out: tuple[str, ...]
     train: tuple[str, ...]
+    inside: Fold | None = None
+    """The fold that this one is inside of: all its patients are training patients of that one."""
 
 
 def patients(spots: SpotTable) -> tuple[str, ...]:
@@ -51,6 +53,25 @@ def folds(spots: SpotTable, config: FoldsConfig, evaluation: EvalConfig, *, pict
     kind = "pictured spot" if pictured else "spot with counts"
     _check(held_out, everyone, scorable, evaluation.label_sources.score, kind)
     return tuple(Fold(p, (p,), tuple(q for q in everyone if q != p)) for p in held_out)
+
+
+def inner_fold(fold: Fold, labelled: Sequence[str], size: int) -> Fold:
+    """The fold inside `fold` by which its settings are chosen.
+
+    Held out together are the next `size` of the `labelled` training patients after the one that `fold` holds out, in
+    the cyclic order of their names, so that over all folds each patient validates equally often. Raises InputError
+    when none of the labelled would be left to train.
+    """
+    others = sorted(set(labelled) & set(fold.train))
+    if len(others) <= size:
+        what = (
+            f"with {'+'.join(fold.held_out) or 'nobody'} held out, {len(others)} training patients have labels "
+            f"({', '.join(others) or 'none'}): with {size} as inner validation none is left to train the probe"
+        )
+        raise InputError(Problem("folds.inner", what, "lower it, or take out the methods with `choose`"))
+    last = max(fold.held_out, default="")
+    validation = tuple(sorted(others, key=lambda patient: (patient <= last, patient))[:size])
+    return Fold(fold.name, validation, tuple(p for p in fold.train if p not in validation), fold)
 
 
 def _check(

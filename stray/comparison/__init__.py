@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from stray.comparison.cells import is_weak, label_sources, newest_cells, provenance, recipe_params, training_curves
+from stray.comparison.cells import (
+    choices,
+    is_weak,
+    label_sources,
+    newest_cells,
+    provenance,
+    recipe_params,
+    training_curves,
+)
 from stray.comparison.scoring import source_table
 from stray.errors import InputError, Problem
 from stray.report.tables import Comparison, cell_names
@@ -50,6 +58,7 @@ def read_comparison(
         metric=metric,
         baseline=baseline if len(methods) > 1 else None,
         sources=tables,
+        choices=choices(runs),
         curves=training_curves(reader, runs),
         notes=tuple(notes),
         facts=provenance(reader, runs),

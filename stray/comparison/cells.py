@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from stray.errors import InputError, Problem
 from stray.evaluate import FACTS
-from stray.report.tables import Cell
+from stray.report.tables import Cell, Chosen
 from stray.track import records
 from stray.track.mlflow_reader import MlflowReader
 from stray.track.records import RunRecord
@@ -123,6 +123,20 @@ def training_curves(
         if len(curves) == _MOST_CURVES:
             break
     return curves
+
+
+def choices(runs: list[CellRun]) -> dict[str, dict[Cell, Chosen]]:
+    """What the methods that choose among others were, cell by cell."""
+    found: dict[str, dict[Cell, Chosen]] = {}
+    for run in sorted(runs, key=lambda run: run.cell):
+        if records.CHOSEN in run.record.tags:
+            scored = {name: value for name, value in run.record.metrics.items() if name.startswith(records.CHOICE)}
+            found.setdefault(run.method, {})[run.cell] = Chosen(
+                method=run.record.tags[records.CHOSEN],
+                judges=run.record.tags.get(records.JUDGES, ""),
+                scores={name.removeprefix(records.CHOICE): value for name, value in scored.items()},
+            )
+    return found
 
 
 def provenance(reader: MlflowReader, runs: list[CellRun]) -> dict[str, str]:

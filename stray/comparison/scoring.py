@@ -11,10 +11,7 @@ from stray.comparison.cells import CellRun, is_weak, label_sources
 from stray.metrics.naming import safe_name
 from stray.metrics.paired import paired_difference
 from stray.metrics.scores import confusion_matrix, summarise
-from stray.report.tables import Cell, Delta, MethodRow, SourceTable
-
-MAJORITY = "majority class"
-"""Name of the row of the majority class."""
+from stray.report.tables import MAJORITY, POOLED_SCORES, Cell, Delta, MethodRow, SourceTable
 
 
 def source_table(runs: list[CellRun], methods: list[str], source: str, metric: str, baseline: str) -> SourceTable:
@@ -110,8 +107,8 @@ def _row(
         cells=values(f"{place}/{metric}"),
         intervals={cell: (low[cell], high[cell]) for cell in sorted(set(low) & set(high))},
         knn=values(f"eval/{source}/knn/{metric}") if classifier == "probe" else {},
-        accuracy=float(np.mean([one["accuracy"] for one in summaries])) if summaries else float("nan"),
-        macro_f1=float(np.mean([one["macro_f1_fold"] for one in summaries])) if summaries else float("nan"),
+        by_score={score: values(f"{place}/{score}") for score in POOLED_SCORES},
+        pooled={score: float(np.mean([one[score] for one in summaries])) for score in POOLED_SCORES if summaries},
         confusion_KK=pooled if whole else None,
         auc={one: float(np.mean(found)) for one, found in areas.items() if found},
         auc_interval=auc_interval,

@@ -23,6 +23,10 @@ class FoldsConfig:
     """Each patient with scored pictures held out in turn, or none (train on all, to use the encoder elsewhere)."""
     held_out: tuple[str, ...] = ()
     """Only these patients are held out, each in a fold of its own; empty: every patient that can be scored."""
+    inner: Annotated[int, Field(ge=1)] = 2
+    """Inner validation patients of a fold, by whom a method with `choose` chooses: the next labelled training patients
+    after the held-out one, in the cyclic order of their names.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,10 @@ class MethodConfig:
     """
     set: dict[str, Any] = field(default_factory=dict)
     """Dotted overrides of the recipe under `gene` and `contrastive`."""
+    choose: tuple[str, ...] = ()
+    """Other methods of the recipe. In each fold this method is that one of them which scores best on the inner
+    validation patients (balanced accuracy of the probe) when it is trained without them.
+    """
 
 
 def _default_methods() -> dict[str, MethodConfig]:
@@ -75,3 +83,9 @@ class Recipe:
     """MLflow."""
     ingest: IngestConfig = field(default_factory=IngestConfig)
     """How the dataset is made, where the recipe makes it (the demo does)."""
+
+    @property
+    def tuned(self) -> str:
+        """The method that a search tunes: the named one, or the last that is not itself a choice."""
+        own = [name for name, method in self.methods.items() if not method.choose]
+        return self.search.method or (own or list(self.methods))[-1]

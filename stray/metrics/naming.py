@@ -11,6 +11,9 @@ import numpy as np
 from stray.metrics.bootstrap import Interval
 from stray.metrics.scores import Scores
 
+INNER = "eval/inner_balanced_accuracy"
+"""Balanced accuracy on inner validation patients: what a search maximises and a choice goes by."""
+
 
 def safe_name(name: str) -> str:
     """A class or source as a part of a metric name: MLflow takes letters, digits, and `_-. :`."""

@@ -6,34 +6,28 @@ stopped, and methods, trials and later experiments share gene stages.
 
 from __future__ import annotations
 
-import tempfile
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
 from stray.errors import InputError, Problem
-from stray.evaluate import Evaluation, evaluate
 from stray.on_ray.data import Placed, place_counts, place_patches
 from stray.on_ray.fit import Assignment, fit
 from stray.on_ray.logger import Relay, open_mailbox
-from stray.on_ray.models import export
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import plan_workers
-from stray.on_ray.tracking import Tracking, log_bytes
+from stray.on_ray.score import Scorer
+from stray.on_ray.tracking import Tracking
 from stray.on_ray.visibility import check_paths_visible
 from stray.on_ray.watch import NoWatch, Watch
-from stray.report.figures import confusion_figure
 from stray.track.place import experiment_name
-from stray.train.grid import Cell, Group, fold_title, grid, recipe_folds, with_start
-from stray.train.results import ResultFolder, digest
-from stray.train.stages import CODES_FIGURE, CodesStage, GeneStage, ImageStage, Stage
+from stray.train.grid import Cell, Group, fold_title, grid, recipe_folds
+from stray.train.results import digest
+from stray.train.stages import CodesStage, GeneStage, ImageStage, Stage
 
 
 @dataclass(frozen=True)
@@ -77,20 +71,20 @@ class _Experiment:
         self, recipe: Recipe, dataset: PairedDataset, tracking: Tracking, watch: Watch, root: str, *, rescore: bool
     ) -> None:
         self._recipe, self._dataset, self._tracking, self._watch, self._root = recipe, dataset, tracking, watch, root
-        self._rescore = rescore
+        self._scorer = Scorer(recipe, dataset, tracking, watch, root, again=rescore)
         self._patches: Placed | None = None
 
     def run(self, groups: Sequence[Group]) -> list[str]:
         """All groups; a group is scored while the next one's workers start."""
-        scored: list[Future[str | None]] = []
+        scored: list[Future[list[str]]] = []
         with ThreadPoolExecutor(1, thread_name_prefix="score") as pool:
             for group in groups:
                 live = self._train(group)
-                scored += [pool.submit(self._finish, cell, live) for cell in group.cells]
+                scored.append(pool.submit(self._scorer.score, group, live))
                 for future in scored:
                     if future.done():
                         future.result()  # an error ends the experiment now, not after the last fold
-            return [model for future in scored if (model := future.result()) is not None]
+            return [model for future in scored for model in future.result()]
 
     def _train(self, group: Group) -> set[str]:
         """Run the group's stages; the keys of those that ran, whose curves were sent as they went."""
@@ -100,83 +94,43 @@ class _Experiment:
         genes = _genes(group)
         fit_panels(self._dataset, [(gene, cell.fold.train) for gene, cell in genes])
         placed = self._place(group, genes)
-        for cell in group.cells:
-            self._open(cell)
+        for cell in group.trained:
+            self._scorer.open(cell)
         assignments = []
         for stage in stages:
             users = group.users(stage)
             title = f"{fold_title(users[0].fold)}, seed {users[0].seed}: {_who(stage, users)}"
-            targets = tuple(self._key(c) for c in users)
+            targets = tuple(self._scorer.run_key(c) for c in users)
             assignments.append(Assignment(stage=stage, targets=targets, title=title, epochs=stage.epochs))
         self._watch.say(f"{fold_title(group.cells[0].fold)}: workers start")
         train_on_workers(assignments, placed, self._recipe, self._root, self._tracking)
         return {stage.key for stage in stages}
 
-    def _key(self, cell: Cell) -> str:
-        """Of the cell's run: the same cell in another experiment is a run of that experiment's own."""
-        return "cell-" + digest(self._tracking.key, cell.key)
-
     def _place(self, group: Group, genes: Sequence[tuple[GeneStage, Cell]]) -> Placed:
-        pictures = any(isinstance(cell.scored, ImageStage) for cell in group.cells)
+        pictures = any(isinstance(cell.scored, ImageStage) for cell in group.trained)
         if self._patches is None and pictures:
             self._watch.start("place", "patches to the object store")
             self._patches = place_patches(self._dataset, self._recipe.run.memory_budget_gib)
             self._watch.finish("place")
         placed = self._patches or Placed(self._dataset)
+        panels, patients = {}, defaultdict(set)
         for gene, cell in genes:
             panel = gene.panel()
-            # Codes are scored on the held-out patients too; what trains takes its own rows of what lies there.
-            coded = any(isinstance(c.scored, CodesStage) for c in group.cells)
-            seen = (*cell.fold.train, *cell.fold.held_out) if coded else cell.fold.train
-            placed = placed.with_counts(panel.key, place_counts(self._dataset, panel, seen))
+            panels[panel.key] = panel
+            # Codes are scored on the held-out patients too; what trains takes its own rows of what lies there. A fold
+            # and the one inside it may come to the same genes.
+            coded = any(isinstance(c.scored, CodesStage) for c in group.trained)
+            patients[panel.key].update((*cell.fold.train, *cell.fold.held_out) if coded else cell.fold.train)
+        for key, panel in panels.items():
+            placed = placed.with_counts(key, place_counts(self._dataset, panel, tuple(sorted(patients[key]))))
         return placed
-
-    def _open(self, cell: Cell) -> Any:
-        tags = {
-            "stray.kind": "cell",
-            "stray.method": cell.method,
-            "stray.fold": cell.fold.name,
-            "stray.seed": str(cell.seed),
-        }
-        return self._tracking.open(self._key(cell), cell.title, cell.recipe, tags)
-
-    def _finish(self, cell: Cell, live: set[str]) -> str | None:
-        """Score a cell and log it; the folder of the model where all patients trained. Nothing twice."""
-        folder = ResultFolder(storage.join(self._root, self._key(cell)))
-        if not self._rescore and folder.is_done() and folder.facts()["tracked"] == self._tracking.uri:
-            return folder.facts()["model"]
-        run = self._open(cell)
-        log_curves(run, cell, live)
-        log_codes(run, cell)
-        features_ND, rows = (cell.scored.folder.read_array(name) for name in ("features.npy", "rows.npy"))
-        model = None
-        if cell.fold.held_out:
-            evaluation = evaluate(
-                features_ND,
-                rows,
-                self._dataset.spots(),
-                train_patients=cell.fold.train,
-                test_patients=cell.fold.held_out,
-                config=self._recipe.eval,
-                seed=cell.seed,
-            )
-            log_evaluation(run, evaluation, cell.method)
-            self._watch.say(f"{cell.title}: {evaluation.headline}")
-            folder.write_json("metrics.json", evaluation.metrics)
-        elif isinstance(cell.scored, CodesStage):
-            model = cell.scored.gene.folder.path
-        else:
-            model = export(cell, self._dataset, features_ND, rows, self._root, run)
-        folder.finish({"tracked": self._tracking.uri, "model": model, "method": cell.method, "fold": cell.fold.name})
-        self._tracking.close(self._key(cell))
-        return model
 
 
 def _who(stage: Stage, users: Sequence[Cell]) -> str:
     """What a stage is called: by the methods that it is for, where not all share it."""
-    methods = " and ".join(dict.fromkeys(cell.method for cell in users))
+    methods = ", ".join(dict.fromkeys(cell.method for cell in users))
     if isinstance(stage, GeneStage):
-        return f"gene stage, {stage.config.model.kind}"
+        return f"gene stage, {stage.config.model.kind} ({methods})"
     return methods
 
 
@@ -204,50 +158,11 @@ def train_on_workers(
         relay.close()
 
 
-def log_curves(run: Any, cell: Cell, live: set[str]) -> None:
-    """The training curves of stages that were done before, by another cell or before this command: not in `live`."""
-    stages: list[tuple[str, Stage]] = [("contrastive", cell.scored)] if isinstance(cell.scored, ImageStage) else []
-    if cell.scored.needs_codes:
-        stages.append(("gene", cell.scored.gene))
-    for prefix, stage in stages:
-        history = stage.folder.read_json("history.json") if stage.key not in live else []
-        for epoch, metrics in enumerate(history, start=1):
-            run.metrics({f"{prefix}/{name}": value for name, value in metrics.items()}, epoch)
-
-
-def log_codes(run: Any, cell: Cell) -> None:
-    """What the cell's gene stages did to the training patients' spots: the figure that each left in its folder.
-
-    From there, because a cell may come to a stage that was done before, by another cell or before this command; one
-    that an earlier version did has none.
-    """
-    for gene in with_start(cell.scored.gene) if cell.scored.needs_codes else ():
-        path = storage.join(gene.folder.path, CODES_FIGURE)
-        if storage.exists(path):
-            log_bytes(run, f"codes_{gene.config.model.kind}.png", storage.read_bytes(path), "figures")
-
-
-def log_evaluation(run: Any, evaluation: Evaluation, method: str) -> None:
-    """Scores, predictions and a confusion matrix a label source of a cell."""
-    run.metrics(evaluation.metrics)
-    table = evaluation.table
-    source = np.array(table["label_source"].to_pylist(), dtype=object)
-    scored = table["scored"].to_numpy()
-    with tempfile.TemporaryDirectory() as temporary:
-        run.artifact(evaluation.write(Path(temporary) / "predictions.parquet"))
-        for name in evaluation.facts["sources"]:
-            rows = table.take(np.flatnonzero(scored & (source == name)))
-            path = Path(temporary) / f"confusion_{name}.png"
-            weak = ", weak labels" if name in evaluation.weak else ""
-            title = f"{method} ({name}{weak})"
-            run.artifact(confusion_figure(rows["label"].to_pylist(), rows["probe"].to_pylist(), path, title), "figures")
-
-
 def _genes(group: Group) -> list[tuple[GeneStage, Cell]]:
     """The gene stages whose panel the group's pending stages see, with a cell that names their patients."""
     pending = {stage.key for stage in group.stages()}
     found = {}
-    for cell in group.cells:
+    for cell in group.trained:
         needs = (cell.scored.needs_counts and cell.scored.key in pending) or cell.scored.gene.key in pending
         if needs:
             found[cell.scored.gene.panel_key] = (cell.scored.gene, cell)
@@ -255,7 +170,7 @@ def _genes(group: Group) -> list[tuple[GeneStage, Cell]]:
 
 
 def _require_trained(groups: Sequence[Group]) -> None:
-    missing = [cell for group in groups for cell in group.cells if not cell.scored.folder.is_done()]
+    missing = [cell for group in groups for cell in group.trained if not cell.scored.folder.is_done()]
     if missing:
         raise InputError(
             Problem(f"cell {cell.title}", "is not trained", "run `stray train` with the same recipe first")

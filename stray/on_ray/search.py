@@ -105,7 +105,7 @@ def search(recipe: Recipe, *, watch: Watch | None = None) -> Found:
 
 
 def _method(recipe: Recipe) -> str:
-    method = recipe.search.method or list(recipe.methods)[-1]
+    method = recipe.tuned
     if recipe.methods[method].train != "contrastive":
         what, remedy = f"{method!r} trains no image encoder to tune", "name a method that trains both stages"
         raise InputError(Problem("search.method", what, remedy))

@@ -12,6 +12,7 @@ from stray.cohort.dataset import PairedDataset
 from stray.cohort.split import Fold
 from stray.config import Recipe
 from stray.evaluate import probe_balanced_accuracy
+from stray.metrics.naming import INNER
 from stray.on_ray.data import Placed, place_counts
 from stray.on_ray.experiment import log_codes
 from stray.on_ray.fit import Assignment, fit
@@ -23,7 +24,7 @@ from stray.train.grid import Cell, Group, cell
 from stray.train.results import digest
 from stray.train.stages import GeneStage
 
-METRIC = "eval/inner_balanced_accuracy"
+METRIC = INNER
 """What a search maximises."""
 
 

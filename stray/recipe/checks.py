@@ -20,6 +20,7 @@ def contradictions(recipe: Recipe) -> Iterator[Finding]:
     """Every contradiction in `recipe`, with the settings that it rests on."""
     yield from _names(recipe)
     yield from _grid(recipe)
+    yield from _choices(recipe)
     yield from _stages(recipe)
     yield from _evaluation(recipe)
     yield from _search(recipe)
@@ -61,10 +62,46 @@ def _grid(recipe: Recipe) -> Iterator[Finding]:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             remedy = "use letters, digits, `_` and `-`"
             yield _finding(f"methods.{name}", f"{name!r} cannot be part of a dotted path", remedy)
-        for path in method.set if method.train == "nothing" else ():
+        for path in method.set if method.train == "nothing" and not method.choose else ():
             if not path.startswith("contrastive.image"):
                 what = "has no effect: the method trains nothing"
                 yield _finding(f"methods.{name}.set.{path}", what, "remove it, or set `train: contrastive`")
+
+
+def _choices(recipe: Recipe) -> Iterator[Finding]:
+    for name, method in recipe.methods.items():
+        if not method.choose:
+            continue
+        place = f"methods.{name}.choose"
+        for path in method.set:
+            what = "has no effect: the method is one of those that it chooses among"
+            yield _finding(f"methods.{name}.set.{path}", what, "set it in those methods", place)
+        if method.train != "contrastive":
+            what = "has no effect: the methods that it chooses among say what they train"
+            yield _finding(f"methods.{name}.train", what, "remove it", place)
+        if repeated := _repeated(method.choose):
+            yield _finding(place, f"{', '.join(repeated)} given more than once", "give each once")
+        elif len(method.choose) < 2:
+            yield _finding(
+                place, f"{', '.join(method.choose)} alone leaves nothing to choose", "name two methods or more"
+            )
+        for number, candidate in enumerate(method.choose):
+            if candidate not in recipe.methods:
+                what = f"no method {candidate!r}"
+                yield _finding(f"{place}.{number}", what, _near(candidate, recipe), "methods")
+            elif recipe.methods[candidate].choose:
+                what, remedy = f"{candidate!r} chooses among methods itself", "name the methods that are trained"
+                yield _finding(f"{place}.{number}", what, remedy, f"methods.{candidate}.choose")
+        known = [recipe.methods[candidate] for candidate in method.choose if candidate in recipe.methods]
+        if len({one.train == "gene" for one in known if not one.choose}) > 1:
+            what = "some score gene codes and some pictures, which are not scored on the same spots"
+            others = [f"methods.{candidate}.train" for candidate in method.choose]
+            yield _finding(place, what, "choose among the ones or the others", *others)
+
+
+def _near(name: str, recipe: Recipe) -> str:
+    near = difflib.get_close_matches(name, recipe.methods, n=1)
+    return f"did you mean `{near[0]}`?" if near else f"methods: {', '.join(recipe.methods)}"
 
 
 def _stages(recipe: Recipe) -> Iterator[Finding]:
@@ -139,9 +176,10 @@ def _evaluation(recipe: Recipe) -> Iterator[Finding]:
 def _search(recipe: Recipe) -> Iterator[Finding]:
     search = recipe.search
     if search.method is not None and search.method not in recipe.methods:
-        near = difflib.get_close_matches(search.method, recipe.methods, n=1)
-        remedy = f"did you mean `{near[0]}`?" if near else f"methods: {', '.join(recipe.methods)}"
-        yield _finding("search.method", f"no method {search.method!r}", remedy, "methods")
+        yield _finding("search.method", f"no method {search.method!r}", _near(search.method, recipe), "methods")
+    elif search.method is not None and recipe.methods[search.method].choose:
+        what, remedy = f"{search.method!r} chooses among other methods", "name one of them"
+        yield _finding("search.method", what, remedy, f"methods.{search.method}.choose")
     elif search.method is not None and recipe.methods[search.method].train != "contrastive":
         remedy = "name a method that trains both stages"
         yield _finding("search.method", f"{search.method!r} trains no image encoder to tune", remedy, "methods")

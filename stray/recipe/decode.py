@@ -188,7 +188,7 @@ def _space_problems(recipe: Recipe, tree: Tree, bad: list[str]) -> list[Problem]
     """Tries the ends of every distribution on the tuned method: a search must not propose what the recipe refuses."""
     space = {path: dist for path, dist in recipe.search.space.items() if f"search.space.{path}" not in bad}
     _, foreign = _split(dict(space), "search.space")
-    method = recipe.methods.get(recipe.search.method or next(reversed(recipe.methods)))
+    method = recipe.methods.get(recipe.tuned)
     base = {**(method.set if method else {}), **recipe.search.set}
     candidates = {}
     for path, dist in space.items():

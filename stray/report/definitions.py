@@ -14,6 +14,9 @@ has counts as 0; the variant over known classes leaves it out.
 
 Accuracy, pooled: The share of all held-out spots that are right, over the predictions of all folds together.
 
+Balanced accuracy, pooled: The same share of a class's spots, over the held-out spots of all folds together, averaged
+over all their classes. A class that is rare in each patient has more spots to go by.
+
 Macro-F1, pooled: F1 (the harmonic mean of recall and precision) of each class over the predictions of all folds
 together, averaged over classes: rare classes count as much as common ones. The per-fold variants average over the
 classes that the fold has, or over those of them that its training labels knew.
@@ -32,6 +35,10 @@ Majority class: Always answers the commonest class of the training labels: what 
 
 AUC: The probability that a spot of the class gets a higher probability for it than a spot of another class; 0.5 by
 chance. The mean over cells.
+
+Chosen methods: A method that chooses among others is, on each fold, the one of them that scored best on inner
+validation patients, all of them training patients of the fold, when it was trained without these. No patient has a say
+in the settings that it is scored with, which holds of no method picked by its scores in this table.
 
 Weak labels: Labels that nobody made for these spots (for example transferred from a neighbouring section). They may
 train a probe; scores on them measure agreement with the transfer, not truth, and are never pooled with others.

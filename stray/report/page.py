@@ -21,6 +21,7 @@ from stray.report.tables import (
     p_text,
     score_text,
 )
+from stray.report.text import TextTable, choice_tables, patient_tables
 
 _RECIPE_FACTS = {
     "dataset": "Dataset",
@@ -42,6 +43,7 @@ def comparison_page(comparison: Comparison) -> str:
     body = [_head(comparison), _notes(comparison)]
     for table in comparison.sources:
         body.append(_source(comparison, table))
+    body.append(_choices(comparison))
     body.append(_curves(comparison))
     body.append(_section("What the numbers mean", _pairs(definitions())))
     body.append(_section("Where they come from", _pairs(comparison.facts.items()) + _params(comparison)))
@@ -121,6 +123,7 @@ def _source(comparison: Comparison, table: SourceTable) -> str:
         )
     parts.append(f'<div class="figures">{"".join(drawn)}</div>')
     parts.append("<h3>Fold by fold</h3>" + _fold_table(table))
+    parts += map(_text_table, patient_tables(table))
     if any(row.auc for row in rows):
         parts.append("<h3>Each class against the rest: AUC</h3>" + _auc_table(table))
     matrices = [
@@ -147,6 +150,7 @@ def _main_table(comparison: Comparison, table: SourceTable) -> str:
         f"{name.capitalize()}<small>mean ± sd over cells</small>",
         f"kNN<small>{name}</small>",
         "Accuracy<small>pooled</small>",
+        "Balanced accuracy<small>pooled</small>",
         "Macro-F1<small>pooled</small>",
         "Cells",
     ]
@@ -161,6 +165,7 @@ def _main_table(comparison: Comparison, table: SourceTable) -> str:
             f'<td class="{strength}">{score_text(row)}</td>',
             f"<td>{number(row.knn_mean)}</td>",
             f"<td>{number(row.accuracy)}</td>",
+            f"<td>{number(row.balanced_accuracy)}</td>",
             f"<td>{number(row.macro_f1)}</td>",
             f"<td>{_cells(row)}</td>",
         ]
@@ -188,6 +193,20 @@ def _fold_table(table: SourceTable) -> str:
         rows.append(f"<tr{' class=reference' if index == 0 else ''}>{''.join(cells)}</tr>")
     note = "Mean over seeds; below it the 95% interval over blocks of tissue (with several seeds, the widest)."
     return _table(["Method", *(f"Fold {escape(fold)}" for fold in table.folds)], rows) + f'<p class="muted">{note}</p>'
+
+
+def _choices(comparison: Comparison) -> str:
+    tables = "".join(map(_text_table, choice_tables(comparison)))
+    return f"<h2>What was chosen</h2>\n{tables}" if tables else ""
+
+
+def _text_table(table: TextTable) -> str:
+    rows = [
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in others)}</tr>'
+        for first, *others in table.rows
+    ]
+    note = f'<p class="muted">{escape(table.note)}</p>' if table.note else ""
+    return f"<h3>{escape(table.title)}</h3>{_table([*map(escape, table.head)], rows)}{note}"
 
 
 def _auc_table(table: SourceTable) -> str:

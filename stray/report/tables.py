@@ -25,6 +25,13 @@ METRIC_NAMES = {
 """Scores that can head a comparison, in words."""
 
 
+MAJORITY = "majority class"
+"""Name of the row of the majority class."""
+
+POOLED_SCORES = ("accuracy", "balanced_accuracy", "macro_f1_fold")
+"""Scores that are shown for every held-out patient, and over all of them together."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Delta:
     """The difference to the baseline over the cells that both have."""
@@ -48,10 +55,11 @@ class MethodRow:
     """95% interval of a cell's score over the tissue, where there is enough of it."""
     knn: dict[Cell, float] = field(default_factory=dict)
     """The same score of the kNN vote."""
-    accuracy: float = math.nan
-    """Of the predictions of all folds together, mean over seeds; nan where predictions are missing."""
-    macro_f1: float = math.nan
-    """The same; over all classes of all folds."""
+    by_score: dict[str, dict[Cell, float]] = field(default_factory=dict)
+    """Each of `POOLED_SCORES` of each cell."""
+    pooled: dict[str, float] = field(default_factory=dict)
+    """The same of the predictions of all folds together, over all their classes, mean over seeds; empty where
+    predictions are missing."""
     confusion_KK: NDArray[np.int64] | None = None
     """Counts summed over folds and seeds, in the order of the source's classes: row the truth, column the
     prediction."""
@@ -63,6 +71,21 @@ class MethodRow:
     """Against the baseline; None for the baseline itself and the majority row."""
     missing: tuple[Cell, ...] = ()
     """Cells that other methods have and this one does not."""
+
+    @property
+    def accuracy(self) -> float:
+        """Pooled; nan where predictions are missing."""
+        return self.pooled.get("accuracy", math.nan)
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """The same: the mean over all classes of the share of their spots that were found."""
+        return self.pooled.get("balanced_accuracy", math.nan)
+
+    @property
+    def macro_f1(self) -> float:
+        """The same: the mean over all classes of F1."""
+        return self.pooled.get("macro_f1_fold", math.nan)
 
     @property
     def mean(self) -> float:
@@ -121,6 +144,18 @@ class SourceTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What a method that chooses among others was in one cell."""
+
+    method: str
+    """The method that it was."""
+    judges: str
+    """Inner validation patients."""
+    scores: dict[str, float]
+    """Balanced accuracy on them of each method that it chose among."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """The methods of an experiment."""
 
@@ -131,6 +166,8 @@ class Comparison:
     """The method that others are compared with; None where there is only one."""
     sources: tuple[SourceTable, ...]
     """Trusted label sources first."""
+    choices: dict[str, dict[Cell, Chosen]] = field(default_factory=dict)
+    """By method that chooses among others."""
     curves: dict[str, dict[tuple[str, Cell], tuple[tuple[float, float], ...]]] = field(default_factory=dict)
     """Training curves: metric -> (method, cell) -> (step, value)."""
     notes: tuple[str, ...] = ()

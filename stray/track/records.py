@@ -10,6 +10,12 @@ DATASET, VERSION, JOB, KEY = "stray.dataset", "stray.version", "stray.job", "str
 """Tags that say what a run was made from, and which run it is: one with the same key is gone on with."""
 CELL = "cell"
 """Value of `stray.kind` of a run that evaluated one method on one fold with one seed."""
+INNER_CELL = "inner"
+"""The same of a run that judged one method on the inner validation patients of a fold."""
+CHOSEN, JUDGES = "stray.chosen", "stray.inner"
+"""Tags of a cell whose method was chosen: which one it is, and the inner validation patients (`B+C`)."""
+CHOICE = "choice/"
+"""Prefix of the metrics of such a cell: the score of each method that it was chosen among."""
 PREDICTIONS = "predictions.parquet"
 """Artifact of a cell: its table of predictions."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +11,7 @@ import numpy as np
 
 from stray.cohort.batches import batch_names
 from stray.cohort.dataset import PairedDataset, SpotTable
-from stray.cohort.split import Fold, folds
+from stray.cohort.split import Fold, folds, inner_fold, scorable_patients
 from stray.config import Recipe, ScanviConfig
 from stray.errors import InputError, Problem
 from stray.metrics.labels import training_labels
@@ -38,7 +39,8 @@ class Cell:
     def key(self) -> str:
         """Everything that the cell's scores are a function of, and its names."""
         parts = [self.recipe.name, self.method, list(self.fold.held_out), self.seed, self.scored.key]
-        return "cell-" + digest(parts, self.recipe.eval)
+        inside = [] if self.fold.inside is None else [list(self.fold.train)]
+        return "cell-" + digest(parts, self.recipe.eval, *inside)
 
     @property
     def title(self) -> str:
@@ -46,35 +48,74 @@ class Cell:
         return f"{self.method}, {fold_title(self.fold)}, seed {self.seed}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A method that is, on one fold with one seed, that candidate which scores best on inner validation patients."""
+
+    method: str
+    candidates: tuple[Cell, ...]
+    """On the fold itself."""
+    trials: tuple[Cell, ...]
+    """The same methods in the same order on the inner fold, which judges them."""
+
+    @property
+    def key(self) -> str:
+        """Everything that the choice is a function of."""
+        return digest(self.method, [cell.key for cell in (*self.candidates, *self.trials)])
+
+    def best(self, scores: Sequence[float]) -> Cell:
+        """The candidate whose trial scored highest, the first of equals; `scores` are in the order of `trials`.
+
+        Raises InputError when no score is a number.
+        """
+        if all(map(math.isnan, scores)):
+            judges = ", ".join(self.trials[0].fold.held_out)
+            what = f"{fold_title(self.trials[0].fold)}: the training labels have none of the classes of {judges}"
+            raise InputError(Problem(f"methods.{self.method}.choose", what, "raise folds.inner, or name one method"))
+        return self.candidates[int(np.nanargmax(scores))]
+
+
 @dataclass(frozen=True)
 class Group:
     """Cells that share a fold and a seed, and with them a worker group and gene stages."""
 
     cells: tuple[Cell, ...]
+    choices: tuple[Choice, ...] = ()
+    """Methods that are one of the cells' methods."""
 
     @property
     def key(self) -> str:
         """Everything that the group's scores are a function of."""
-        return digest([cell.key for cell in self.cells])
+        return digest([one.key for one in (*self.cells, *self.choices)])
+
+    @property
+    def inner(self) -> tuple[Cell, ...]:
+        """The cells on the inner fold, each once."""
+        return tuple({cell.key: cell for choice in self.choices for cell in choice.trials}.values())
+
+    @property
+    def trained(self) -> tuple[Cell, ...]:
+        """Every cell that has something to train: what is chosen is trained as a cell of its own method."""
+        return (*self.cells, *self.inner)
 
     def stages(self) -> tuple[Stage, ...]:
         """The stages that are not done yet, each once, in an order in which every one finds what it needs."""
         genes = {
             gene.key: gene
-            for c in self.cells
+            for c in self.trained
             if c.scored.needs_codes and not c.scored.folder.is_done()
             for gene in with_start(c.scored.gene)
         }
-        scored = {c.scored.key: c.scored for c in self.cells}
+        scored = {c.scored.key: c.scored for c in self.trained}
         return tuple(stage for stage in (*genes.values(), *scored.values()) if not stage.folder.is_done())
 
     def users(self, stage: Stage) -> tuple[Cell, ...]:
         """The cells that a stage works for."""
         if not isinstance(stage, GeneStage):
-            return tuple(c for c in self.cells if c.scored.key == stage.key)
+            return tuple(c for c in self.trained if c.scored.key == stage.key)
         return tuple(
             c
-            for c in self.cells
+            for c in self.trained
             if c.scored.needs_codes and stage.key in [gene.key for gene in with_start(c.scored.gene)]
         )
 
@@ -86,6 +127,8 @@ def with_start(gene: GeneStage) -> tuple[GeneStage, ...]:
 
 def fold_title(fold: Fold) -> str:
     """How a fold is called in progress and tables."""
+    if fold.inside is not None:
+        return f"{fold_title(fold.inside)}, inner {'+'.join(fold.held_out)}"
     return f"held out {'+'.join(fold.held_out)}" if fold.held_out else "all patients"
 
 
@@ -100,7 +143,8 @@ def cell(
     train: Train = "contrastive",
     embed_patients: Sequence[str] | None = None,
 ) -> Cell:
-    """One cell. `recipe` is as the method sees it; `embed_patients` narrows the patients whose pictures are embedded.
+    """One cell. `recipe` is as the method sees it; `embed_patients` narrows the patients whose pictures or counts
+    are embedded.
 
     Raises InputError when no training patient has what the method needs, and where `gene.batch_key` names no column of
     the sections, or one that some section lacks.
@@ -109,7 +153,8 @@ def cell(
     trains = np.isin(spots.patient, fold.train)
     gene_rows = np.flatnonzero(trains & spots.has_counts)
     pair_rows = np.flatnonzero(trains & spots.has_counts & spots.has_image)
-    embedded = spots.has_image if embed_patients is None else spots.has_image & np.isin(spots.patient, embed_patients)
+    present = spots.has_counts if train == "gene" else spots.has_image
+    embedded = present if embed_patients is None else present & np.isin(spots.patient, embed_patients)
     if train == "contrastive" and len(pair_rows) < 2:
         what = f"{fold_title(fold)}: {len(pair_rows)} spots of the training patients have both a picture and counts"
         raise InputError(Problem("dataset", what, "ingest sections with both, or hold out other patients"))
@@ -124,7 +169,7 @@ def cell(
     )
     if train == "gene":
         # Counts of held-out patients are coded by what has not seen them, as their pictures are elsewhere.
-        codes = CodesStage(gene=gene, embed_rows=np.flatnonzero(spots.has_counts), root=root)
+        codes = CodesStage(gene=gene, embed_rows=np.flatnonzero(embedded), root=root)
         return Cell(method=method, fold=fold, seed=seed, recipe=recipe, scored=codes)
     image = ImageStage(
         config=recipe.contrastive,
@@ -174,7 +219,7 @@ def recipe_folds(recipe: Recipe, dataset: PairedDataset) -> tuple[Fold, ...]:
     """The folds of a recipe: over patients with pictures to score, or with counts where every method scores gene
     codes. Raises InputError as `folds` does.
     """
-    pictured = any(method.train != "gene" for method in recipe.methods.values())
+    pictured = any(method.train != "gene" for method in recipe.methods.values() if not method.choose)
     return folds(dataset.spots(), recipe.folds, recipe.eval, pictured=pictured)
 
 
@@ -182,16 +227,42 @@ def grid(recipe: Recipe, dataset: PairedDataset, chosen: Sequence[Fold], root: s
     """All cells of the recipe, grouped. Raises InputError with every problem of every cell."""
     problems: dict[Problem, None] = {}
     groups = []
-    recipes = {method: for_method(recipe, method) for method in recipe.methods}
+    own = {name: method for name, method in recipe.methods.items() if not method.choose}
+    recipes = {name: for_method(recipe, name) for name in own}
+    choosing = {name: method.choose for name, method in recipe.methods.items() if method.choose}
+    judges = {name: _judges(recipe, dataset, own[candidates[0]].train) for name, candidates in choosing.items()}
     for fold in chosen:
         for seed in recipe.seeds:
-            cells = []
-            for method, config in recipe.methods.items():
+            cells: dict[str, Cell] = {}
+            choices = []
+            for name, method in own.items():
                 try:
-                    cells.append(cell(recipes[method], dataset, fold, seed, root, method=method, train=config.train))
+                    cells[name] = cell(recipes[name], dataset, fold, seed, root, method=name, train=method.train)
                 except InputError as error:
                     problems |= dict.fromkeys(error.problems)
-            groups.append(Group(tuple(cells)))
+            for name, candidates in choosing.items():
+                try:
+                    inner = inner_fold(fold, judges[name], recipe.folds.inner)
+                    seen = (*inner.train, *inner.held_out)
+                    trials = tuple(
+                        cell(recipes[c], dataset, inner, seed, root, method=c, train=own[c].train, embed_patients=seen)
+                        for c in candidates
+                    )
+                except InputError as error:
+                    problems |= dict.fromkeys(error.problems)
+                    continue
+                found = tuple(cells[c] for c in candidates if c in cells)
+                choices.append(Choice(method=name, candidates=found, trials=trials))
+            groups.append(Group(tuple(cells.values()), tuple(choices)))
     if problems:
         raise InputError(problems)
     return tuple(groups)
+
+
+def _judges(recipe: Recipe, dataset: PairedDataset, train: Train) -> tuple[str, ...]:
+    """Patients that can be scored and have labels that may train: an inner score takes labels as training does."""
+    spots, pictured = dataset.spots(), train != "gene"
+    rows = np.flatnonzero(spots.has_image if pictured else spots.has_counts)
+    scorable = scorable_patients(spots, recipe.eval, pictured=pictured)
+    labelled = training_labels(rows, spots, scorable, recipe.eval)
+    return tuple(sorted(set(spots.patient[rows[labelled]].tolist())))

@@ -71,9 +71,17 @@ def fast(**changes: object) -> EvalConfig:
 
 
 def log_cell(
-    store: MlflowStore, parent: MlflowTracker, method: str, fold: str, seed: int, result: Evaluation, digest: str = "d1"
+    store: MlflowStore,
+    parent: MlflowTracker,
+    method: str,
+    fold: str,
+    seed: int,
+    result: Evaluation,
+    digest: str = "d1",
+    chosen: tuple[dict[str, str], dict[str, float]] = ({}, {}),
 ) -> MlflowTracker:
-    """Log a cell as an experiment does."""
+    """Log a cell as an experiment does; `chosen` are the tags and scores of a method that chooses among others."""
+    more_tags, scores = chosen
     tags = {
         "stray.kind": "cell",
         "stray.method": method,
@@ -81,13 +89,14 @@ def log_cell(
         "stray.seed": str(seed),
         "stray.dataset": digest,
         "stray.version": "0.1.0",
+        **more_tags,
     }
     run = store.run(f"{method} {fold} {seed}", parent, tags)
     with tempfile.TemporaryDirectory() as folder:
         run.artifact(result.write(Path(folder) / "predictions.parquet"))
         truth, guess = (result.table.column(name).to_pylist() for name in ("label", "probe"))
         run.artifact(confusion_figure(truth, guess, Path(folder) / "confusion.png", f"{method}, fold {fold}"))
-    run.metrics(result.metrics)
+    run.metrics({**result.metrics, **scores})
     for epoch in range(1, 9):
         run.metrics({"contrastive/loss": 3.0 / epoch + 0.1 * (ord(fold[0]) % 7)}, epoch)
     run.close()

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from stray.cli import main
 from stray.cli.compare import compare, show
@@ -14,6 +14,7 @@ from stray.comparison import read_comparison
 from stray.errors import InputError
 from stray.evaluate import Evaluation
 from stray.report.tables import Comparison
+from stray.report.text import patient_tables
 from stray.track.mlflow import MlflowStore
 from tests.unit.experiments import evaluation, features, log_cell, spots
 
@@ -102,6 +103,56 @@ def test_pooled_scores_are_over_the_predictions_of_all_folds(
     assert row.macro_f1 == pytest.approx(np.mean(f1))
     assert row.confusion_KK is not None
     assert row.confusion_KK.sum() == 2 * comparison.sources[0].support_K.sum()
+
+
+def test_every_patient_and_all_together_have_three_scores(
+    comparison: Comparison, results: dict[tuple[str, str, int], Evaluation]
+) -> None:
+    (_, balanced, f1), row = list(patient_tables(comparison.sources[0])), comparison.row("clip_scvi")
+    assert balanced.head == ("method", "A", "B", "C", "pooled")
+    recalls = []
+    for seed in SEEDS:
+        frames = [results["clip_scvi", fold, seed].table.to_pandas() for fold in FOLDS]
+        own = [frame[frame.scored & (frame.label_source == "annotated")] for frame in frames]
+        truth, guess = (np.concatenate([frame[column] for frame in own]) for column in ("label", "probe"))
+        recalls.append(balanced_accuracy_score(truth, guess))
+    assert row.balanced_accuracy == pytest.approx(np.mean(recalls))
+    name = "eval/annotated/probe/macro_f1_fold"
+    for column, fold in enumerate(FOLDS, start=1):
+        expected = np.mean([results["clip_scvi", fold, seed].metrics[name] for seed in SEEDS])
+        assert f1.rows[-1][column] == f"{expected:.3f}"
+    assert f1.rows[-1][-1] == f"{row.macro_f1:.3f}"
+    assert balanced.rows[-1][0] == "clip_scvi"
+
+
+def test_what_was_chosen_and_by_which_scores_is_shown(
+    uri: str, results: dict[tuple[str, str, int], Evaluation], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    names = {"A": "clip_scvi", "B": "untrained", "C": "clip_scvi"}
+    with MlflowStore(uri, "chosen") as store:
+        parent = store.run("experiment")
+        for (method, fold, seed), result in results.items():
+            if seed == 0:
+                log_cell(store, parent, method, fold, seed, result)
+        for fold, name in names.items():
+            scores = {f"choice/{one}": 0.6 if one == name else 0.25 for one in SIGNAL}
+            tags = {"stray.chosen": name, "stray.inner": "Y+Z"}
+            log_cell(store, parent, "best", fold, 0, results[name, fold, 0], chosen=(tags, scores))
+    comparison = read_comparison(uri, "chosen")
+    assert comparison.row("best").cells == {
+        (fold, 0): comparison.row(name).cells[fold, 0] for fold, name in names.items()
+    }
+    chosen = comparison.choices["best"]["B", 0]
+    assert (chosen.method, chosen.judges) == ("untrained", "Y+Z")
+    assert chosen.scores == {"clip_scvi": 0.25, "untrained": 0.6}
+    page = tmp_path / "page.html"
+    command = ["compare", "--uri", uri, "--experiment", "chosen", "--markdown", "--per-patient"]
+    assert main([*command, "--out", str(page)]) == 0
+    shown = capsys.readouterr().out
+    assert "| held out | best is | chosen on | untrained | clip_scvi |\n| --- | ---: | ---: | ---: | ---: |" in shown
+    assert "| B | untrained | Y+Z | 0.600 | 0.250 |" in shown
+    assert "**Macro-F1 of every held-out patient, annotated labels**" in shown
+    assert "What best was on each fold" in page.read_text()
 
 
 def test_weak_labels_stand_apart_and_absent_classes_are_named(comparison: Comparison) -> None:

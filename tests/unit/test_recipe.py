@@ -229,6 +229,17 @@ def test_one_wrong_override_is_one_problem(override: str, place: str, what: str,
         (["search.method=clip"], "search.method"),
         (["search.method=untrained"], "search.method"),
         (["methods.codes={train: gene}", "search.method=codes"], "search.method"),
+        (["methods.best={choose: [clip_mlp]}"], "methods.best.choose"),
+        (["methods.best={choose: [clip_mlp, clip_mlp]}"], "methods.best.choose"),
+        (["methods.best={choose: [clip_mlp, clip_svi]}"], "methods.best.choose.1"),
+        (["methods.best={choose: [clip_mlp, best]}"], "methods.best.choose.1"),
+        (["methods.best={choose: [clip_mlp, clip_scvi], train: nothing}"], "methods.best.train"),
+        (
+            ["methods.best={choose: [clip_mlp, clip_scvi], set: {gene.epochs: 3}}"],
+            "methods.best.set.gene.epochs",
+        ),
+        (["methods.codes={train: gene}", "methods.best={choose: [clip_mlp, codes]}"], "methods.best.choose"),
+        (["methods.best={choose: [clip_mlp, clip_scvi]}", "search.method=best"], "search.method"),
         (["gene.panel.kind=file"], "gene.panel.path"),
         (["gene.panel.path=genes.txt"], "gene.panel.path"),
         (["gene.patience=3", "gene.validation_share=0"], "gene.patience"),
@@ -260,6 +271,12 @@ def test_settings_that_contradict_each_other_are_one_problem(overrides: list[str
     found = problems_of(*overrides)
     assert list(found) == [place]
     assert found[place].remedy or place in ("seeds", "methods") or "search.space" in place
+
+
+def test_a_method_that_chooses_is_not_the_one_that_a_search_tunes_and_a_wrong_name_in_it_is_guessed() -> None:
+    assert load_recipe(None, ["methods.best={choose: [clip_mlp, clip_scvi]}"]).tuned == "clip_scvi"
+    (problem,) = problems_of("methods.best={choose: [clip_mlp, clip_svi]}").values()
+    assert "did you mean `clip_scvi`?" in problem.remedy
 
 
 def test_all_problems_come_at_once_and_faulty_values_cause_no_others() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from stray.cohort.split import folds
+from stray.cohort.split import Fold, folds, inner_fold
 from stray.config import EvalConfig, FoldsConfig
 from stray.errors import InputError
 
@@ -42,3 +42,36 @@ def test_a_patient_who_lacks_it_is_refused_by_what_is_missing(pictured: bool, wh
     patient = "B" if pictured else "A"
     with pytest.raises(InputError, match=rf"(?s)patient .{patient}. has {what}.*hold out one of"):
         held_out(FoldsConfig(held_out=(patient,)), pictured=pictured)
+
+
+LABELLED = ("A", "B", "D", "F")
+
+
+def outer(patient: str) -> Fold:
+    return Fold(patient, (patient,), tuple(p for p in "ABCDEF" if p != patient))
+
+
+@pytest.mark.parametrize(
+    ("held_out", "size", "validation"),
+    [("A", 1, "B"), ("B", 1, "D"), ("D", 2, "FA"), ("F", 2, "AB"), ("C", 3, "DFA")],
+)
+def test_the_next_labelled_patients_judge_and_neither_they_nor_the_held_out_one_train(
+    held_out: str, size: int, validation: str
+) -> None:
+    fold = outer(held_out)
+    inner = inner_fold(fold, LABELLED[::-1], size)
+    assert inner == inner_fold(fold, LABELLED, size)
+    assert inner.held_out == tuple(validation)
+    assert set(inner.train) == set("ABCDEF") - set(validation) - {held_out}
+    assert (inner.name, inner.inside) == (held_out, fold)
+
+
+def test_where_everyone_trains_the_first_labelled_patients_judge() -> None:
+    inner = inner_fold(Fold("none", (), tuple("ABCDEF")), LABELLED, 2)
+    assert (inner.held_out, inner.train) == (("A", "B"), ("C", "D", "E", "F"))
+
+
+def test_without_a_labelled_patient_left_to_train_the_probe_there_is_no_inner_fold() -> None:
+    with pytest.raises(InputError, match=r"with A held out, 3 training patients have labels \(B, D, F\)") as caught:
+        inner_fold(outer("A"), LABELLED, 3)
+    assert [problem.place for problem in caught.value.problems] == ["folds.inner"]

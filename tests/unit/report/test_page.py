@@ -15,7 +15,9 @@ from stray.report.tables import Comparison, Delta, MethodRow, SourceTable, cells
 MAJORITY = MethodRow(
     method="majority class", cells={("A", 0): 0.25, ("B", 0): 0.3}, confusion_KK=np.array([[0, 5], [0, 9]])
 )
-UNTRAINED = MethodRow(method="untrained", cells={("A", 0): 0.4, ("B", 0): 0.6}, accuracy=0.51, macro_f1=0.49)
+UNTRAINED = MethodRow(
+    method="untrained", cells={("A", 0): 0.4, ("B", 0): 0.6}, pooled={"accuracy": 0.51, "macro_f1_fold": 0.49}
+)
 BEST = MethodRow(
     method="<b>clip</b>",
     cells={("A", 0): 0.7},

@@ -14,7 +14,7 @@ from sklearn.metrics import silhouette_score
 
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
-from stray.on_ray.experiment import log_codes
+from stray.on_ray.score import log_codes
 from stray.recipe import apply
 from stray.track.tracker import MemoryTracker
 from stray.train import code_watch

@@ -181,7 +181,7 @@ def test_a_batch_is_whatever_a_column_of_the_sections_says(folder: Path, recipe:
 def test_a_cell_hears_of_the_stages_that_were_done_before_and_not_twice_of_those_that_ran(
     recipe: Recipe, dataset: PairedDataset, tmp_path: Path
 ) -> None:
-    from stray.on_ray.experiment import log_curves
+    from stray.on_ray.score import log_curves
 
     made = prepared_cell(recipe, dataset, tmp_path)
     for stage in (made.scored.gene, made.scored):

@@ -1,0 +1,203 @@
+"""Trained cells become scores: on held-out patients, on inner validation patients, and of the method chosen by these.
+
+What is scored and logged already is found again by its key, as trained stages are.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stray import storage
+from stray.cohort.dataset import PairedDataset
+from stray.config import Recipe
+from stray.evaluate import Evaluation, evaluate, probe_balanced_accuracy
+from stray.metrics.naming import INNER
+from stray.on_ray.models import export
+from stray.on_ray.tracking import Tracking, log_bytes
+from stray.on_ray.watch import Watch
+from stray.report.figures import confusion_figure
+from stray.track import records
+from stray.track.mlflow import MlflowTracker
+from stray.train.grid import Cell, Choice, Group, with_start
+from stray.train.results import ResultFolder, digest
+from stray.train.stages import CODES_FIGURE, CodesStage, ImageStage, Stage
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a method with `choose` is on one fold with one seed."""
+
+    method: str
+    patients: tuple[str, ...]
+    """The inner validation patients."""
+    scores: dict[str, float]
+    """Of every candidate on them; nan where there was nothing to score."""
+
+
+class Scorer:
+    """Scores the cells of an experiment, each once, into its folder and its run."""
+
+    def __init__(
+        self, recipe: Recipe, dataset: PairedDataset, tracking: Tracking, watch: Watch, root: str, *, again: bool
+    ) -> None:
+        """again: score also what is scored already."""
+        self._recipe, self._dataset, self._tracking, self._watch, self._root = recipe, dataset, tracking, watch, root
+        self._again = again
+
+    def score(self, group: Group, live: set[str]) -> list[str]:
+        """Score a trained group; the folders of models where all patients trained.
+
+        `live` are the keys of stages whose curves were sent as they went.
+        """
+        evaluations: dict[str, Evaluation] = {}
+        models = [self._finish(cell, live, evaluations) for cell in group.cells]
+        for cell in group.inner:
+            self._judge(cell, live)
+        for choice in group.choices:
+            chosen, cell = self._choose(choice)
+            models.append(self._finish(cell, set(), evaluations, chosen))
+        return [model for model in models if model is not None]
+
+    def run_key(self, cell: Cell) -> str:
+        """Of the cell's run: the same cell in another experiment is a run of that experiment's own."""
+        return "cell-" + digest(self._tracking.key, cell.key)
+
+    def open(self, cell: Cell) -> MlflowTracker:
+        """The cell's run."""
+        tags = {
+            records.KIND: records.CELL if cell.fold.inside is None else records.INNER_CELL,
+            records.METHOD: cell.method,
+            records.FOLD: cell.fold.name,
+            records.SEED: str(cell.seed),
+        }
+        return self._tracking.open(self.run_key(cell), cell.title, cell.recipe, tags)
+
+    def _folder(self, cell: Cell) -> ResultFolder:
+        return ResultFolder(storage.join(self._root, self.run_key(cell)))
+
+    def _is_finished(self, cell: Cell) -> bool:
+        folder = self._folder(cell)
+        return not self._again and folder.is_done() and folder.facts()["tracked"] == self._tracking.uri
+
+    def _end(self, cell: Cell, model: str | None = None) -> None:
+        facts = {"tracked": self._tracking.uri, "model": model, "method": cell.method, "fold": cell.fold.name}
+        self._folder(cell).finish(facts)
+        self._tracking.close(self.run_key(cell))
+
+    def _finish(
+        self, cell: Cell, live: set[str], evaluations: dict[str, Evaluation], chosen: Chosen | None = None
+    ) -> str | None:
+        """Score a cell and log it; the folder of the model where all patients trained."""
+        if self._is_finished(cell):
+            return self._folder(cell).facts()["model"]
+        run = self.open(cell)
+        if chosen is not None:
+            self._log_choice(run, cell, chosen)
+        log_curves(run, cell, live)
+        log_codes(run, cell)
+        model = None
+        if cell.fold.held_out:
+            # A chosen method's scores are those of the cell that it is: they are not made twice.
+            if cell.scored.key not in evaluations:
+                evaluations[cell.scored.key] = self._evaluate(cell)
+            evaluation = evaluations[cell.scored.key]
+            log_evaluation(run, evaluation, cell.method)
+            self._watch.say(f"{cell.title}: {evaluation.headline}")
+            self._folder(cell).write_json("metrics.json", evaluation.metrics)
+        elif isinstance(cell.scored, CodesStage):
+            model = cell.scored.gene.folder.path
+        else:
+            model = export(cell, self._dataset, *_features(cell), self._root, run)
+        self._end(cell, model)
+        return model
+
+    def _evaluate(self, cell: Cell) -> Evaluation:
+        return evaluate(
+            *_features(cell),
+            self._dataset.spots(),
+            train_patients=cell.fold.train,
+            test_patients=cell.fold.held_out,
+            config=self._recipe.eval,
+            seed=cell.seed,
+        )
+
+    def _judge(self, cell: Cell, live: set[str]) -> None:
+        """Score a cell on its inner validation patients, as a search does, and log it."""
+        if self._is_finished(cell):
+            return
+        run, fold = self.open(cell), cell.fold
+        log_curves(run, cell, live)
+        log_codes(run, cell)
+        score = probe_balanced_accuracy(
+            *_features(cell), self._dataset.spots(), fold.train, fold.held_out, self._recipe.eval, cell.seed
+        )
+        if math.isfinite(score):
+            run.metrics({INNER: score})
+        self._watch.say(f"{cell.title}: balanced accuracy {score:.3f}")
+        self._folder(cell).write_json("metrics.json", {INNER: score})
+        self._end(cell)
+
+    def _choose(self, choice: Choice) -> tuple[Chosen, Cell]:
+        """What the method is here, and its cell: the candidate's under the method's own name."""
+        scores = {trial.method: self._folder(trial).read_json("metrics.json")[INNER] for trial in choice.trials}
+        best = choice.best(list(scores.values()))
+        chosen = Chosen(best.method, choice.trials[0].fold.held_out, scores)
+        return chosen, replace(best, method=choice.method)
+
+    def _log_choice(self, run: MlflowTracker, cell: Cell, chosen: Chosen) -> None:
+        judges = "+".join(chosen.patients)
+        run.tags({records.CHOSEN: chosen.method, records.JUDGES: judges})
+        run.metrics({records.CHOICE + name: score for name, score in chosen.scores.items() if math.isfinite(score)})
+        self._folder(cell).write_json("choice.json", asdict(chosen))
+        scores = ", ".join(f"{name} {score:.3f}" for name, score in chosen.scores.items())
+        self._watch.say(f"{cell.title}: {chosen.method}, chosen on {judges} ({scores})")
+
+
+def _features(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
+    """The embeddings (N, D) that a trained cell is scored by, and their global rows (N,)."""
+    return cell.scored.folder.read_array("features.npy"), cell.scored.folder.read_array("rows.npy")
+
+
+def log_curves(run: Any, cell: Cell, live: set[str]) -> None:
+    """The training curves of stages that were done before, by another cell or before this command: not in `live`."""
+    stages: list[tuple[str, Stage]] = [("contrastive", cell.scored)] if isinstance(cell.scored, ImageStage) else []
+    if cell.scored.needs_codes:
+        stages.append(("gene", cell.scored.gene))
+    for prefix, stage in stages:
+        history = stage.folder.read_json("history.json") if stage.key not in live else []
+        for epoch, metrics in enumerate(history, start=1):
+            run.metrics({f"{prefix}/{name}": value for name, value in metrics.items()}, epoch)
+
+
+def log_codes(run: Any, cell: Cell) -> None:
+    """What the cell's gene stages did to the training patients' spots: the figure that each left in its folder.
+
+    From there, because a cell may come to a stage that was done before, by another cell or before this command; one
+    that an earlier version did has none.
+    """
+    for gene in with_start(cell.scored.gene) if cell.scored.needs_codes else ():
+        path = storage.join(gene.folder.path, CODES_FIGURE)
+        if storage.exists(path):
+            log_bytes(run, f"codes_{gene.config.model.kind}.png", storage.read_bytes(path), "figures")
+
+
+def log_evaluation(run: Any, evaluation: Evaluation, method: str) -> None:
+    """Scores, predictions and a confusion matrix a label source of a cell."""
+    run.metrics(evaluation.metrics)
+    table = evaluation.table
+    source = np.array(table["label_source"].to_pylist(), dtype=object)
+    scored = table["scored"].to_numpy()
+    with tempfile.TemporaryDirectory() as temporary:
+        run.artifact(evaluation.write(Path(temporary) / "predictions.parquet"))
+        for name in evaluation.facts["sources"]:
+            rows = table.take(np.flatnonzero(scored & (source == name)))
+            path = Path(temporary) / f"confusion_{name}.png"
+            weak = ", weak labels" if name in evaluation.weak else ""
+            title = f"{method} ({name}{weak})"
+            run.artifact(confusion_figure(rows["label"].to_pylist(), rows["probe"].to_pylist(), path, title), "figures")
