@@ -4,6 +4,10 @@
   python jobs/benchmark.py --epochs 10 --set dataset=/data/her2st_64
 
 Both are measured in one run, with the same threads and the same batches, because machines are shared and noisy.
+
+Or what a spot costs the gene stage in synthetic cohorts of growing size, and how much memory they take:
+
+  python jobs/benchmark.py scale --spots 50000 1000000 --genes 2000
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import tempfile
 
 from rich.table import Table
 
+from stray.cli import benchmark_scale
 from stray.cli.arguments import add_recipe, recipe_from
 from stray.cli.console import Progress, say, stdout
 
@@ -22,14 +27,19 @@ HELP = "measure the speed of each stage on this machine"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    add_recipe(parser, default="demo")
+    parser.add_argument("what", nargs="?", choices=["speed", "scale"], default="speed", help="(default: %(default)s)")
+    add_recipe(parser, optional=True)
     more = "epochs of the contrastive stage, 25 times as many of the gene stage (default: %(default)s)"
     parser.add_argument("--epochs", metavar="N", type=int, default=4, help=more)
     parser.add_argument("--cpus", metavar="N", type=int, default=os.cpu_count(), help="threads (default: all CPUs)")
+    benchmark_scale.configure(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a row a stage."""
+    """Print a row a stage, or a column a cohort."""
+    if args.what == "scale":
+        return benchmark_scale.run(args)
+    args.recipe = args.recipe or "demo"
     recipe = recipe_from(args)
     from stray.cli.ingest import show_event
     from stray.on_ray import benchmark, ingest, session
