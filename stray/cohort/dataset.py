@@ -146,8 +146,8 @@ class PairedDataset:
             order.append(where)
         if not parts:
             return sparse.csr_matrix((0, self.manifest.n_genes), dtype=np.uint32)
-        stacked = sparse.csr_matrix(sparse.vstack(parts, format="csr"))
-        return stacked[np.argsort(np.concatenate(order), kind="stable")]
+        stacked, places = sparse.csr_matrix(sparse.vstack(parts, format="csr")), np.concatenate(order)
+        return stacked if (np.diff(places) > 0).all() else stacked[np.argsort(places, kind="stable")]
 
     def patches(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
         """Patches at `rows`, uint8 (N, P, P, 3).
@@ -224,7 +224,9 @@ def _with_plain_labels(table: pa.Table) -> pa.Table:
 
 
 def _objects(column: pa.ChunkedArray) -> np.ndarray:
-    """Strings as an object array with None for null."""
-    values = np.empty(len(column), dtype=object)
-    values[:] = column.to_pylist()
-    return values
+    """Strings as an object array with None for null; equal strings are one object, of millions of spots too."""
+    encoded = column.dictionary_encode().unify_dictionaries()
+    words = encoded.chunk(0).dictionary.to_pylist() if encoded.num_chunks else []
+    objects = np.array([*words, None], dtype=object)
+    places = [np.asarray(chunk.indices.fill_null(len(words))) for chunk in encoded.chunks]
+    return objects[np.concatenate([np.empty(0, np.int64), *places], dtype=np.int64)]

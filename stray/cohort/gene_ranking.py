@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 
 import numpy as np
 import scipy.sparse as sp
@@ -56,26 +57,26 @@ def by_variance(counts_NG: sp.csr_matrix, patient_N: np.ndarray, count: int) -> 
     return chosen[np.argsort(found["highly_variable_rank"].to_numpy()[chosen], kind="stable")]
 
 
-def by_place(counts_NG: sp.csr_matrix, spots: SpotTable, count: int) -> np.ndarray:
-    """The `count` most spatially ordered genes, best first: Moran's I of log-normalised counts within
-    each section, the mean over sections by their spots.
+def by_place(sections: Iterable[tuple[sp.csr_matrix, SpotTable]], count: int) -> np.ndarray:
+    """The `count` most spatially ordered genes, best first: Moran's I of log-normalised counts (n, G) within
+    each section, the mean over sections by their spots. A section that has too few spots for neighbours has no say.
     """
     from scanpy.metrics import morans_i
     from sklearn.neighbors import kneighbors_graph
 
-    total, weight = np.zeros(counts_NG.shape[1]), 0  # pyright: ignore[reportOptionalSubscript]
-    for section in np.unique(spots.section):
-        mine = np.flatnonzero(spots.section == section)
-        if len(mine) <= NEIGHBOURS:
+    total_G, weight = np.zeros(0), 0
+    for counts_nG, spots in sections:
+        total_G = total_G if len(total_G) else np.zeros(counts_nG.shape[1])  # pyright: ignore[reportOptionalSubscript]
+        if len(spots) <= NEIGHBOURS:
             continue
-        places_n2 = np.stack([spots.x_um[mine], spots.y_um[mine]], axis=1)
+        places_n2 = np.stack([spots.x_um, spots.y_um], axis=1)
         graph = sp.csr_matrix(kneighbors_graph(places_n2, NEIGHBOURS))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a gene that a section never saw has no Moran's I
-            score_G = np.asarray(morans_i(graph, _log_normalised(counts_NG[mine]).T.tocsr()))
-        total += np.nan_to_num(score_G) * len(mine)
-        weight += len(mine)
-    return np.argsort(-total / max(weight, 1), kind="stable")[:count]
+            score_G = np.asarray(morans_i(graph, _log_normalised(counts_nG).T.tocsr()))
+        total_G += np.nan_to_num(score_G) * len(spots)
+        weight += len(spots)
+    return np.argsort(-total_G / max(weight, 1), kind="stable")[:count]
 
 
 def _log_normalised(counts_nG: sp.csr_matrix) -> sp.csr_matrix:

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 
 from stray import storage
 from stray.cohort.dataset import PairedDataset, SpotTable
 from stray.cohort.gene_ranking import by_place, by_variance, union
 from stray.config import PanelConfig
 from stray.errors import InputError, Problem
+
+MOST_SPOTS = 100_000
+"""Spots by which genes are ranked by variance: their counts are held at once, several times over."""
 
 
 @dataclass(frozen=True)
@@ -63,40 +65,68 @@ def fit_panel(dataset: PairedDataset, train_patients: tuple[str, ...], config: P
     """Choose the panel from the counts of the training patients.
 
     Highly variable genes come from scanpy's `highly_variable_genes(flavor="seurat_v3")` with the patient as batch,
-    spatially variable ones from Moran's I within sections. Raises InputError when no gene is left, no training patient
-    has counts, or a list names genes that the dataset lacks.
+    spatially variable ones from Moran's I within sections. Counts are read a section at a time, and of more than
+    `MOST_SPOTS` spots the variance is that of a sample of as many. Raises InputError when no gene is left, no training
+    patient has counts, or a list names genes that the dataset lacks.
     """
     spots = dataset.spots()
     rows = np.flatnonzero(spots.has_counts & np.isin(spots.patient, train_patients))
     if len(rows) == 0:
         raise InputError(Problem("gene.panel", "no training patient has counts", "ingest sections with counts"))
-    counts_NG = dataset.counts(rows)
-    allowed = _allowed(dataset, rows, counts_NG, config)
     if config.kind == "file":
         chosen = _listed(dataset, config.path)
     else:
-        if len(allowed) < 2:
-            what = f"{len(allowed)} genes were measured in at least {config.min_sections_share:.0%} of the training"
+        sections = _sections(spots, rows)
+        measured_G, total_G = _survey(dataset, sections)
+        chosen = _allowed(dataset, measured_G, len(sections), config)
+        if len(chosen) < 2:
+            what = f"{len(chosen)} genes were measured in at least {config.min_sections_share:.0%} of the training"
             remedy = "lower gene.panel.min_sections_share, or exclude fewer patterns"
             raise InputError(Problem("gene.panel", f"{what} sections", remedy))
-        chosen = allowed
-        if config.kind != "all" and config.n_genes < len(allowed):
-            chosen = allowed[_best(counts_NG[:, allowed], spots.take(rows), config)]
+        if config.kind == "mean":
+            chosen = chosen[np.argsort(-total_G[chosen], kind="stable")[: config.n_genes]]
+        elif config.kind != "all" and config.n_genes < len(chosen):
+            chosen = chosen[_best(dataset, spots, rows, sections, chosen, config)]
     chosen = np.sort(chosen)
     symbols = dataset.genes.column("symbol").to_pylist()
     return Panel(tuple(symbols[i] for i in chosen), tuple(int(i) for i in chosen))
 
 
-def _best(counts_NG: sp.csr_matrix, spots: SpotTable, config: PanelConfig) -> np.ndarray:
-    """The `n_genes` best of the allowed genes."""
-    if config.kind == "mean":
-        return np.argsort(-np.asarray(counts_NG.mean(axis=0)).ravel(), kind="stable")[: config.n_genes]
-    if config.kind == "hvg":
-        return by_variance(counts_NG, spots.patient, config.n_genes)
-    if config.kind == "svg":
-        return by_place(counts_NG, spots, config.n_genes)
-    rankings = by_variance(counts_NG, spots.patient, config.n_genes), by_place(counts_NG, spots, config.n_genes)
-    return union(*rankings, config.n_genes)
+def _sections(spots: SpotTable, rows: np.ndarray) -> list[np.ndarray]:
+    """`rows` by their section, in the order of the sections' names."""
+    _, section_n = np.unique(spots.section[rows], return_inverse=True)
+    order = np.argsort(section_n, kind="stable")
+    return np.split(rows[order], np.flatnonzero(np.diff(section_n[order])) + 1)
+
+
+def _survey(dataset: PairedDataset, sections: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Of each gene of the dataset: the number of sections with a count of it, and the sum of its counts."""
+    measured_G, total_G = (np.zeros(dataset.manifest.n_genes, dtype=np.int64) for _ in range(2))
+    for rows in sections:
+        sums_G = np.asarray(dataset.counts(rows).sum(axis=0, dtype=np.int64)).ravel()
+        measured_G += sums_G > 0
+        total_G += sums_G
+    return measured_G, total_G
+
+
+def _best(
+    dataset: PairedDataset,
+    spots: SpotTable,
+    rows: np.ndarray,
+    sections: list[np.ndarray],
+    allowed: np.ndarray,
+    config: PanelConfig,
+) -> np.ndarray:
+    """The `n_genes` best of the allowed genes, as places among them."""
+    rankings = []
+    if config.kind in ("hvg", "union"):
+        if len(rows) > MOST_SPOTS:
+            rows = np.sort(np.random.default_rng(0).choice(rows, MOST_SPOTS, replace=False))
+        rankings.append(by_variance(dataset.counts(rows)[:, allowed], spots.patient[rows], config.n_genes))
+    if config.kind in ("svg", "union"):
+        pieces = ((dataset.counts(of_one)[:, allowed], spots.take(of_one)) for of_one in sections)
+        rankings.append(by_place(pieces, config.n_genes))
+    return rankings[0] if len(rankings) == 1 else union(rankings[0], rankings[1], config.n_genes)
 
 
 def _listed(dataset: PairedDataset, path: str) -> np.ndarray:
@@ -117,13 +147,9 @@ def _listed(dataset: PairedDataset, path: str) -> np.ndarray:
     return np.array([place[symbol] for symbol in wanted])
 
 
-def _allowed(dataset: PairedDataset, rows: np.ndarray, counts_NG: sp.csr_matrix, config: PanelConfig) -> np.ndarray:
+def _allowed(dataset: PairedDataset, measured_G: np.ndarray, n_sections: int, config: PanelConfig) -> np.ndarray:
     """Genes seen in enough training sections whose symbol no pattern excludes, as rows of the gene table."""
-    section = dataset.spots().section[rows]
-    names, section_n = np.unique(section, return_inverse=True)
-    member_SN = sp.csr_matrix((np.ones(len(rows)), (section_n, np.arange(len(rows)))), shape=(len(names), len(rows)))
-    measured = np.asarray(((member_SN @ counts_NG) > 0).sum(axis=0)).ravel()
-    keep = measured >= max(1, config.min_sections_share * len(names))
+    keep = measured_G >= max(1, config.min_sections_share * n_sections)
     symbols = dataset.genes.column("symbol").to_pylist()
     for pattern in config.exclude:
         keep &= ~np.array([re.match(pattern, symbol) is not None for symbol in symbols])

@@ -46,6 +46,8 @@ class SyntheticSourceConfig:
     """Number of genes measured."""
     microns_per_pixel: Annotated[float, Field(ge=0.25, le=4)] = 1.75
     """Resolution of the drawn sections: at 1.75, a patch of 112 micrometres is 64 pixels of the picture."""
+    images: bool = True
+    """Whether sections have pictures; without them a cohort of a million spots is drawn in minutes."""
 
 
 SourceConfig = Annotated[Her2stSourceConfig | H5adSourceConfig | SyntheticSourceConfig, Field(discriminator="kind")]

@@ -103,7 +103,7 @@ def place_counts(dataset: PairedDataset, panel: Panel, patients: tuple[str, ...]
             yield pa.table({ROWS: block.rows, GENE_INDEX: lists[0], GENE_COUNT: lists[1]})
 
     files = [f for f in fragments(dataset, counts=True) if f.section in wanted]
-    return _joined(_materialise(files, read))
+    return _joined(list(_materialise(files, read)))
 
 
 def _materialise(files: Sequence[Fragment], read: Callable[[Fragment], Iterable[pa.Table]]) -> tuple[Any, ...]:
@@ -118,18 +118,22 @@ def _materialise(files: Sequence[Fragment], read: Callable[[Fragment], Iterable[
     return tuple(ref for bundle in placed.iter_internal_ref_bundles() for ref in bundle.block_refs)
 
 
-def _joined(refs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The same rows in fewer blocks: a batch of spots touches every block, and each costs the step a little."""
-    sizes = ray.get([_size.remote(ref) for ref in refs])
-    groups: list[list[Any]] = []
-    room = 0
-    for ref, size in zip(refs, sizes, strict=True):
-        if size > room:
-            groups.append([])
-            room = JOINED_BYTES
-        groups[-1].append(ref)
-        room -= size
-    return tuple(group[0] if len(group) == 1 else _join.remote(*group) for group in groups)
+def _joined(refs: list[Any]) -> tuple[Any, ...]:
+    """The same rows in fewer blocks: a batch of spots touches every block, and each costs the step a little.
+
+    One group after the other, and `refs` is emptied on the way: the counts must not lie in the store twice.
+    """
+    sizes, joined = ray.get([_size.remote(ref) for ref in refs]), []
+    while refs:
+        count, room = 1, JOINED_BYTES - sizes[0]
+        while count < len(refs) and sizes[count] <= room:
+            room -= sizes[count]
+            count += 1
+        made = refs[0] if count == 1 else _join.remote(*refs[:count])
+        del refs[:count], sizes[:count]
+        ray.wait([made], fetch_local=False)
+        joined.append(made)
+    return tuple(joined)
 
 
 @ray.remote(num_cpus=0.1)
@@ -153,9 +157,7 @@ class PlacedData:
         """Patches of the global rows, read in place."""
         if self._patches is None:
             tables = ray.get(list(self._placed.patches))
-            self._patches = [
-                PatchBlock(_rows(t), t.column(PATCHES).combine_chunks().to_numpy()) for t in tables if len(t)
-            ]
+            self._patches = [PatchBlock(_rows(t), _array(t, PATCHES).to_numpy()) for t in tables if len(t)]
         return Patches(self._patches, rows)
 
     def counts(self, panel: Panel, rows: np.ndarray) -> Counts:
@@ -168,12 +170,18 @@ class PlacedData:
         return self._placed.dataset.spots().take(rows)
 
 
+def _array(table: pa.Table, name: str) -> Any:
+    """A column as one array, in place: `combine_chunks` copies even where there is nothing to combine."""
+    column = table.column(name)
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
 def _rows(table: pa.Table) -> np.ndarray:
-    return table.column(ROWS).combine_chunks().to_numpy()
+    return _array(table, ROWS).to_numpy()
 
 
 def _count_block(table: pa.Table, n_genes: int) -> CountBlock:
-    index, count = (table.column(name).combine_chunks() for name in (GENE_INDEX, GENE_COUNT))
+    index, count = (_array(table, name) for name in (GENE_INDEX, GENE_COUNT))
     offsets = index.offsets.to_numpy()
     start, stop = offsets[0], offsets[-1]
     parts = (count.values.to_numpy()[start:stop], index.values.to_numpy()[start:stop], offsets - start)

@@ -14,11 +14,11 @@ from stray.config import Recipe
 from stray.evaluate import probe_balanced_accuracy
 from stray.metrics.naming import INNER
 from stray.on_ray.data import Placed, place_counts
-from stray.on_ray.experiment import log_codes
 from stray.on_ray.fit import Assignment, fit
 from stray.on_ray.logger import MailboxTracker
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import WorkerPlan
+from stray.on_ray.score import log_codes
 from stray.recipe import for_method
 from stray.train.grid import Cell, Group, cell
 from stray.train.results import digest

@@ -190,7 +190,7 @@ def _labels(recipe: Recipe, spots: SpotTable, rows: np.ndarray, fold: Fold) -> n
     """
     if isinstance(recipe.gene.model, ScanviConfig):
         return _known(recipe, spots, rows, fold, "scANVI", "gene.model.kind", "take gene.model.kind=scvi")
-    return np.where(training_labels(rows, spots, fold.train, recipe.eval), spots.label[rows], "").astype(str)
+    return np.where(training_labels(rows, spots, fold.train, recipe.eval), spots.label[rows], "")
 
 
 def _guides(recipe: Recipe, spots: SpotTable, rows: np.ndarray, fold: Fold) -> np.ndarray | None:
@@ -212,7 +212,7 @@ def _known(
     if not known.any():
         what = f"{who} learns from classes, and {fold_title(fold)} no training patient has a label that may train"
         raise InputError(Problem(place, what, f"name their source in eval.label_sources.train, or {otherwise}"))
-    return np.where(known, spots.label[rows], "").astype(str)
+    return np.where(known, spots.label[rows], "")
 
 
 def recipe_folds(recipe: Recipe, dataset: PairedDataset) -> tuple[Fold, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -46,7 +47,8 @@ class GeneStage:
     """The batch of each, by `gene.batch_key`: its patient, its section, or what a column of the sections says."""
     label: np.ndarray
     """The class of each, empty where it is not known or may not train. scANVI learns from it; for other models it is
-    only watched how far apart the codes keep the classes.
+    only watched how far apart the codes keep the classes. Objects, like the batch: a class of a million spots is then
+    one string in every worker.
     """
     dataset: str
     """Digest of the dataset."""
@@ -64,7 +66,7 @@ class GeneStage:
         """Whether the labels go into the model."""
         return isinstance(self.config.model, ScanviConfig)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Everything that the codes are a function of; the panel is a function of it too.
 
@@ -90,7 +92,7 @@ class GeneStage:
         """
         return ResultFolder(storage.join(self.root, self.key))
 
-    @property
+    @cached_property
     def panel_key(self) -> str:
         """Everything that the panel is a function of."""
         listed = [self._listed] if self.config.panel.kind == "file" else []
@@ -145,7 +147,7 @@ class ImageStage:
         """Whether the gene stage must come first."""
         return self.train and self.config.gene_tower.kind == "frozen"
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Everything that the result is a function of."""
         if not self.train:
@@ -178,7 +180,7 @@ class CodesStage:
     needs_codes = True
     """The gene stage must come first."""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Everything that the result is a function of."""
         return "codes-" + digest(self.gene.key, self.embed_rows)

@@ -11,9 +11,9 @@ from stray.cohort.section import Genes, Section, SectionImage
 from stray.cohort.synthetic import (
     DRAWING_VERSION,
     class_names,
+    draw_counts,
     draw_image,
     draw_layout,
-    draw_section_counts,
     gene_symbols,
 )
 from stray.config.ingest import SyntheticSourceConfig
@@ -36,6 +36,8 @@ class SyntheticReader:
         options = asdict(self.config)
         # A section is the same in a cohort of any size, so growing the cohort does not make it another section.
         del options["patients"], options["sections_per_patient"]
+        if self.config.images:
+            del options["images"]  # sections that were drawn before there was a choice stand
         options["drawing"] = DRAWING_VERSION
         return tuple(
             SectionHandle(name=f"P{patient + 1}S{section + 1}", patient=f"P{patient + 1}", options=options)
@@ -53,7 +55,9 @@ class SyntheticReader:
         return Genes(symbols=gene_symbols(self.config.genes))
 
     def read(self, name: str) -> Section:
-        """Section `name`; its picture is drawn when it is opened. Raises InputError when there is no such section."""
+        """Section `name`; its picture, where it has one, is drawn when it is opened. Raises InputError when there is no
+        such section.
+        """
         patient, section = self._indices(name)
         config = self.config
         layout = draw_layout(config.seed, patient, section, config.spots_per_section)
@@ -63,13 +67,13 @@ class SyntheticReader:
             patient=f"P{patient + 1}",
             spots=tuple(f"{row}x{col}" for row, col in zip(layout.array_row, layout.array_col, strict=True)),
             genes=self.genes(name),
-            counts=draw_section_counts(config.seed, patient, section, config.spots_per_section, config.genes),
+            counts=draw_counts(config.seed, patient, section, layout, config.genes),
             xy_px=layout.xy_um / config.microns_per_pixel,
             microns_per_pixel=config.microns_per_pixel,
             array_row=layout.array_row,
             array_col=layout.array_col,
             labels=class_names(layout),
-            image=SectionImage(place=f"{self.place}, section {name}", load=draw),
+            image=SectionImage(place=f"{self.place}, section {name}", load=draw) if config.images else None,
         )
 
     def _indices(self, name: str) -> tuple[int, int]:

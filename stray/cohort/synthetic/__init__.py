@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import numpy as np
 from PIL import Image
-from scipy import sparse
 
 from stray.cohort.synthetic.counts import draw_counts, gene_symbols
 from stray.cohort.synthetic.fields import generator
@@ -42,9 +41,9 @@ __all__ = [
     "PITCH_UM",
     "Layout",
     "class_names",
+    "draw_counts",
     "draw_image",
     "draw_layout",
-    "draw_section_counts",
     "gene_symbols",
 ]
 
@@ -59,11 +58,6 @@ def draw_image(seed: int, patient: int, section: int, n_spots: int, microns_per_
     stain = draw_stain(seed, patient, section)
     rng = generator(seed, "scan", patient, section)
     return Image.fromarray(render(haematoxylin, eosin, stain, microns_per_pixel, rng))
-
-
-def draw_section_counts(seed: int, patient: int, section: int, n_spots: int, n_genes: int) -> sparse.csr_matrix:
-    """The raw counts of one section, (spots, genes) int64, in the order of `draw_layout`'s spots."""
-    return draw_counts(seed, patient, section, draw_layout(seed, patient, section, n_spots), n_genes)
 
 
 def class_names(layout: Layout) -> np.ndarray:

@@ -59,6 +59,16 @@ class SmoothField:
         """Values at points (..., 2), in micrometres."""
         return np.cos(xy_um @ self.waves.T + self.phases).sum(axis=-1) * np.sqrt(2.0 / _WAVES)
 
+    def around(self, xy_um: np.ndarray, offsets_um: np.ndarray) -> np.ndarray:
+        """Values at points (S, 2) moved by each of `offsets_um` (D, 2), in micrometres: (S, D).
+
+        Equal to `at` but for rounding, some 1e-12, and much faster: the cosine of a sum is a matrix product of
+        sines and cosines.
+        """
+        angle, turn = xy_um @ self.waves.T + self.phases, offsets_um @ self.waves.T
+        parts = np.cos(angle) @ np.cos(turn).T - np.sin(angle) @ np.sin(turn).T
+        return parts * np.sqrt(2.0 / _WAVES)
+
     def on_grid(self, x_um: np.ndarray, y_um: np.ndarray) -> np.ndarray:
         """Values on the grid of columns `x_um` (X,) and rows `y_um` (Y,): (Y, X) float32.
 

@@ -31,6 +31,8 @@ _REGION_LENGTH_UM = 125.0
 _BORDER_LENGTH_UM = 22.0
 _BORDER_ROUGHNESS = 0.12
 _LATENT_LENGTH_UM = 150.0
+_UNDECIDED = 1e-8
+"""Difference of two classes' scores, far above the rounding of either way to sum them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +96,27 @@ class Regions:
             axis=-1,
         )
 
+    def winners(self, xy_um: np.ndarray, offsets_um: np.ndarray) -> np.ndarray:
+        """The class at points (S, 2) moved by each of `offsets_um` (D, 2): (S, D).
+
+        That of `scores_at` with the biases at every point: where the fast sum leaves the two best scores closer than
+        its rounding could decide, the slow one decides.
+        """
+        scores_SDK = np.stack(
+            [
+                f.around(xy_um, offsets_um) + _BORDER_ROUGHNESS * r.around(xy_um, offsets_um)
+                for f, r in zip(self.fields, self.roughness, strict=True)
+            ],
+            axis=-1,
+        )
+        scores_SDK += self.biases
+        found = scores_SDK.argmax(axis=-1)
+        second, first = np.partition(scores_SDK, -2, axis=-1)[..., -2:].transpose(2, 0, 1)
+        spot, offset = np.nonzero(first - second < _UNDECIDED)
+        exact = self.scores_at(xy_um[spot] + offsets_um[offset]) + self.biases
+        found[spot, offset] = exact.argmax(axis=-1)
+        return found
+
     def on_grid(self, x_um: np.ndarray, y_um: np.ndarray) -> np.ndarray:
         """The class of each pixel, (Y, X) int8."""
         best = np.full((len(y_um), len(x_um)), -np.inf, dtype=np.float32)
@@ -118,9 +141,9 @@ def draw_layout(seed: int, patient: int, section: int, n_spots: int) -> Layout:
         np.zeros(len(CLASSES)),
     )
     disc = _disc_points()
-    scores = regions.scores_at(xy[:, None, :] + disc)
-    regions = Regions(regions.fields, regions.roughness, _fit_biases(scores[:, 0], shares / shares.sum()))
-    winners = (scores + regions.biases).argmax(axis=-1)
+    biases = _fit_biases(regions.scores_at(xy + disc[0]), shares / shares.sum())
+    regions = Regions(regions.fields, regions.roughness, biases)
+    winners = regions.winners(xy, disc)
     composition = (winners[:, :, None] == np.arange(len(CLASSES))).mean(axis=1)
     latent_fields = tuple(SmoothField.draw(rng, _LATENT_LENGTH_UM) for _ in LATENTS)
     return Layout(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from stray.cohort import panel
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.gene_ranking import by_place, by_variance, union
 from stray.cohort.panel import Panel, fit_panel
@@ -22,10 +23,10 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> PairedDataset:
 @pytest.mark.parametrize("kind", ["hvg", "svg", "union", "mean"])
 def test_a_ranked_panel_has_its_size_and_sees_training_patients_only(dataset: PairedDataset, kind: str) -> None:
     config = PanelConfig(kind=kind, n_genes=40)  # type: ignore[arg-type]
-    panel = fit_panel(dataset, ("P2", "P3"), config)
-    assert len(panel) == 40
+    found = fit_panel(dataset, ("P2", "P3"), config)
+    assert len(found) == 40
     shuffled = Permuted(dataset, "P1")
-    assert fit_panel(shuffled, ("P2", "P3"), config) == panel  # type: ignore[arg-type]
+    assert fit_panel(shuffled, ("P2", "P3"), config) == found  # type: ignore[arg-type]
     assert fit_panel(shuffled, ("P1", "P2", "P3"), config) != fit_panel(dataset, ("P1", "P2", "P3"), config)  # type: ignore[arg-type]
 
 
@@ -45,13 +46,49 @@ class Permuted:
         return sp.csr_matrix(dense)
 
 
+class Watched:
+    """A dataset that remembers how many spots' counts were read at once."""
+
+    def __init__(self, dataset: PairedDataset) -> None:
+        self._dataset = dataset
+        self.read: list[int] = []
+
+    def __getattr__(self, name: str):
+        return getattr(self._dataset, name)
+
+    def counts(self, rows: np.ndarray) -> sp.csr_matrix:
+        self.read.append(len(rows))
+        return self._dataset.counts(rows)
+
+
+@pytest.mark.parametrize("kind", ["svg", "mean", "all", "union", "hvg"])
+def test_counts_are_read_a_section_at_a_time_and_of_a_sample_where_all_must_be_held(
+    dataset: PairedDataset, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, everyone = PanelConfig(kind=kind, n_genes=40), ("P1", "P2", "P3")  # type: ignore[arg-type]
+    whole = fit_panel(dataset, everyone, config)
+    watched = Watched(dataset)
+    monkeypatch.setattr(panel, "MOST_SPOTS", 60)
+    found = fit_panel(watched, everyone, config)  # type: ignore[arg-type]
+    sampled = kind in ("union", "hvg")
+    assert max(watched.read) == (60 if sampled else 40)
+    assert len(found) == len(whole)
+    if sampled:
+        # A sample of half the spots ranks most genes as all spots do.
+        assert len(set(found.symbols) & set(whole.symbols)) > 0.6 * len(whole)
+        assert found == fit_panel(dataset, everyone, config)
+    else:
+        assert found == whole
+
+
 def test_a_gene_that_follows_the_tissue_stands_before_one_that_does_not(dataset: PairedDataset) -> None:
     spots = dataset.spots()
     rng = np.random.default_rng(0)
     noise = rng.poisson(5.0, (len(spots), 50))
     side = np.where(spots.x_um > np.median(spots.x_um), 40, 1)
     counts = sp.csr_matrix(np.column_stack([noise, rng.poisson(side)]))
-    assert by_place(counts, spots, 3)[0] == 50
+    sections = [(counts[rows], spots.take(rows)) for rows in np.split(np.arange(len(spots)), 3)]
+    assert by_place(sections, 3)[0] == 50
 
 
 @pytest.mark.parametrize("few", [1, 4])
@@ -96,8 +133,8 @@ def test_a_union_takes_the_best_of_both_in_turn() -> None:
 
 def test_genes_named_by_a_pattern_are_left_out(dataset: PairedDataset) -> None:
     symbols = dataset.genes.column("symbol").to_pylist()
-    panel = fit_panel(dataset, ("P2", "P3"), PanelConfig(kind="all", exclude=(symbols[0] + "$",), min_sections_share=0))
-    assert symbols[0] not in panel.symbols
+    config = PanelConfig(kind="all", exclude=(symbols[0] + "$",), min_sections_share=0)
+    assert symbols[0] not in fit_panel(dataset, ("P2", "P3"), config).symbols
 
 
 def test_mitochondrial_and_ribosomal_genes_are_left_out_unless_asked_for() -> None:
@@ -131,9 +168,9 @@ def test_a_list_that_is_no_panel_is_refused_by_name(
 
 
 def test_missing_genes_are_named_and_most_of_a_panel_must_be_there() -> None:
-    panel = Panel(("A", "B", "C", "D"), (0, 1, 2, 3))
-    place, missing = panel.place_in(["D", "X", "A", "B"])
+    listed = Panel(("A", "B", "C", "D"), (0, 1, 2, 3))
+    place, missing = listed.place_in(["D", "X", "A", "B"])
     assert place.tolist() == [2, 3, -1, 0]
     assert missing == ("C",)
     with pytest.raises(ValueError, match="3 of the panel's 4 genes are not measured"):
-        panel.place_in(["A", "X"])
+        listed.place_in(["A", "X"])

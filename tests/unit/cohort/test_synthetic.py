@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -277,3 +278,29 @@ def test_nuclei_at_the_border_are_cut_not_wrapped() -> None:
     _, cover = stamp_nuclei(nucleus, (20, 20), 1.0, generator(0, "test"))
     assert cover.sum() == pytest.approx(np.pi * 16 / 2, rel=0.12)
     assert cover[:, 10:].sum() == 0
+
+
+def test_the_fast_sum_of_the_regions_decides_as_the_slow_one() -> None:
+    layout = draw_layout(1, 2, 0, 400)
+    offsets = np.random.default_rng(0).uniform(-30, 30, (20, 2))
+    slow = layout.regions.scores_at(layout.xy_um[:, None, :] + offsets) + layout.regions.biases
+    np.testing.assert_array_equal(layout.regions.winners(layout.xy_um, offsets), slow.argmax(axis=-1))
+    # Two classes of one field draw everywhere: only the slow sum knows that it is a draw, which the first wins.
+    fields = layout.regions.fields
+    twins = replace(layout.regions, fields=(*fields[:3], fields[2], fields[4]), biases=np.array([0, 0, 1.0, 1.0, 0]))
+    twins = replace(twins, roughness=(*twins.roughness[:3], twins.roughness[2], twins.roughness[4]))
+    assert CONNECTIVE == 2
+    found = twins.winners(layout.xy_um, offsets)
+    assert (found == 2).any()
+    assert not (found == 3).any()
+
+
+def test_sections_without_pictures_are_the_same_but_for_the_pictures() -> None:
+    with_picture, without = (cohort(spots_per_section=40, genes=60, images=images) for images in (True, False))
+    first, second = with_picture.read("P2S1"), without.read("P2S1")
+    assert first.image is not None
+    assert second.image is None
+    np.testing.assert_array_equal(dense(first), dense(second))
+    # Those that were drawn before there was a choice are found again.
+    assert "images" not in with_picture.sections()[0].options
+    assert without.sections()[0].options["images"] is False

@@ -1,0 +1,73 @@
+"""`stray benchmark gene`: contenders train the same gene model on the same matrix, in turn."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from rich.table import Table
+
+from stray.cli.arguments import recipe_from
+from stray.cli.console import Progress, say, stdout
+
+SPOTS = 13_620
+"""Of the drawn matrix: as many as HER2ST has."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `gene` alone."""
+    gene = parser.add_argument_group("gene")
+    gene.add_argument("--rounds", metavar="N", type=int, default=3, help="runs of each (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a row a contender. Raises InputError when scvi-tools is asked for and is not installed."""
+    from stray.versus import gene_speed
+
+    if args.against:
+        gene_speed.check_scvi_tools()
+    recipe = recipe_from(args)
+    if recipe.dataset:
+        counts, batch = gene_speed.of_cohort(recipe.dataset, replace(recipe.gene.panel, n_genes=args.genes))
+    else:
+        counts, batch = gene_speed.drawn(SPOTS, args.genes, 8)
+    names = ["stray", "stray, compiled", "stray, fp32", *([args.against] if args.against else [])]
+    names += ["products", "products, sparse first layer", "products, fp32"]
+    with Progress() as progress:
+        progress.start("race", "rounds", total=args.rounds * len(names))
+        done = iter(range(args.rounds * len(names)))
+        raced = gene_speed.race(
+            names,
+            counts,
+            batch,
+            rounds=args.rounds,
+            epochs=args.epochs,
+            threads=args.cpus,
+            on_run=lambda name, number: progress.update("race", next(done), f"round {number + 1}, {name}"),
+        )
+        progress.finish("race")
+    of = {one.name: one for one in raced}
+    source = recipe.dataset or "drawn"
+    n_spots, n_genes = map(int, counts.shape)  # pyright: ignore[reportArgumentType]
+    table = Table(
+        title=f"{n_spots:,} spots x {n_genes:,} genes ({source}), {counts.nnz / n_spots / n_genes:.0%} not zero; "
+        f"ZINB, 1 layer, 10 latent dimensions, batches of 128; {args.cpus} threads, {args.rounds} rounds of "
+        f"{args.epochs} epochs",
+        title_justify="left",
+    )
+    columns = ["", "spots/s", "slowest to fastest round", *([f"ratio to {args.against}"] if args.against else [])]
+    for name in [*columns, "share of the products' speed", "peak memory", "of it training"]:
+        table.add_column(name, justify="right" if name else "left")
+    for one in raced:
+        cells = [one.name, f"{one.spots_per_second:,.0f}", f"{min(one.rates):,.0f} to {max(one.rates):,.0f}"]
+        if args.against:
+            middle, low, high = gene_speed.ratios(one, of[args.against])
+            cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
+        cells.append(f"{gene_speed.ratios(one, of['products'])[0]:.0%}")
+        table.add_row(*cells, f"{one.peak_bytes / 2**20:,.0f} MiB", f"{one.training_bytes / 2**20:,.0f} MiB")
+    stdout.print(table)
+    say(
+        "products: the matrix products of a step alone, in the precision of `stray`, or exact (fp32); ratios are "
+        "medians over rounds, with their range"
+    )
+    return 0

@@ -1,0 +1,146 @@
+"""The gene stage on synthetic cohorts of growing size: does a spot of a million cost what a spot of some thousands
+does?
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stray import storage
+from stray.cohort.dataset import PairedDataset
+from stray.cohort.split import Fold, patients
+from stray.config import IngestConfig, Recipe, SyntheticSourceConfig
+from stray.on_ray.data import Placed, place_counts
+from stray.on_ray.fit import Assignment, fit
+from stray.on_ray.ingest import ingest
+from stray.on_ray.logger import Letter, Relay, open_mailbox
+from stray.on_ray.memory import PeakMemory
+from stray.on_ray.panels import fit_panels
+from stray.on_ray.resources import WorkerPlan
+from stray.on_ray.tracking import describe
+from stray.on_ray.watch import Watch
+from stray.recipe import apply
+from stray.train.grid import cell
+from stray.train.stages import GeneStage
+
+SECTION_SPOTS = 5000
+"""Spots of a section, as on a Visium slide; a patient has two sections, so a larger cohort has more patients."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """One size of cohort."""
+
+    spots: int
+    """Of the cohort; nine tenths of them train, on the others the ELBO is watched."""
+    patients: int
+    genes: int
+    """Of the panel: all that the cohort has."""
+    ingest_s: float
+    """Drawing the counts and writing the paired dataset, in seconds."""
+    disk_bytes: int
+    """Of the paired dataset."""
+    place_s: float
+    """Fitting the panel and placing the counts in the object store, in seconds."""
+    train_s: float
+    """The gene stage with the start of its workers, validation, coding and figure, in seconds."""
+    spots_per_second: tuple[float, ...]
+    """Of each epoch, through Ray Data and Ray Train, without validation."""
+    ingest_peak_bytes: int
+    """As `PeakMemory` counts."""
+    train_peak_bytes: int
+    """The same from the panel to the end."""
+
+    @property
+    def seconds_per_spot(self) -> float:
+        """Of the last epoch."""
+        return 1.0 / self.spots_per_second[-1]
+
+
+def ratios(found: Sequence[Scale]) -> list[float]:
+    """Seconds per spot over those of the smallest cohort."""
+    smallest = min(found, key=lambda scale: scale.spots)
+    return [scale.seconds_per_spot / smallest.seconds_per_spot for scale in found]
+
+
+def cohort(spots: int, genes: int) -> SyntheticSourceConfig:
+    """A synthetic cohort without pictures of at least two patients and about `spots` spots."""
+    sections = max(4, 2 * round(spots / (2 * SECTION_SPOTS)))
+    return SyntheticSourceConfig(
+        patients=sections // 2,
+        sections_per_patient=2,
+        spots_per_section=max(16, round(spots / sections)),
+        genes=genes,
+        images=False,
+    )
+
+
+def measure(recipe: Recipe, *, spots: int, genes: int, epochs: int, folder: str, cpus: int, watch: Watch) -> Scale:
+    """Draw and ingest a cohort below `folder`, which should be fresh, and train the recipe's gene stage on it with one
+    worker of `cpus` CPUs.
+    """
+    source, out = cohort(spots, genes), storage.join(folder, "dataset")
+    title = f"{spots:,} spots"
+    with PeakMemory() as ingest_memory:
+        started = time.perf_counter()
+        watch.start(title, f"{title}: ingest")
+        ingest(IngestConfig(sources=(source,)), out, on_event=lambda event: _tell(watch, title, event))
+        watch.finish(title)
+        ingest_s = time.perf_counter() - started
+    panel_of_all = {"kind": "all", "min_sections_share": 0.0}
+    changes = {"dataset": out, "gene.panel": panel_of_all, "gene.epochs": epochs, "run.checkpoint_every": epochs}
+    recipe = apply(recipe, changes)
+    with PeakMemory() as train_memory:
+        started = time.perf_counter()
+        dataset = PairedDataset.open(out)
+        fold = Fold("none", (), patients(dataset.spots()))
+        stage = cell(recipe, dataset, fold, recipe.seeds[0], folder, method="scale", train="gene").scored.gene
+        watch.start(f"{title} placed", f"{title}: panel, counts to the object store")
+        fit_panels(dataset, [(stage, fold.train)])
+        panel = stage.panel()
+        placed = Placed(dataset).with_counts(panel.key, place_counts(dataset, panel, fold.train))
+        watch.finish(f"{title} placed")
+        place_s = time.perf_counter() - started
+        _train(stage, placed, recipe, folder, cpus, watch, title)
+        train_s = time.perf_counter() - started - place_s
+    history = stage.folder.read_json("history.json")
+    return Scale(
+        spots=len(dataset),
+        patients=len(fold.train),
+        genes=len(panel),
+        ingest_s=ingest_s,
+        disk_bytes=sum(file.bytes for file in (dataset.manifest.genes, *dataset.manifest.files)),
+        place_s=place_s,
+        train_s=train_s,
+        spots_per_second=tuple(epoch["spots_per_second"] for epoch in history),
+        ingest_peak_bytes=ingest_memory.peak_bytes,
+        train_peak_bytes=train_memory.peak_bytes,
+    )
+
+
+def _tell(watch: Watch, title: str, event: dict) -> None:
+    if event["event"] == "section" and (event["done"] % 20 == 0 or event["done"] == event["total"]):
+        watch.say(f"{title}: {event['done']} of {event['total']} sections")
+
+
+def _train(stage: GeneStage, placed: Placed, recipe: Recipe, folder: str, cpus: int, watch: Watch, title: str) -> None:
+    def hear(letter: Letter) -> None:
+        if "gene/learning_rate" in letter.get("metrics", {}):
+            watch.say(f"{title}: epoch {letter['step']}  {describe(letter['metrics'])}")
+
+    mailbox = open_mailbox()
+    relay = Relay(mailbox, hear)
+    try:
+        fit(
+            [Assignment(stage=stage, targets=(), title=title, epochs=stage.epochs)],
+            placed,
+            layout=WorkerPlan(1, cpus, False),
+            max_failures=0,
+            checkpoint_every=recipe.run.checkpoint_every,
+            folder=storage.join(folder, "checkpoints"),
+            mailbox=mailbox,
+        )
+    finally:
+        relay.close()

@@ -1,0 +1,73 @@
+"""What large cohorts ask for, on small ones: blocks that are joined, memory that is counted, a cost per spot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from stray.cli import main
+from stray.on_ray import data
+from stray.on_ray.data import Placed, PlacedData, place_counts
+from stray.on_ray.memory import PeakMemory
+from stray.on_ray.scale import cohort, measure
+from stray.on_ray.session import SessionInfo
+from stray.on_ray.watch import NoWatch
+from stray.recipe import load_recipe
+from stray.train.local_data import LocalData
+from tests.small_cohort import small_cell, small_dataset, small_recipe
+
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(600)]
+
+
+def test_joined_blocks_hold_the_same_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stray.cohort.panel import fit_panel
+
+    dataset = small_dataset(tmp_path)
+    fold = small_cell(small_recipe(tmp_path), dataset, root=str(tmp_path)).fold
+    panel = fit_panel(dataset, fold.train, small_recipe(tmp_path).gene.panel)
+    rows = np.flatnonzero(np.isin(dataset.spots().patient, fold.train))
+    expected = LocalData(dataset).counts(panel, rows).gather(np.arange(len(rows)))
+    for room, n_blocks in ((0, 2), (2**30, 1)):
+        monkeypatch.setattr(data, "JOINED_BYTES", room)
+        refs = place_counts(dataset, panel, fold.train)
+        assert len(refs) == n_blocks
+        placed = Placed(dataset).with_counts(panel.key, refs)
+        assert PlacedData(placed).counts(panel, rows).gather(np.arange(len(rows))).equal(expected)
+
+
+def test_memory_is_that_of_descendants_and_of_the_object_store(ray_session: SessionInfo) -> None:
+    @ray.remote(num_cpus=1)
+    def hold(megabytes: int) -> int:
+        return int(np.ones(megabytes * 2**17).sum())
+
+    with PeakMemory() as before:
+        ray.get(hold.remote(1))
+    with PeakMemory() as worker:
+        ray.get(hold.remote(400))
+    with PeakMemory() as store:
+        kept = ray.put(np.ones(150 * 2**17))
+    assert worker.peak_bytes - before.peak_bytes > 250 * 2**20
+    # Half of what the worker took may be given back already; the store's 150 MiB stand.
+    assert store.peak_bytes - before.peak_bytes > 100 * 2**20
+    del kept
+
+
+def test_a_cohort_is_measured(tmp_path: Path) -> None:
+    assert cohort(1_000_000, 2000).patients == 100
+    assert cohort(50_000, 2000).spots_per_section == 5000
+    found = measure(load_recipe(None), spots=200, genes=60, epochs=2, folder=str(tmp_path), cpus=2, watch=NoWatch())
+    assert (found.spots, found.patients, found.genes) == (200, 2, 60)
+    assert len(found.spots_per_second) == 2
+    assert found.seconds_per_spot == 1 / found.spots_per_second[1]
+    assert found.disk_bytes > 200 * 60
+    assert 2**27 < found.train_peak_bytes < 2**34
+
+
+def test_sizes_of_which_there_is_no_cohort_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", "scale", "--spots", "10", "--genes", "3"]) == 2
+    error = capsys.readouterr().err
+    assert "--spots" in error
+    assert "--genes" in error
