@@ -17,6 +17,11 @@ from stray.train.task import Task
 from stray.train.update import update
 from stray.train.worker import Worker
 
+STEP_LOSSES = 16
+"""Steps of an epoch, evenly spaced, whose loss is logged: a gene stage takes a hundred steps a second, and to log each
+in the run of every method that shares the stage cost an MLflow store as much as the training.
+"""
+
 
 def fit(
     task: Task,
@@ -33,11 +38,11 @@ def fit(
     """Train `task` to its last epoch, or to the one at which `selection` stops, from the worker's newest checkpoint if
     there is one.
 
-    Metrics go to `tracker` as `prefix/name` with the epoch as step, and `prefix/step_loss` with the step; every
-    epoch ends with `worker.report`, every `checkpoint_every`-th and the last with a checkpoint. Raises
-    NotFiniteError on every rank when the loss or a gradient is not finite, naming the step, the sections of the spots
-    at fault (by `spots_at`, which knows the spots at places among the task's rows) and the last good checkpoint: that
-    epoch leaves none.
+    Metrics go to `tracker` as `prefix/name` with the epoch as step, and `prefix/step_loss` with the step, of
+    `STEP_LOSSES` steps an epoch at most; every epoch ends with `worker.report`, every `checkpoint_every`-th and the
+    last with a checkpoint. Raises NotFiniteError on every rank when the loss or a gradient is not finite, naming the
+    step, the sections of the spots at fault (by `spots_at`, which knows the spots at places among the task's rows) and
+    the last good checkpoint: that epoch leaves none.
     """
     state = TrainState(task.module.to(worker.device), build_optimizer(task.module, optim))
     if (saved := worker.restore()) is not None:
@@ -72,8 +77,8 @@ def fit(
         state.history.append(metrics)
         named = {f"{prefix}/{name}": value for name, value in metrics.items()}
         if worker.rank == 0:
-            for step, loss in enumerate(losses.tolist()):
-                tracker.metrics({f"{prefix}/step_loss": loss}, step=epoch * steps + step)
+            for step in range(0, steps, -(-steps // STEP_LOSSES)):
+                tracker.metrics({f"{prefix}/step_loss": float(losses[step])}, step=epoch * steps + step)
             tracker.metrics(named, step=state.epoch)
         if selection and selection.keep_best and selection.best(state.history) == epoch:
             state.mark_best()
