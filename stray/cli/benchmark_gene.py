@@ -22,10 +22,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a row a contender. Raises InputError when scvi-tools is asked for and is not installed."""
-    from stray.versus import gene_speed
+    from stray.versus import gene_speed, scvi_tools
 
     if args.against:
-        gene_speed.check_scvi_tools()
+        scvi_tools.require()
     recipe = recipe_from(args)
     if recipe.dataset:
         counts, batch = gene_speed.of_cohort(recipe.dataset, replace(recipe.gene.panel, n_genes=args.genes))

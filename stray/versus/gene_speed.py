@@ -5,7 +5,6 @@ These machines are shared and noisy, so only ratios of one run are worth reading
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import statistics
@@ -24,7 +23,6 @@ from stray.cohort.fragments import compact, fragments, read_counts
 from stray.cohort.panel import fit_panel
 from stray.cohort.split import patients
 from stray.config import PanelConfig
-from stray.errors import InputError, Problem
 from stray.noise import numpy_generator
 
 NONZERO_MEAN, NONZERO_SPREAD = -2.9, 1.5
@@ -81,13 +79,6 @@ def of_cohort(path: str, config: PanelConfig) -> tuple[sp.csr_matrix, np.ndarray
     blocks = [b for file in files for b in read_counts(file, np.array(panel.index), dataset.manifest.n_genes)]
     counts_NG = compact(sp.csr_matrix(sp.vstack([block.counts for block in blocks])))
     return counts_NG, spots.patient[rows].astype(str)
-
-
-def check_scvi_tools() -> None:
-    """Raises InputError when scvi-tools is not installed."""
-    if importlib.util.find_spec("scvi") is None:
-        what = "scvi-tools is not installed in this environment"
-        raise InputError(Problem("--against scvi-tools", what, "pip install 'stray[parity]'"))
 
 
 def race(
