@@ -71,6 +71,16 @@ class AugmentConfig:
     """Factor drawn from 1 - s to 1 + s."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     """Shift drawn from -h to h, in turns of the colour circle."""
+    crop_area: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Smallest share of the patch's area that a random crop keeps, resized to the whole patch; 1: no crops. What is
+    cropped looks larger than it is: a share of 0.64 magnifies by up to 1.25.
+    """
+    stain_factor: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Factor on the amounts of haematoxylin and of eosin, one each, drawn from 1 - f to 1 + f."""
+    stain_shift: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Optical density (decadic) of haematoxylin and of eosin that is added, one each, drawn from -d to d."""
+    blur_px: Annotated[float, Field(ge=0)] = 0.0
+    """Largest standard deviation of a Gaussian blur, in pixels; drawn from 0 to b."""
 
 
 @dataclass(frozen=True, kw_only=True)

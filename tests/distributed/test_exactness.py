@@ -59,7 +59,8 @@ def convolution_step() -> dict[str, np.ndarray]:
     net = globalise(net).double().train()
     patches = torch.randint(0, 256, (COUNT, 3, 8, 8), dtype=torch.uint8)
     noise = Noise.of_rank(3, 1, 0, COUNT)
-    x = augment(patches[noise.rows], AugmentConfig(), noise).double()
+    everything = AugmentConfig(crop_area=0.5, stain_factor=0.2, stain_shift=0.05, blur_px=1.0)
+    x = augment(patches[noise.rows], everything, noise).double()
     net(x).square().sum().backward()
     found = {n: all_sum(p.grad) for n, p in net.named_parameters() if p.grad is not None}
     found |= {n: b for n, b in net.named_buffers() if b.dtype == torch.float64}
