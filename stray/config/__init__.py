@@ -39,7 +39,7 @@ from stray.config.losses import (
     SiglipLossConfig,
     SmoothedLossConfig,
 )
-from stray.config.optim import OptimConfig
+from stray.config.optim import ContrastiveOptimConfig, OptimConfig
 from stray.config.recipe import FoldsConfig, MethodConfig, Recipe
 from stray.config.run import RunConfig, TrackConfig
 from stray.config.search import (
@@ -56,6 +56,7 @@ __all__ = [
     "ChoiceConfig",
     "ClipLossConfig",
     "ContrastiveConfig",
+    "ContrastiveOptimConfig",
     "DistributionConfig",
     "EvalConfig",
     "ExpressionLossConfig",

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stray.config.losses import LossesConfig
-from stray.config.optim import OptimConfig
+from stray.config.optim import ContrastiveOptimConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +103,8 @@ class ContrastiveConfig:
     """Spots in a global batch, whatever the number of workers."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """Arithmetic of the towers in training; auto: bf16 where the hardware is faster at it (GPUs, CPUs with AMX)."""
-    optim: OptimConfig = field(
-        default_factory=lambda: OptimConfig(
+    optim: ContrastiveOptimConfig = field(
+        default_factory=lambda: ContrastiveOptimConfig(
             lr=1e-3, weight_decay=1e-4, decoupled=True, schedule="cosine", warmup_share=0.1
         )
     )

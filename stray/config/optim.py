@@ -32,3 +32,17 @@ class OptimConfig:
     """Share of all steps over which the learning rate rises linearly from zero."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Largest global gradient norm; larger gradients are scaled down to it. None: never."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveOptimConfig(OptimConfig):
+    """The contrastive stage's optimiser: the image encoder may learn more slowly below, and its average be kept."""
+
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on the learning rate of the image encoder for every layer below the heads: f for layer4 of a ResNet, f^2
+    for layer3, to f^5 for its stem; 1: everything learns alike.
+    """
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keep the exponential moving average of the weights, old share d a step, rather than the last weights. After t
+    steps d is at most (1 + t) / (10 + t), so that a short run forgets its start too. None: the last weights.
+    """

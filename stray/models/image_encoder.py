@@ -17,6 +17,9 @@ from stray.models.norm import globalise
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
+LAYERS = ("layer4", "layer3", "layer2", "layer1")
+"""The parts of a ResNet from the last to the first; before them comes the stem."""
+
 _FITTING = "a state_dict of this model, as torchvision saves it"
 
 
@@ -47,6 +50,11 @@ class ImageEncoder(nn.Module):
     def forward(self, patches_nCHW: Tensor) -> Tensor:
         """Features (n, dim) of patches (n, 3, H, W), uint8 or floats in [0, 1]."""
         return self.backbone(self.preprocess(patches_nCHW))
+
+    def depths(self) -> dict[str, int]:
+        """How far each parameter lies below the heads, by its name: 1 for the last layer, to 5 for the stem."""
+        parts = {name: name.split(".")[1] for name, _ in self.named_parameters()}
+        return {name: LAYERS.index(part) + 1 if part in LAYERS else len(LAYERS) + 1 for name, part in parts.items()}
 
 
 def _build(config: TorchvisionConfig) -> Any:

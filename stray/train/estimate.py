@@ -20,7 +20,7 @@ from stray.train.gene_task import GeneTask
 from stray.train.grid import Group
 from stray.train.results import digest
 from stray.train.stages import CodesStage, GeneStage, Stage
-from stray.train.state import TrainState, build_optimizer
+from stray.train.state import TrainState
 from stray.train.task import Task
 from stray.train.update import update
 
@@ -92,7 +92,7 @@ class Estimator:
 
 
 def _seconds_per_step(task: Task, config: GeneConfig | ContrastiveConfig) -> float:
-    state = TrainState(task.module, build_optimizer(task.module, config.optim))
+    state = TrainState.start(task.module, config.optim)
     count = len(task.plan.batches(0)[0])
     noise = Noise.of_rank(0, 0, 0, count)
     step: Callable[[], object] = lambda: update(  # noqa: E731

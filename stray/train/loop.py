@@ -12,7 +12,7 @@ from stray.train.finite import SpotsAt, Steps
 from stray.train.prefetch import Prefetcher
 from stray.train.schedules import learning_rate
 from stray.train.selection import Selection
-from stray.train.state import TrainState, build_optimizer
+from stray.train.state import TrainState
 from stray.train.task import Task
 from stray.train.update import update
 from stray.train.worker import Worker
@@ -44,7 +44,7 @@ def fit(
     step, the sections of the spots at fault (by `spots_at`, which knows the spots at places among the task's rows) and
     the last good checkpoint: that epoch leaves none.
     """
-    state = TrainState(task.module.to(worker.device), build_optimizer(task.module, optim))
+    state = TrainState.start(task.module.to(worker.device), optim)
     if (saved := worker.restore()) is not None:
         state.load_state_dict(saved)
     steps, kept = task.plan.steps, (state.epoch, None)
@@ -61,6 +61,7 @@ def fit(
             output = task.step(batch, noise)
             done.add(output, update(state, output, rate, optim.clip_norm))
             task.after_step()
+            state.after_step()
             averages.add(output.sums, output.count)
         losses, norms = done.finish(task, worker, spots_at, kept)
         seconds = time.perf_counter() - started
@@ -86,5 +87,5 @@ def fit(
         due = state.epoch % checkpoint_every == 0 or last
         place = worker.report({**named, "epoch": state.epoch}, state.state_dict() if due else None)
         kept = (state.epoch, place) if due else kept
-    state.go_to_best()
+    state.take_kept()
     return state

@@ -7,53 +7,102 @@ from typing import Any
 
 import torch
 
-from stray.config import OptimConfig
+from stray.config import ContrastiveOptimConfig, OptimConfig
+from stray.models.image_encoder import ImageEncoder
+from stray.train.ema import WeightAverage
+
+RATE_SHARE = "rate_share"
+"""Key of a parameter group: its share of the scheduled learning rate, where that is not 1."""
 
 
 def build_optimizer(module: torch.nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Adam, or AdamW where the decay is decoupled; neither decays scalars, biases and norms when decoupled."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    if not config.decoupled:
-        return torch.optim.Adam(trained, lr=config.lr, eps=config.eps, weight_decay=config.weight_decay, fused=True)
-    groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+    """Adam, or AdamW where the decay is decoupled; neither decays scalars, biases and norms when decoupled.
+
+    One group for each share of the learning rate (and, when decoupled, for what is decayed and what is not); shares
+    below 1 are kept under `RATE_SHARE`, and the group's learning rate has it in already.
+    """
+    shares = rate_shares(module, config)
+    groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
+    for decayed in (True, False) if config.decoupled else (True,):
+        for name, p in module.named_parameters():
+            if p.requires_grad and (not config.decoupled or decayed == (p.dim() > 1)):
+                groups.setdefault((shares[name], decayed), []).append(p)
+    made = [
+        {"params": params, "lr": config.lr * share, "weight_decay": config.weight_decay if decayed else 0.0}
+        | ({} if share == 1.0 else {RATE_SHARE: share})
+        for (share, decayed), params in groups.items()
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, eps=config.eps, fused=True)
+    kind = torch.optim.AdamW if config.decoupled else torch.optim.Adam
+    return kind(made, lr=config.lr, eps=config.eps, fused=True)
+
+
+def rate_shares(module: torch.nn.Module, config: OptimConfig) -> dict[str, float]:
+    """Each parameter's share of the learning rate, by name: layer_decay^depth in image encoders (depth as they count
+    it), 1 elsewhere.
+    """
+    shares = {name: 1.0 for name, _ in module.named_parameters()}
+    if isinstance(config, ContrastiveOptimConfig):
+        for place, part in module.named_modules():
+            if isinstance(part, ImageEncoder):
+                below = f"{place}." if place else ""
+                shares |= {below + name: config.layer_decay**depth for name, depth in part.depths().items()}
+    return shares
 
 
 class TrainState:
-    """Module, optimiser, and the epoch that comes next. Randomness needs no state: it is keyed by (seed, epoch,
-    step).
+    """Module, optimiser, the average of the weights where one is kept, and the epoch that comes next. Randomness needs
+    no state: it is keyed by (seed, epoch, step).
     """
 
-    def __init__(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.module, self.optimizer = module, optimizer
+    def __init__(
+        self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None
+    ) -> None:
+        self.module, self.optimizer, self.average = module, optimizer, average
         self.epoch = 0
         self.history: list[dict[str, float]] = []
         self.best: dict[str, torch.Tensor] | None = None
+
+    @staticmethod
+    def start(module: torch.nn.Module, config: OptimConfig) -> TrainState:
+        """The state before the first step; `module` must be on its device."""
+        average = None
+        if isinstance(config, ContrastiveOptimConfig) and config.ema_decay is not None:
+            average = WeightAverage(module, config.ema_decay)
+        return TrainState(module, build_optimizer(module, config), average)
+
+    def after_step(self) -> None:
+        """Take the weights into their average, where one is kept; called when a step has wholly changed them."""
+        if self.average is not None:
+            self.average.add(self.module)
 
     def mark_best(self) -> None:
         """Keep a copy of the weights as the best so far."""
         self.best = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
 
-    def go_to_best(self) -> None:
-        """Take the best weights, where some were marked."""
+    def take_kept(self) -> None:
+        """Take the weights that the training is for: the best, where some were marked, else their average, where one
+        is kept, else the last.
+        """
         if self.best is not None:
             self.module.load_state_dict(self.best)
+        elif self.average is not None:
+            self.module.load_state_dict(self.average.weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on from here."""
-        return {
+        state = {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "epoch": self.epoch,
             "history": self.history,
             "best": self.best,
         }
+        return state if self.average is None else state | {"average": self.average.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to where `state` was taken."""
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.history, self.best = state["epoch"], list(state["history"]), state["best"]
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])

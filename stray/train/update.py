@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from stray.collective import world_size
-from stray.train.state import TrainState
+from stray.train.state import RATE_SHARE, TrainState
 from stray.train.task import StepOutput
 
 
 def update(state: TrainState, output: StepOutput, rate: float, clip_norm: float | None) -> Tensor:
-    """Backward, sum of gradients over ranks, step. Returns the global loss and the gradient's norm, shape (2,), on
-    the device.
+    """Backward, sum of gradients over ranks, step at `rate` times each group's own share of it. Returns the global loss
+    and the gradient's norm, shape (2,), on the device.
     """
     output.loss.backward()
     trained = [p for group in state.optimizer.param_groups for p in group["params"]]
@@ -24,7 +24,7 @@ def update(state: TrainState, output: StepOutput, rate: float, clip_norm: float 
     else:
         norm = torch.nn.utils.clip_grad_norm_(trained, clip_norm)
     for group in state.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(RATE_SHARE, 1.0)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     return torch.stack([loss.float(), norm.float()])

@@ -15,10 +15,11 @@ from stray.config import Recipe
 from stray.errors import InputError
 from stray.recipe import apply
 from stray.track.tracker import MemoryTracker
+from stray.train.contrastive_task import embed
 from stray.train.gene_folder import load_gene_encoder
 from stray.train.local_data import LocalData
-from stray.train.run_stage import run_stage
-from stray.train.stages import CodesStage, GeneStage
+from stray.train.run_stage import run_stage, untrained
+from stray.train.stages import CodesStage, GeneStage, ImageStage
 from stray.train.worker import LocalWorker
 from tests.small_cohort import prepared_cell, replace_patient, small_cell, small_dataset, small_recipe
 
@@ -75,10 +76,18 @@ class FailingWorker(LocalWorker):
             raise Interrupted
 
 
-@pytest.mark.parametrize("which", ["gene", "contrastive"])
+AVERAGED = {"contrastive.optim.ema_decay": 0.99, "contrastive.optim.layer_decay": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("which", "changes"),
+    [("gene", {}), ("contrastive", {}), ("contrastive", AVERAGED)],
+    ids=["gene", "contrastive", "contrastive with an average of the weights and rates by layer"],
+)
 def test_an_interrupted_stage_goes_on_from_its_checkpoint_to_the_same_weights(
-    which: str, recipe: Recipe, dataset: PairedDataset, tmp_path: Path
+    which: str, changes: dict[str, float], recipe: Recipe, dataset: PairedDataset, tmp_path: Path
 ) -> None:
+    recipe = apply(recipe, changes)
     whole, broken = (
         prepared_cell(recipe, dataset, tmp_path / "whole"),
         prepared_cell(recipe, dataset, tmp_path / "broken"),
@@ -97,6 +106,26 @@ def test_an_interrupted_stage_goes_on_from_its_checkpoint_to_the_same_weights(
     assert next(step for step, _ in tracker.series(f"{which}/loss")) == 3
     expected, found = (stage.folder.read_weights(name) for stage in stages)
     assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_the_image_encoder_that_is_kept_and_embeds_is_the_average_where_one_is_kept(
+    recipe: Recipe, dataset: PairedDataset, tmp_path: Path
+) -> None:
+    stage = prepared_cell(apply(recipe, AVERAGED), dataset, tmp_path).scored
+    assert isinstance(stage, ImageStage)
+    data, worker = LocalData(dataset), LocalWorker(tmp_path / "state.pt")
+    run_stage(stage.gene, data, LocalWorker(), MemoryTracker())
+    run_stage(stage, data, worker, MemoryTracker())
+    state = worker.restore()
+    assert state is not None
+    kept = stage.folder.read_weights("encoder.pt")
+    for name, value in kept.items():
+        assert torch.equal(value, state["average"]["weights"][f"image_encoder.{name}"]), name
+    assert any(not torch.equal(value, state["module"][f"image_encoder.{name}"]) for name, value in kept.items())
+    encoder = untrained(stage.config.image, 0)
+    encoder.load_state_dict(kept)
+    features_ND = embed(encoder.to(memory_format=torch.channels_last), data.patches(stage.embed_rows), worker.device)
+    np.testing.assert_allclose(stage.folder.read_array("features.npy"), features_ND.numpy(), rtol=1e-5, atol=1e-5)
 
 
 def test_a_finished_stage_is_not_run_again(recipe: Recipe, dataset: PairedDataset, tmp_path: Path) -> None:
