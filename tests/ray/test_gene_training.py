@@ -23,7 +23,8 @@ from stray.recipe import apply
 from stray.train.stages import GeneStage
 from tests.small_cohort import small_cell, small_dataset, small_recipe
 
-pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(600)]
+# Half a minute on quiet cores: among the slow ones, which `.ci/run` runs too.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(600)]
 EPOCHS = 24
 TIMES = ("spots_per_second", "waiting_for_data_share")
 """Metrics that no seed decides."""
