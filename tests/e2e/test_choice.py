@@ -27,7 +27,7 @@ from stray.train.local_data import LocalData
 from stray.train.run_stage import run_stage
 from stray.train.worker import LocalWorker
 
-pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(900)]
 
 RECIPE = """
 name: choosing
