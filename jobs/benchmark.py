@@ -1,11 +1,12 @@
-"""How fast each stage is on this cluster, and how much of the time it waits for data.
+"""How fast stray is on this cluster, and how good its gene codes are beside scvi-tools'.
 
-    python jobs/benchmark.py                     both stages on the demo's cohort of about 1,000 spots
-    python jobs/benchmark.py --set dataset=PATH  on your own
+    python jobs/benchmark.py                              each stage through Ray, on the demo's cohort
+    python jobs/benchmark.py --set dataset=PATH           on your own
+    python jobs/benchmark.py gene --against scvi-tools    the gene stage and scvi-tools in one race
+    python jobs/benchmark.py quality --set dataset=PATH   their codes, on patients held out
+    python jobs/benchmark.py scale --spots 50000 200000   what a spot costs in larger cohorts
 
-Prints, for each stage, spots a second through Ray Data and Ray Train after the first epoch, the share of time spent
-waiting for data, and the ratio to the same loop in one plain process on data in its own memory, measured in
-the same run.
+`python jobs/benchmark.py --help` tells more.
 """
 
 from __future__ import annotations

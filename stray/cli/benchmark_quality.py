@@ -6,29 +6,19 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from stray.cli.arguments import recipe_from
 from stray.cli.console import Progress, say, stdout
+from stray.cli.text_tables import drawn
 from stray.report.tables import number
+from stray.report.text import TextTable, markdown
 
 if TYPE_CHECKING:
     from stray.versus.summary import Quality, Spread
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """Cells as text; those of the first `left` columns are names."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    left: int
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -63,10 +53,7 @@ def run(args: argparse.Namespace) -> int:
     path = args.json or storage.join(quality.results_folder(recipe), "quality.json")
     storage.write_bytes(path, json.dumps(_without_nan(asdict(found)), indent=1).encode())
     for table in (_overview(found), _gaps(found), _patients(found)):
-        if args.markdown:
-            print(_markdown(table) + "\n")
-        else:
-            stdout.print(_rich(table))
+        stdout.print(Text(markdown(table)) if args.markdown else drawn(table), soft_wrap=args.markdown)
     say(f"The numbers: {path}")
     return 0
 
@@ -86,7 +73,7 @@ def _overview(found: Quality) -> TextTable:
         f"{folds} patient{'s' * (folds != 1)} held out in turn, {seeds} seed{'s' * (seeds != 1)}; {over}probe: pooled "
         "predictions"
     )
-    return TextTable(title, header, tuple(rows), 2)
+    return TextTable(title=title, head=header, rows=tuple(rows), names=2)
 
 
 def _gaps(found: Quality) -> TextTable:
@@ -111,7 +98,7 @@ def _gaps(found: Quality) -> TextTable:
         "sign-flip test",
         "within the seeds' range",
     )
-    return TextTable("How far apart they are", header, tuple(rows), 2)
+    return TextTable(title="How far apart they are", head=header, rows=tuple(rows), names=2)
 
 
 def _patients(found: Quality) -> TextTable:
@@ -122,7 +109,8 @@ def _patients(found: Quality) -> TextTable:
         for fold in found.folds
         for row in found.rows
     ]
-    return TextTable("By patient held out", ("patient", "method", "implementation", *SCORES.values()), tuple(rows), 3)
+    head = ("patient", "method", "implementation", *SCORES.values())
+    return TextTable(title="By patient held out", head=head, rows=tuple(rows), names=3)
 
 
 def _spread(spread: Spread, digits: int = 3) -> str:
@@ -139,20 +127,3 @@ def _without_nan(tree: Any) -> Any:
     if isinstance(tree, (list, tuple)):
         return [_without_nan(value) for value in tree]
     return None if isinstance(tree, float) and math.isnan(tree) else tree
-
-
-def _rich(table: TextTable) -> Table:
-    shown = Table(title=table.title, title_justify="left")
-    for i, name in enumerate(table.header):
-        shown.add_column(name, justify="left" if i < table.left else "right")
-    for row in table.rows:
-        shown.add_row(*map(escape, row))
-    return shown
-
-
-def _markdown(table: TextTable) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cells)} |"
-
-    rule = ["---" if i < table.left else "---:" for i in range(len(table.header))]
-    return "\n".join([f"{table.title}:", "", line(table.header), line(rule), *map(line, table.rows)])

@@ -12,21 +12,16 @@ import argparse
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from textwrap import fill
 
-from rich.console import Console, Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
+from rich.console import Console, Group
 from rich.text import Text
 
+from stray.cli.text_tables import drawn
 from stray.errors import InputError, Problem
-from stray.report.tables import MAJORITY, METRIC_NAMES, Comparison
+from stray.report.tables import METRIC_NAMES, Comparison
 from stray.report.text import TextTable, choice_tables, main_table, markdown, patient_tables
 
 HELP = "compare the methods of an experiment: a table, and one HTML page"
-
-HEAD_WIDTH = 12
-"""Characters after which the name of a column goes on in a new line, where it can."""
 
 DEFAULT_STORE = "stray-runs/mlflow.db"
 
@@ -108,7 +103,7 @@ def show(
         console.print(Text("\n".join([*map(markdown, tables), *notes]).rstrip()), soft_wrap=True)
     else:
         notes = [Text(f"note: {note}", style="yellow") for note in comparison.notes]
-        console.print(Group(*map(_drawn, tables), *notes))
+        console.print(Group(*map(drawn, tables), *notes))
 
 
 def _tables(comparison: Comparison, knn: bool, per_patient: bool) -> Iterator[TextTable]:
@@ -117,14 +112,3 @@ def _tables(comparison: Comparison, knn: bool, per_patient: bool) -> Iterator[Te
         if per_patient:
             yield from patient_tables(source)
     yield from choice_tables(comparison)
-
-
-def _drawn(table: TextTable) -> RenderableType:
-    drawn = Table(header_style="bold")
-    for index, name in enumerate(table.head):
-        head = escape(fill(name, HEAD_WIDTH, break_long_words=False))
-        drawn.add_column(head, justify="right" if index else "left", no_wrap=index == 0)
-    for row in table.rows:
-        drawn.add_row(*map(escape, row), style="dim" if row[0] == MAJORITY else None)
-    note = [Text(table.note, style="dim")] if table.note else []
-    return Group(Text(table.title, style="bold"), drawn, *note, Text())

@@ -14,10 +14,8 @@ from stray.cohort.dataset import PairedDataset
 from stray.cohort.split import Fold, patients
 from stray.config import Recipe
 from stray.on_ray.data import place_counts, place_patches
-from stray.on_ray.fit import Assignment, fit
-from stray.on_ray.logger import Letter, Relay, open_mailbox
+from stray.on_ray.fit import fit_alone
 from stray.on_ray.panels import fit_panels
-from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.watch import Watch
 from stray.train.grid import cell
 from stray.train.stages import GeneStage, ImageStage, Stage
@@ -96,21 +94,7 @@ def _median(epochs: Sequence[dict[str, float]], name: str) -> float:
 def _through_ray(
     stages: Sequence[Stage], placed: Any, root: str, cpus: int, recipe: Recipe
 ) -> dict[str, list[dict[str, float]]]:
-    mailbox = open_mailbox()
-    letters: list[Letter] = []
-    relay = Relay(mailbox, letters.append)
-    try:
-        fit(
-            [Assignment(stage=stage, targets=(), title=stage.key, epochs=stage.epochs) for stage in stages],
-            placed,
-            layout=WorkerPlan(1, cpus, False),
-            max_failures=0,
-            checkpoint_every=recipe.run.checkpoint_every,
-            folder=storage.join(root, "checkpoints"),
-            mailbox=mailbox,
-        )
-    finally:
-        relay.close()
+    fit_alone(stages, placed, recipe, root, cpus)
     return {_prefix(stage): stage.folder.read_json("history.json") for stage in stages}
 
 

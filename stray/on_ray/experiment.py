@@ -17,7 +17,7 @@ from stray.config import Recipe
 from stray.errors import InputError, Problem
 from stray.on_ray.data import Placed, place_counts, place_patches
 from stray.on_ray.fit import Assignment, fit
-from stray.on_ray.logger import Relay, open_mailbox
+from stray.on_ray.logger import heard_by
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import plan_workers
 from stray.on_ray.score import Scorer
@@ -142,9 +142,7 @@ def train_on_workers(
     tracking: Tracking,
 ) -> None:
     """Run stages on one worker group, with what they report going to `tracking` as they go."""
-    mailbox = open_mailbox()
-    relay = Relay(mailbox, tracking.deliver)
-    try:
+    with heard_by(tracking.deliver) as mailbox:
         fit(
             assignments,
             placed,
@@ -154,8 +152,6 @@ def train_on_workers(
             folder=storage.join(root, "checkpoints"),
             mailbox=mailbox,
         )
-    finally:
-        relay.close()
 
 
 def _genes(group: Group) -> list[tuple[GeneStage, Cell]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,12 @@ from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from stray import storage
+from stray.config import Recipe
 from stray.errors import NotFiniteError
 from stray.on_ray.data import Placed, PlacedData
 from stray.on_ray.failures import input_error
 from stray.on_ray.interruptible import interruptible
-from stray.on_ray.logger import MailboxTracker
+from stray.on_ray.logger import Letter, MailboxTracker, heard_by
 from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.worker import RayWorker
 from stray.train.results import digest
@@ -81,6 +82,30 @@ def fit(
         raise input_error(error) or error from None
     if isinstance(result.return_value, NotFiniteError):
         raise result.return_value.at(result.checkpoint.path) if result.checkpoint else result.return_value
+
+
+def fit_alone(
+    stages: Sequence[Stage],
+    placed: Placed,
+    recipe: Recipe,
+    root: str,
+    cpus: int,
+    *,
+    hear: Callable[[Letter], None] = lambda letter: None,
+) -> None:
+    """Run the stages for a measurement: by one worker of `cpus` CPUs that gets no second try, with checkpoints below
+    `root`; `hear` is told what they report, as they go.
+    """
+    with heard_by(hear) as mailbox:
+        fit(
+            [Assignment(stage=stage, targets=(), title=stage.key, epochs=stage.epochs) for stage in stages],
+            placed,
+            layout=WorkerPlan(1, cpus, False),
+            max_failures=0,
+            checkpoint_every=recipe.run.checkpoint_every,
+            folder=storage.join(root, "checkpoints"),
+            mailbox=mailbox,
+        )
 
 
 def _work(config: dict[str, Any]) -> NotFiniteError | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,19 @@ class MailboxTracker:
         self._held.append({**self._facts, "targets": self._targets, **letter})
         if time.monotonic() - self._sent_at > 0.5:
             self.flush()
+
+
+@contextmanager
+def heard_by(deliver: Callable[[Letter], None]) -> Iterator[Any]:
+    """A mailbox whose letters come to `deliver`, in a thread of the driver, until the block ends; raises what that
+    raised.
+    """
+    mailbox = open_mailbox()
+    relay = Relay(mailbox, deliver)
+    try:
+        yield mailbox
+    finally:
+        relay.close()
 
 
 class Relay:

@@ -5,7 +5,7 @@ does?
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from stray import storage
@@ -13,17 +13,15 @@ from stray.cohort.dataset import PairedDataset
 from stray.cohort.split import Fold, patients
 from stray.config import IngestConfig, Recipe, SyntheticSourceConfig
 from stray.on_ray.data import Placed, place_counts
-from stray.on_ray.fit import Assignment, fit
+from stray.on_ray.fit import fit_alone
 from stray.on_ray.ingest import ingest
-from stray.on_ray.logger import Letter, Relay, open_mailbox
+from stray.on_ray.logger import Letter
 from stray.on_ray.memory import PeakMemory
 from stray.on_ray.panels import fit_panels
-from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.tracking import describe
 from stray.on_ray.watch import Watch
 from stray.recipe import apply
 from stray.train.grid import cell
-from stray.train.stages import GeneStage
 
 SECTION_SPOTS = 5000
 """Spots of a section, as on a Visium slide; a patient has two sections, so a larger cohort has more patients."""
@@ -103,7 +101,7 @@ def measure(recipe: Recipe, *, spots: int, genes: int, epochs: int, folder: str,
         placed = Placed(dataset).with_counts(panel.key, place_counts(dataset, panel, fold.train))
         watch.finish(f"{title} placed")
         place_s = time.perf_counter() - started
-        _train(stage, placed, recipe, folder, cpus, watch, title)
+        fit_alone([stage], placed, recipe, folder, cpus, hear=_hear(watch, title))
         train_s = time.perf_counter() - started - place_s
     history = stage.folder.read_json("history.json")
     return Scale(
@@ -125,22 +123,9 @@ def _tell(watch: Watch, title: str, event: dict) -> None:
         watch.say(f"{title}: {event['done']} of {event['total']} sections")
 
 
-def _train(stage: GeneStage, placed: Placed, recipe: Recipe, folder: str, cpus: int, watch: Watch, title: str) -> None:
+def _hear(watch: Watch, title: str) -> Callable[[Letter], None]:
     def hear(letter: Letter) -> None:
         if "gene/learning_rate" in letter.get("metrics", {}):
             watch.say(f"{title}: epoch {letter['step']}  {describe(letter['metrics'])}")
 
-    mailbox = open_mailbox()
-    relay = Relay(mailbox, hear)
-    try:
-        fit(
-            [Assignment(stage=stage, targets=(), title=title, epochs=stage.epochs)],
-            placed,
-            layout=WorkerPlan(1, cpus, False),
-            max_failures=0,
-            checkpoint_every=recipe.run.checkpoint_every,
-            folder=storage.join(folder, "checkpoints"),
-            mailbox=mailbox,
-        )
-    finally:
-        relay.close()
+    return hear

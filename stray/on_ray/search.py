@@ -29,7 +29,7 @@ from stray.on_ray.experiment import results_folder, train_on_workers
 from stray.on_ray.failures import input_error
 from stray.on_ray.fit import Assignment
 from stray.on_ray.interruptible import interruptible
-from stray.on_ray.logger import Relay, open_mailbox
+from stray.on_ray.logger import heard_by
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import WorkerPlan, plan_workers, resources
 from stray.on_ray.tracking import Tracking, log_text
@@ -87,14 +87,10 @@ def search(recipe: Recipe, *, watch: Watch | None = None) -> Found:
             title = "search: gene stage that the trials share"
             gene_stage = Assignment(stage=gene, targets=(), title=title, epochs=gene.epochs)
             train_on_workers([gene_stage], placed, recipe, root, tracking)
-        mailbox = open_mailbox()
-        relay = Relay(mailbox, tracking.deliver)
-        try:
+        with heard_by(tracking.deliver) as mailbox:
             layout = plan_workers(recipe.run)
             shared = Shared(recipe, method, dataset, fold, root, placed, layout, mailbox, key)
             results = _tune(recipe, shared, storage.join(root, "search"), key)
-        finally:
-            relay.close()
         trials = _ranked(results)
         found = _with_best(recipe, method, trials[0])
         path = storage.join(root, "best.yaml")

@@ -31,13 +31,14 @@ SCORES_OF_PATIENTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class TextTable:
-    """Cells of text; the first column says what a row is."""
+    """Cells of text; the first `names` columns say what a row is."""
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
     """What a reader of the table must know."""
+    names: int = 1
 
 
 def main_table(comparison: Comparison, source: SourceTable, *, knn: bool = False) -> TextTable:
@@ -99,7 +100,11 @@ def _choice_row(cell: Cell, chosen: Chosen, names: list[str], several: bool) -> 
 
 def markdown(table: TextTable) -> str:
     """The table in GitHub's Markdown, numbers to the right."""
-    lines = [_line(table.head), _line(["---", *["---:"] * (len(table.head) - 1)]), *map(_line, table.rows)]
+    lines = [
+        _line(table.head),
+        _line(["---"] * table.names + ["---:"] * (len(table.head) - table.names)),
+        *map(_line, table.rows),
+    ]
     note = f"\n\n{table.note}" if table.note else ""
     return f"**{table.title}**\n\n" + "\n".join(lines) + note + "\n"
 

@@ -15,7 +15,7 @@ import torch
 from stray.config import Recipe
 from stray.on_ray.data import Placed, place_counts
 from stray.on_ray.fit import Assignment, fit
-from stray.on_ray.logger import Letter, Relay, open_mailbox
+from stray.on_ray.logger import Letter, heard_by
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.session import SessionInfo
@@ -104,9 +104,7 @@ class Setup:
         target.write_bytes(self.panel_file.read_bytes())
         ranks = self.folder / f"{name}-ranks"
         ranks.mkdir()
-        mailbox = open_mailbox()
-        relay = Relay(mailbox, hear(ranks))
-        try:
+        with heard_by(hear(ranks)) as mailbox:
             fit(
                 [Assignment(stage=stage, targets=(), title=name, epochs=EPOCHS)],
                 Placed(self.dataset, (), Announced(self.counts, str(ranks))),
@@ -116,8 +114,6 @@ class Setup:
                 folder=str(self.folder / "checkpoints" / name),
                 mailbox=mailbox,
             )
-        finally:
-            relay.close()
         return stage
 
 

@@ -48,9 +48,10 @@ def test_memory_is_that_of_descendants_and_of_the_object_store(ray_session: Sess
     with PeakMemory() as worker:
         ray.get(hold.remote(400))
     with PeakMemory() as store:
-        kept = ray.put(np.ones(150 * 2**17))
+        kept = ray.put(np.ones(220 * 2**17))
     assert worker.peak_bytes - before.peak_bytes > 250 * 2**20
-    # Half of what the worker took may be given back already; the store's 150 MiB stand.
+    # Part of what the worker took may be given back already, and pages that tests before this one wrote do not count
+    # anew; the rest of the store's 220 MiB stands.
     assert store.peak_bytes - before.peak_bytes > 100 * 2**20
     del kept
 

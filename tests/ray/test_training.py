@@ -18,7 +18,7 @@ from stray.config import Recipe
 from stray.errors import InputError
 from stray.on_ray.data import Placed, place_counts, place_patches
 from stray.on_ray.fit import Assignment, fit
-from stray.on_ray.logger import Relay, open_mailbox
+from stray.on_ray.logger import heard_by
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.session import SessionInfo
@@ -80,9 +80,8 @@ class Setup:
         return made
 
     def train(self, assignments: list[Assignment], name: str, *, workers: int, failures: int = 1) -> Heard:
-        heard, mailbox = Heard(), open_mailbox()
-        relay = Relay(mailbox, heard)
-        try:
+        heard = Heard()
+        with heard_by(heard) as mailbox:
             fit(
                 assignments,
                 self.placed,
@@ -92,8 +91,6 @@ class Setup:
                 folder=str(self.folder / "checkpoints" / name),
                 mailbox=mailbox,
             )
-        finally:
-            relay.close()
         return heard
 
     def image(self, name: str) -> list[Assignment]:

@@ -14,7 +14,7 @@ from stray.errors import InputError
 from stray.recipe import apply
 from stray.train.grid import Choice, Group, fold_title, grid, recipe_folds
 from stray.train.stages import ImageStage
-from tests.small_cohort import small_dataset, small_recipe
+from tests.small_cohort import small_recipe
 
 CHOOSING = {
     "folds.held_out": [],
@@ -26,16 +26,6 @@ CHOOSING = {
     "methods.best": {"choose": ["clip_scvi", "guided"]},
     "methods.other": {"choose": ["clip_scvi", "clip_mlp"]},
 }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cohort")
-
-
-@pytest.fixture(scope="module")
-def dataset(folder: Path) -> PairedDataset:
-    return small_dataset(folder)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from stray.train.local_data import LocalData
 from stray.train.run_stage import run_stage
 from stray.train.stages import GeneStage, ImageStage
 from stray.train.worker import LocalWorker
-from tests.small_cohort import prepared_cell, small_dataset, small_recipe
+from tests.small_cohort import prepared_cell, small_recipe
 
 MODELS = {
     "scVI": {"kind": "scvi"},
@@ -32,16 +32,6 @@ MODELS = {
     "scANVI, balanced": {"kind": "scanvi", "balanced": True},
 }
 each_model = pytest.mark.parametrize("model", list(MODELS.values()), ids=list(MODELS))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cohort")
-
-
-@pytest.fixture(scope="module")
-def dataset(folder: Path) -> PairedDataset:
-    return small_dataset(folder)
 
 
 @pytest.fixture

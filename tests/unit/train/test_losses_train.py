@@ -22,19 +22,9 @@ from stray.train.local_data import LocalData
 from stray.train.run_stage import run_stage
 from stray.train.stages import ImageStage
 from stray.train.worker import LocalWorker
-from tests.small_cohort import small_cell, small_dataset, small_recipe
+from tests.small_cohort import small_cell, small_recipe
 
 EPOCHS = 4
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cohort")
-
-
-@pytest.fixture(scope="module")
-def dataset(folder: Path) -> PairedDataset:
-    return small_dataset(folder)
 
 
 @pytest.fixture(scope="module")

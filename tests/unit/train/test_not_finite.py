@@ -23,17 +23,7 @@ from stray.train.plan import BatchPlan
 from stray.train.run_stage import run_stage
 from stray.train.stages import ImageStage
 from stray.train.worker import LocalWorker
-from tests.small_cohort import NanCounts, prepared_cell, small_dataset, small_recipe
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cohort")
-
-
-@pytest.fixture(scope="module")
-def dataset(folder: Path) -> PairedDataset:
-    return small_dataset(folder)
+from tests.small_cohort import NanCounts, prepared_cell, small_recipe
 
 
 @pytest.fixture

@@ -21,17 +21,7 @@ from stray.train.local_data import LocalData
 from stray.train.run_stage import run_stage, untrained
 from stray.train.stages import CodesStage, GeneStage, ImageStage
 from stray.train.worker import LocalWorker
-from tests.small_cohort import prepared_cell, replace_patient, small_cell, small_dataset, small_recipe
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cohort")
-
-
-@pytest.fixture(scope="module")
-def dataset(folder: Path) -> PairedDataset:
-    return small_dataset(folder)
+from tests.small_cohort import prepared_cell, replace_patient, small_cell, small_recipe
 
 
 @pytest.fixture

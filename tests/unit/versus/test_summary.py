@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from stray.cli.benchmark_quality import _gaps, _markdown, _overview, _patients
+from stray.cli.benchmark_quality import _gaps, _overview, _patients
 from stray.errors import InputError
+from stray.report.text import markdown
 from stray.versus.quality import Result
 from stray.versus.summary import SCORES, summary
 
@@ -80,7 +81,7 @@ def test_a_gap_larger_than_what_seeds_do_is_not_within() -> None:
 def test_one_seed_has_no_spread_to_be_within() -> None:
     found = summary([one for one in results() if one.seed == 0])
     assert found.gaps[0].within == dict.fromkeys(SCORES)
-    assert "| scvi | stray | -148.5 |  | 0.950 |" in _markdown(_overview(found))
+    assert "| scvi | stray | -148.5 |  | 0.950 |" in markdown(_overview(found))
 
 
 def test_the_majority_is_of_the_spots_of_one_seed() -> None:
@@ -102,13 +103,13 @@ def test_implementations_that_saw_other_data_are_not_compared(change, reason) ->
         summary(change(results()))
 
 
-def test_the_tables_as_markdown() -> None:
+def test_the_tables_asmarkdown() -> None:
     found = summary(results())
-    text = _markdown(_overview(found))
+    text = markdown(_overview(found))
     assert "2 patients held out in turn, 2 seeds" in text
     assert "| scvi | stray | -148.5 ± 0.0 [-148.5, -148.5] |  | 0.900 ± 0.071 [0.850, 0.950] |" in text
     assert "| scvi | scvi-tools | -150.0 ± 0.0 [-150.0, -150.0] | -151.0 ± 0.0 [-151.0, -151.0] |" in text
-    assert "| scvi | ELBO | +1.00% | +1.00% to +1.00% |  |  |" in _markdown(_gaps(found))
-    assert "| P1 | scvi | stray | 0.900 ± 0.141 [0.800, 1.000] |" in _markdown(_patients(found))
+    assert "| scvi | ELBO | +1.00% | +1.00% to +1.00% |  |  |" in markdown(_gaps(found))
+    assert "| P1 | scvi | stray | 0.900 ± 0.141 [0.800, 1.000] |" in markdown(_patients(found))
     lines = text.splitlines()[2:]
     assert len({line.count("|") for line in lines}) == 1
