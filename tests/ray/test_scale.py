@@ -6,14 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 
 from stray.cli import main
 from stray.on_ray import data
 from stray.on_ray.data import Placed, PlacedData, place_counts
-from stray.on_ray.memory import PeakMemory
 from stray.on_ray.scale import cohort, measure
-from stray.on_ray.session import SessionInfo
 from stray.on_ray.watch import NoWatch
 from stray.recipe import load_recipe
 from stray.train.local_data import LocalData
@@ -36,24 +33,6 @@ def test_joined_blocks_hold_the_same_counts(tmp_path: Path, monkeypatch: pytest.
         assert len(refs) == n_blocks
         placed = Placed(dataset).with_counts(panel.key, refs)
         assert PlacedData(placed).counts(panel, rows).gather(np.arange(len(rows))).equal(expected)
-
-
-def test_memory_is_that_of_descendants_and_of_the_object_store(ray_session: SessionInfo) -> None:
-    @ray.remote(num_cpus=1)
-    def hold(megabytes: int) -> int:
-        return int(np.ones(megabytes * 2**17).sum())
-
-    with PeakMemory() as before:
-        ray.get(hold.remote(1))
-    with PeakMemory() as worker:
-        ray.get(hold.remote(400))
-    with PeakMemory() as store:
-        kept = ray.put(np.ones(220 * 2**17))
-    assert worker.peak_bytes - before.peak_bytes > 250 * 2**20
-    # Part of what the worker took may be given back already, and pages that tests before this one wrote do not count
-    # anew; the rest of the store's 220 MiB stands.
-    assert store.peak_bytes - before.peak_bytes > 100 * 2**20
-    del kept
 
 
 def test_a_cohort_is_measured(tmp_path: Path) -> None:
