@@ -66,12 +66,11 @@ def test_a_worker_reads_what_was_placed_without_a_copy(dense: np.ndarray) -> Non
 
 def test_placed_counts_are_the_counts(dense: np.ndarray) -> None:
     held = [CountBlock(b.rows, b.counts) for b in blocks(dense, [700, 1100])]
-    placed = [
-        PlacedBlock(
-            b.rows, CompactRows(b.counts.indptr, b.counts.indices.astype(np.uint16), b.counts.data, b.counts.shape)
-        )
-        for b in held
-    ]
+    placed = []
+    for block in held:
+        m = block.counts
+        compacted = CompactRows(m.indptr, m.indices.astype(np.uint16), m.data, (len(block.rows), GENES))
+        placed.append(PlacedBlock(block.rows, compacted))
     rows = np.random.default_rng(1).permutation(N)[:900]
     a, b = Counts(held, rows), Counts(placed, rows)
     positions = np.random.default_rng(2).permutation(len(rows))[:200]
