@@ -10,7 +10,7 @@ from stray.config.contrastive import (
     GeneTowerConfig,
     MlpTowerConfig,
     ProjectionConfig,
-    TorchvisionConfig,
+    TunedTowerConfig,
 )
 from stray.config.evaluation import EvalConfig, LabelSourcesConfig
 from stray.config.gene import (
@@ -21,6 +21,16 @@ from stray.config.gene import (
     PcaConfig,
     ScanviConfig,
     ScviConfig,
+)
+from stray.config.image import (
+    CallableConfig,
+    ImageConfig,
+    TorchvisionConfig,
+    TrainsAdaptersConfig,
+    TrainsAllConfig,
+    TrainsConfig,
+    TrainsLastStageConfig,
+    TrainsNothingConfig,
 )
 from stray.config.ingest import (
     H5adSourceConfig,
@@ -53,6 +63,7 @@ from stray.config.search import (
 
 __all__ = [
     "AugmentConfig",
+    "CallableConfig",
     "ChoiceConfig",
     "ClipLossConfig",
     "ContrastiveConfig",
@@ -68,6 +79,7 @@ __all__ = [
     "GuidedLossConfig",
     "H5adSourceConfig",
     "Her2stSourceConfig",
+    "ImageConfig",
     "IngestConfig",
     "IntUniformConfig",
     "LabelSourcesConfig",
@@ -93,5 +105,11 @@ __all__ = [
     "SyntheticSourceConfig",
     "TorchvisionConfig",
     "TrackConfig",
+    "TrainsAdaptersConfig",
+    "TrainsAllConfig",
+    "TrainsConfig",
+    "TrainsLastStageConfig",
+    "TrainsNothingConfig",
+    "TunedTowerConfig",
     "UniformConfig",
 ]

@@ -53,10 +53,11 @@ class GlobalBatchNorm(nn.BatchNorm1d):
 
 def globalise(module: nn.Module) -> nn.Module:
     """Replace every batch norm in `module` by a `GlobalBatchNorm` with the same weights and settings; returns
-    `module`.
+    `module`. Other classes derived from torch's stay: they may do more than normalise.
     """
     for name, child in module.named_children():
-        if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)) and not isinstance(child, GlobalBatchNorm):
+        if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d):
+            assert isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d))
             # momentum and eps are floats or None in both classes; only the check of the input's shape differs
             twin = GlobalBatchNorm(
                 child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats

@@ -9,25 +9,29 @@ import torch
 from torch import Tensor
 
 from stray.collective import share
-from stray.config import ContrastiveConfig, FrozenTowerConfig
+from stray.config import ContrastiveConfig, FrozenTowerConfig, MlpTowerConfig, TunedTowerConfig
 from stray.likelihood.counts import SparseCounts
 from stray.losses.expression import Explained
 from stray.losses.gather import gather
 from stray.losses.mixture import Mixed, mixture
-from stray.models.towers import Coded, ContrastiveModel, FrozenCodes, MlpTower
+from stray.models.image_encoder import ImageEncoder
+from stray.models.towers import Coded, ContrastiveModel, FrozenCodes, MlpTower, TunedTower
 from stray.noise import Noise, torch_generator
 from stray.train.augment import augment
 from stray.train.averages import Averages
 from stray.train.blocks import Counts, Patches
+from stray.train.encoder_checks import check_encoder
 from stray.train.expression_data import ExpressionData
+from stray.train.frozen_features import FrozenFeatures
 from stray.train.plan import BatchPlan
 from stray.train.task import StepOutput
 
 
 @dataclass(frozen=True)
 class PairedBatch:
-    """Patches (n, 3, px, px) uint8, what the gene tower takes: codes (n, Z) or counts (n, G), and what some losses ask
-    for: classes (n,), -1 where a spot has none; counts with the batches (n,) that they come from.
+    """Patches (n, 3, px, px) uint8, or a frozen encoder's features (n, F) of them; what the gene tower takes: codes
+    (n, Z) or counts (n, G); and what some losses ask for: classes (n,), -1 where a spot has none; counts with the
+    batches (n,) that they come from.
     """
 
     patches_nCHW: Tensor
@@ -50,10 +54,11 @@ class ContrastiveTask:
         device: torch.device,
         label_N: np.ndarray | None = None,
         expression: ExpressionData | None = None,
+        tuned: TunedTower | None = None,
     ) -> None:
-        """`patches` of the training spots, and for the same rows their frozen gene codes (N, Z) or their counts; their
-        classes, empty where they are not known, where a loss is guided by them; and their counts and decoder, where a
-        loss decodes.
+        """`patches` of the training spots, and for the same rows their frozen gene codes (N, Z) or their counts, with
+        the gene tower where it is tuned; their classes, empty where they are not known, where a loss is guided by them;
+        and their counts and decoder, where a loss decodes.
         """
         self.config, self.device, self.epochs = config, device, config.epochs
         self._patches, self._genes = patches, genes
@@ -68,11 +73,19 @@ class ContrastiveTask:
         # A batch without its whole set of negatives would change the loss: the remainder sits the epoch out.
         self.plan = BatchPlan(len(patches), config.batch_size, seed, keep_remainder=False)
         n_latent = None if expression is None else expression.decoder.dim
-        self.module = build(config, genes, seed, n_latent).to(memory_format=torch.channels_last)
+        self.module = build(config, genes, seed, n_latent, tuned).to(memory_format=torch.channels_last)
+        check_encoder(self.module.encoder, patches, device)
+        self._features = None
+        if config.trains.kind == "nothing":
+            encoder = self.module.encoder.to(device, memory_format=torch.channels_last)
+            self._features = FrozenFeatures(encoder, patches, config, seed, device, self._bf16)
 
     def gather(self, positions: np.ndarray, noise: Noise) -> PairedBatch:
         """The spots at `positions`, in pinned memory where a GPU waits for them."""
-        patches = self._patches.gather(positions)
+        if self._features is None:
+            patches = self._patches.gather(positions)
+        else:
+            patches = self._features.gather(positions, noise.epoch)
         genes = (
             self._genes[torch.from_numpy(positions)]
             if isinstance(self._genes, Tensor)
@@ -88,7 +101,8 @@ class ContrastiveTask:
         """This rank's share of the loss over the global batch."""
         patches = batch.patches_nCHW.to(self.device, non_blocking=True)
         genes = batch.genes_nX.to(self.device, non_blocking=True)
-        patches = augment(patches, self.config.augment, noise).contiguous(memory_format=torch.channels_last)
+        if self._features is None:
+            patches = augment(patches, self.config.augment, noise).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             coded: Coded = self.module(patches, genes, noise)
         scales = self.module.scales()
@@ -147,19 +161,29 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 
 def build(
-    config: ContrastiveConfig, genes: Tensor | Counts, seed: int, n_latent: int | None = None
+    config: ContrastiveConfig,
+    genes: Tensor | Counts,
+    seed: int,
+    n_latent: int | None = None,
+    tuned: TunedTower | None = None,
 ) -> ContrastiveModel:
-    """The model with its initial weights, a function of the seed alone; `n_latent` as in `ContrastiveModel`."""
+    """The model with its initial weights, a function of the seed alone; `n_latent` as in `ContrastiveModel`, `tuned`
+    as the gene stage left it.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(seed, "contrastive", "init").initial_seed())
-        if isinstance(config.gene_tower, FrozenTowerConfig):
-            assert isinstance(genes, Tensor)
-            tower = FrozenCodes(genes.shape[1])
-            tower.fit(genes)
-        else:
-            assert isinstance(genes, Counts)
-            tower = MlpTower(config.gene_tower, genes.n_genes)
-        return ContrastiveModel(config, tower, n_latent)
+        match config.gene_tower:
+            case FrozenTowerConfig():
+                assert isinstance(genes, Tensor)
+                tower = FrozenCodes(genes.shape[1])
+                tower.fit(genes)
+            case MlpTowerConfig():
+                assert isinstance(genes, Counts)
+                tower = MlpTower(config.gene_tower, genes.n_genes)
+            case TunedTowerConfig():
+                assert tuned is not None
+                tower = tuned
+        return ContrastiveModel(config, ImageEncoder(config.image), tower, n_latent)
 
 
 @torch.no_grad()

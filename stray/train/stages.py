@@ -122,7 +122,7 @@ class ImageStage:
     train: bool
     """False: the encoder stays as it was initialised."""
     gene: GeneStage
-    """Whose codes the frozen tower takes, or whose panel the MLP tower sees."""
+    """Whose codes the frozen tower takes, whose encoder is tuned, or whose panel the MLP tower sees."""
     rows: np.ndarray
     """Global rows of the training patients' spots with picture and counts."""
     label: np.ndarray | None = None
@@ -140,12 +140,12 @@ class ImageStage:
     @property
     def needs_counts(self) -> bool:
         """Whether the counts over the panel must be placed."""
-        return self.train and (not self.needs_codes or self.config.losses.expression.weight > 0)
+        return self.train and (self.config.gene_tower.kind != "frozen" or self.config.losses.expression.weight > 0)
 
     @property
     def needs_codes(self) -> bool:
         """Whether the gene stage must come first."""
-        return self.train and self.config.gene_tower.kind == "frozen"
+        return self.train and self.config.gene_tower.kind in ("frozen", "tuned")
 
     @cached_property
     def key(self) -> str:
