@@ -104,7 +104,8 @@ class GeneTask:
         )
         assert isinstance(model, GeneVae)
         self.module = model
-        self.module.compiled = config.compile
+        # Sizes of batches and numbers of counts change from step to step.
+        self._loss = torch.compile(model.loss, dynamic=True) if config.compile else model.loss
         log_totals = np.log(np.maximum(totals_N[self._train], 1))
         self.module.set_library_prior(torch.from_numpy(log_totals).float(), self._batch_N[self._train])
 
@@ -135,7 +136,7 @@ class GeneTask:
     def step(self, batch: GeneBatch, noise: Noise) -> StepOutput:
         """One draw of z; this rank's spots' terms over the global count."""
         batch = batch.to(self.device)
-        terms = self.module.loss(batch.x, batch.batch_n, noise)
+        terms = self._loss(batch.x, batch.batch_n, noise)
         weight = kl_weight(self.model, noise.epoch, self.epochs, noise.epoch * self.plan.steps + noise.step)
         loss = terms.weighted(weight).sum() / noise.count
         sums, finite = _sums(terms), _finite(batch.x, terms)

@@ -7,6 +7,7 @@ import time
 from stray.config import OptimConfig
 from stray.noise import Noise
 from stray.track.tracker import Tracker
+from stray.train.allocator import keep_freed_memory
 from stray.train.averages import Averages
 from stray.train.finite import SpotsAt, Steps
 from stray.train.health import epochs_at_chance, warnings
@@ -46,6 +47,7 @@ def fit(
     step, the sections of the spots at fault (by `spots_at`, which knows the spots at places among the task's rows) and
     the last good checkpoint: that epoch leaves none.
     """
+    keep_freed_memory()
     state = TrainState.start(task.module.to(worker.device), optim)
     if (saved := worker.restore()) is not None:
         state.load_state_dict(saved)

@@ -27,6 +27,7 @@ from stray.train.blocks import Counts
 from stray.train.gene_task import GeneTask
 from stray.train.loop import fit
 from stray.train.memory import process_memory
+from stray.train.precision import matrix_products
 from stray.train.worker import LocalWorker
 from stray.versus.products import product_rates
 
@@ -41,7 +42,10 @@ def by_stray(counts_NG: sp.csr_matrix, batch_N: np.ndarray, epochs: int, config:
     worker = LocalWorker()
     config = replace(config, epochs=epochs)
     task = GeneTask(config, counts, batch_N, unlabelled_N, seed=0, device=worker.device)
-    state = fit(task, config.optim, worker=worker, tracker=NullTracker(), prefix="gene", seed=0, spots_at=_nobody_asks)
+    with matrix_products(config.precision):
+        state = fit(
+            task, config.optim, worker=worker, tracker=NullTracker(), prefix="gene", seed=0, spots_at=_nobody_asks
+        )
     return [epoch["spots_per_second"] for epoch in state.history]
 
 
