@@ -108,6 +108,10 @@ class ContrastiveConfig:
     """Passes over the training spots."""
     batch_size: Annotated[int, Field(ge=2)] = 128
     """Spots in a global batch, whatever the number of workers."""
+    validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the paired spots of every training section that does not train, and on which retrieval is watched, such
+    as 0.05; nothing is decided by it. 0: all spots train.
+    """
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """Arithmetic of the towers in training; auto: bf16 where the hardware is faster at it (GPUs, CPUs with AMX)."""
     optim: ContrastiveOptimConfig = field(

@@ -23,6 +23,7 @@ from stray.train.blocks import Counts, Patches
 from stray.train.encoder_checks import check_encoder
 from stray.train.expression_data import ExpressionData
 from stray.train.frozen_features import FrozenFeatures
+from stray.train.pair_watch import PairWatch, collapse
 from stray.train.plan import BatchPlan
 from stray.train.task import StepOutput
 
@@ -55,13 +56,15 @@ class ContrastiveTask:
         label_N: np.ndarray | None = None,
         expression: ExpressionData | None = None,
         tuned: TunedTower | None = None,
+        watch: PairWatch | None = None,
     ) -> None:
         """`patches` of the training spots, and for the same rows their frozen gene codes (N, Z) or their counts, with
         the gene tower where it is tuned; their classes, empty where they are not known, where a loss is guided by them;
-        and their counts and decoder, where a loss decodes.
+        and their counts and decoder, where a loss decodes. `watch` holds spots that do not train.
         """
         self.config, self.device, self.epochs = config, device, config.epochs
-        self._patches, self._genes = patches, genes
+        self._patches, self._genes, self._watch = patches, genes, watch
+        self._last: tuple[Tensor, Tensor] | None = None
         self._bf16 = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(device))
         self._class_N = None
         if config.losses.guided.weight > 0:
@@ -77,7 +80,7 @@ class ContrastiveTask:
         check_encoder(self.module.encoder, patches, device)
         self._features = None
         if config.trains.kind == "nothing":
-            encoder = self.module.encoder.to(device, memory_format=torch.channels_last)
+            encoder = self.module.encoder.to(device).to(memory_format=torch.channels_last)
             self._features = FrozenFeatures(encoder, patches, config, seed, device, self._bf16)
 
     def gather(self, positions: np.ndarray, noise: Noise) -> PairedBatch:
@@ -108,6 +111,7 @@ class ContrastiveTask:
         scales = self.module.scales()
         class_n = None if batch.class_n is None else batch.class_n.to(self.device, non_blocking=True)
         codes = gather(coded.image_nD, coded.gene_nD, noise.count, class_n)
+        self._last = codes.image_ND.detach(), codes.gene_ND.detach()
         explained = self._explain(coded.z_nZ, batch)
         mixed = mixture(self.config.losses, codes, scales, self.module.scales.siglip_bias, explained)
         # Before the loss, in which one code that is not finite meets all others.
@@ -147,9 +151,27 @@ class ContrastiveTask:
         """Clamp the logit scales."""
         self.module.scales.clamp()
 
+    @torch.no_grad()
     def validate(self, epoch: int) -> Averages:
-        """Nothing is held out of the training patients here: losses at two temperatures do not compare."""
-        return Averages()
+        """Retrieval on the held-out spots (never a loss: losses at two temperatures do not compare), with the weights
+        as they are, not their average, and without augmentation; spread and effective rank of these codes, or of those
+        of the epoch's last batch, as it trained, where no spots are held out.
+        """
+        averages = Averages()
+        if self._watch is not None:
+            self.module.eval()
+            averages.add(*self._watch.measure(self._code))
+        elif self._last is not None:
+            averages.add(*collapse(*self._last))
+        return averages
+
+    def _code(self, patches_nCHW: Tensor, genes_nX: Tensor) -> tuple[Tensor, Tensor]:
+        """Image and gene codes (n, D) as the step makes them, of a batch on the host."""
+        patches = patches_nCHW.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+            images = patches if self._features is None else self.module.encoder(patches)
+            coded: Coded = self.module(images, genes_nX.to(self.device, non_blocking=True))
+        return coded.image_nD, coded.gene_nD
 
 
 def multiplies_bf16(device: torch.device) -> bool:

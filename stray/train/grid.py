@@ -177,6 +177,7 @@ def cell(
         gene=gene,
         rows=pair_rows,
         label=_guides(recipe, spots, pair_rows, fold) if train == "contrastive" else None,
+        section=spots.section[pair_rows] if recipe.contrastive.validation_share > 0 else None,
         embed_rows=np.flatnonzero(embedded),
         root=root,
     )

@@ -10,6 +10,8 @@ from stray.track.tracker import Tracker
 from stray.train.allocator import keep_freed_memory
 from stray.train.averages import Averages
 from stray.train.finite import SpotsAt, Steps
+from stray.train.health import epochs_at_chance, warnings
+from stray.train.memory import peak_memory
 from stray.train.prefetch import Prefetcher
 from stray.train.schedules import learning_rate
 from stray.train.selection import Selection
@@ -75,14 +77,18 @@ def fit(
             "learning_rate": rate,
             "spots_per_second": sum(map(len, batches)) / seconds,
             "waiting_for_data_share": data.waited_s / seconds,
+            **peak_memory(worker),
         }
         state.epoch = epoch + 1
         state.history.append(metrics)
+        metrics |= epochs_at_chance(state.history, optim, task.epochs)
         named = {f"{prefix}/{name}": value for name, value in metrics.items()}
         if worker.rank == 0:
             for step in range(0, steps, -(-steps // STEP_LOSSES)):
                 tracker.metrics({f"{prefix}/step_loss": float(losses[step])}, step=epoch * steps + step)
             tracker.metrics(named, step=state.epoch)
+            for subject, text in warnings(prefix, state.history, optim, task.epochs):
+                tracker.warn(subject, text)
         if selection and selection.keep_best and selection.best(state.history) == epoch:
             state.mark_best()
         last = state.epoch == task.epochs or (selection is not None and selection.stops(state.history))

@@ -127,6 +127,8 @@ class ImageStage:
     """Global rows of the training patients' spots with picture and counts."""
     label: np.ndarray | None = None
     """The class of each, empty where it is not known; only where a loss is guided by classes."""
+    section: np.ndarray | None = None
+    """The section of each; only where some spots are held out."""
     embed_rows: np.ndarray
     """Global rows of every spot with a picture."""
     root: str
@@ -146,6 +148,11 @@ class ImageStage:
     def needs_codes(self) -> bool:
         """Whether the gene stage must come first."""
         return self.train and self.config.gene_tower.kind in ("frozen", "tuned")
+
+    def at(self, places: np.ndarray) -> ImageStage:
+        """The same stage on some of its rows, to be trained or watched; its results have no folder of their own."""
+        of = [values if values is None else values[places] for values in (self.label, self.section)]
+        return replace(self, rows=self.rows[places], label=of[0], section=of[1])
 
     @cached_property
     def key(self) -> str:
