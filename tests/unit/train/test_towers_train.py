@@ -337,5 +337,5 @@ def test_held_out_spots_are_sought_with_whatever_is_trained(
         "contrastive.validation_share": 0.25,
     }
     for epoch in run(stage_of(changes, root=f"sought {name} {tower}"), dataset):
-        assert 1 <= epoch["validation_median_rank"] <= 20
+        assert 1 <= epoch["validation_median_rank_image_to_gene"] <= 20
         assert epoch["image_spread"] > 0
