@@ -153,7 +153,7 @@ class ContrastiveModel(nn.Module):
             raise InputError(Problem("contrastive.projection.kind", what, remedy))
         self._config = config
         # In a tuple, and so neither in checkpoints nor in averages of weights: it never changes.
-        self._frozen = (encoder,) if config.trains.kind == "nothing" else ()
+        self._frozen: tuple[ImageEncoder, ...] = (encoder,) if config.trains.kind == "nothing" else ()
         self.image_encoder = None if self._frozen else encoder
         self.gene_tower = gene_tower
         self.image_head = projection(config.projection, encoder.dim)

@@ -77,7 +77,7 @@ class ContrastiveTask:
         check_encoder(self.module.encoder, patches, device)
         self._features = None
         if config.trains.kind == "nothing":
-            encoder = self.module.encoder.to(device, memory_format=torch.channels_last)
+            encoder = self.module.encoder.to(device).to(memory_format=torch.channels_last)
             self._features = FrozenFeatures(encoder, patches, config, seed, device, self._bf16)
 
     def gather(self, positions: np.ndarray, noise: Noise) -> PairedBatch:
