@@ -98,6 +98,24 @@ def own_norm() -> nn.Module:
     return net
 
 
+class BatchNormAct2d(nn.BatchNorm2d):
+    """timm's batch norm with an activation, as far as its forward pass goes."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.drop, self.act = nn.Identity(), nn.SiLU()
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(input)))
+
+
+def norm_with_activation() -> nn.Module:
+    """A network in the manner of timm's EfficientNets."""
+    net = Tiny(4, 0.0)
+    net.blocks[1].norm = BatchNormAct2d(4)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+    return net
+
+
 NOTHING = None
 """Cannot be called."""
 

@@ -141,6 +141,19 @@ def test_a_module_with_its_own_preprocessing_is_given_what_it_makes() -> None:
     assert [p.place for p in caught.value.problems] == ["contrastive.image.std", "contrastive.image.size_px"]
 
 
+def test_batch_norm_of_timm_keeps_its_activation_and_becomes_global() -> None:
+    torch.manual_seed(0)
+    own = encoders_at_hand.norm_with_activation()
+    encoder = seeded(CallableConfig(factory="tests.encoders_at_hand:norm_with_activation"))
+    assert sum(isinstance(m, GlobalBatchNorm) for m in encoder.modules()) == 4
+    for mode in (True, False):
+        torch.testing.assert_close(
+            encoder.train(mode)(patches(), noise()), own.train(mode)(encoder.preprocess(patches()))
+        )
+    own_norm = seeded(CallableConfig(factory="tests.encoders_at_hand:own_norm"))
+    assert sum(isinstance(m, GlobalBatchNorm) for m in own_norm.modules()) == 3
+
+
 WRONG = {
     "no colon": ("tests.encoders_at_hand.tiny", {}, "package.module:callable"),
     "no such module": ("tests.encoders_at_foot:tiny", {}, "cannot be imported"),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stray.cohort.dataset import PairedDataset
+from stray.cohort.panel import fit_panel
 from stray.config import AugmentConfig, PatchConfig, Recipe, TrainsNothingConfig
 from stray.errors import InputError
 from stray.models.image_encoder import ImageEncoder
@@ -33,7 +34,7 @@ from stray.train.stages import ImageStage
 from stray.train.state import TrainState
 from stray.train.worker import LocalWorker
 from tests.encoders_at_hand import FACTORY
-from tests.small_cohort import prepared_cell, small_recipe
+from tests.small_cohort import prepared_cell, small_cell, small_recipe
 
 OFF = {name: 1.0 if name == "crop_area" else 0 for name in AugmentConfig.__dataclass_fields__}
 OFF |= {"flips": False, "rotations": False}
@@ -57,8 +58,12 @@ def stage_of(recipe: Recipe, dataset: PairedDataset, folder: Path) -> Callable[.
     """The contrastive stage of a recipe with some settings changed, once its gene stage is done; all share a folder."""
 
     def made(changes: dict[str, Any] | None = None, root: str = "stages") -> ImageStage:
-        scored = prepared_cell(apply(recipe, changes or {}), dataset, folder / root).scored
+        cell = small_cell(apply(recipe, changes or {}), dataset, root=str(folder / root))
+        scored, panel = cell.scored, Path(cell.scored.gene.panel_path)
         assert isinstance(scored, ImageStage)
+        if not panel.exists():
+            panel.parent.mkdir(parents=True, exist_ok=True)
+            panel.write_text(fit_panel(dataset, cell.fold.train, scored.gene.config.panel).to_json())
         run_stage(scored.gene, LocalData(dataset), LocalWorker(), MemoryTracker())
         return scored
 
