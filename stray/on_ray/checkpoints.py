@@ -82,7 +82,8 @@ def _listed(filesystem: fs.FileSystem, run: str) -> set[str | None] | None:
 
 def _folders(filesystem: fs.FileSystem, run: str) -> list[str]:
     found = filesystem.get_file_info(fs.FileSelector(run, allow_not_found=True))
-    return [f"{run}/{one.base_name}" for one in found if one.base_name.startswith(PREFIX)]
+    folders = [one.base_name for one in found if one.type == fs.FileType.Directory]
+    return [f"{run}/{name}" for name in folders if name.startswith(PREFIX)]
 
 
 def _is_whole(filesystem: fs.FileSystem, folder: str) -> bool:
