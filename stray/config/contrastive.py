@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from stray.config.batches import BatchesConfig
 from stray.config.losses import LossesConfig
 from stray.config.optim import ContrastiveOptimConfig
 
@@ -101,6 +102,8 @@ class ContrastiveConfig:
     """Passes over the training spots."""
     batch_size: Annotated[int, Field(ge=2)] = 128
     """Spots in a global batch, whatever the number of workers."""
+    batches: BatchesConfig = field(default_factory=BatchesConfig)
+    """Which spots meet in a batch."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """Arithmetic of the towers in training; auto: bf16 where the hardware is faster at it (GPUs, CPUs with AMX)."""
     optim: ContrastiveOptimConfig = field(

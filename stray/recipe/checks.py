@@ -109,6 +109,10 @@ def _stages(recipe: Recipe) -> Iterator[Finding]:
         if isinstance(recipe.run.workers, int) and recipe.run.workers > batch:
             what = f"a batch of {batch} spots cannot be shared by {recipe.run.workers} workers"
             yield _finding(f"{stage}.batch_size", what, "a larger batch, or fewer `run.workers`", "run.workers")
+    patients = recipe.contrastive.batches.patients_per_batch
+    if patients is not None and patients > recipe.contrastive.batch_size:
+        place, what = "contrastive.batches.patients_per_batch", f"{patients} patients in a batch of fewer spots"
+        yield _finding(place, what, "fewer patients, or a larger batch", "contrastive.batch_size")
     for number, pattern in enumerate(recipe.gene.panel.exclude):
         try:
             re.compile(pattern)

@@ -21,6 +21,7 @@ from stray.train.averages import Averages
 from stray.train.blocks import Counts, Patches
 from stray.train.expression_data import ExpressionData
 from stray.train.plan import BatchPlan
+from stray.train.sampling import SampledPlan, check_batches
 from stray.train.task import StepOutput
 
 
@@ -49,11 +50,14 @@ class ContrastiveTask:
         seed: int,
         device: torch.device,
         label_N: np.ndarray | None = None,
+        patient_N: np.ndarray | None = None,
         expression: ExpressionData | None = None,
     ) -> None:
         """`patches` of the training spots, and for the same rows their frozen gene codes (N, Z) or their counts; their
-        classes, empty where they are not known, where a loss is guided by them; and their counts and decoder, where a
-        loss decodes.
+        classes, empty where they are not known, where a loss is guided by them or batches are balanced over them; their
+        patients, where batches are not plain; and their counts and decoder, where a loss decodes.
+
+        Raises InputError when batches cannot be drawn as `config` says.
         """
         self.config, self.device, self.epochs = config, device, config.epochs
         self._patches, self._genes = patches, genes
@@ -65,8 +69,7 @@ class ContrastiveTask:
             self._class_N = torch.from_numpy(np.where(label_N == "", -1, np.searchsorted(classes, label_N)))
         self._expression = expression
         self._chance = 0.0 if expression is None else expression.chance(device)
-        # A batch without its whole set of negatives would change the loss: the remainder sits the epoch out.
-        self.plan = BatchPlan(len(patches), config.batch_size, seed, keep_remainder=False)
+        self.plan = _plan(config, len(patches), seed, patient_N, label_N)
         n_latent = None if expression is None else expression.decoder.dim
         self.module = build(config, genes, seed, n_latent).to(memory_format=torch.channels_last)
 
@@ -102,7 +105,11 @@ class ContrastiveTask:
             "the gene code": coded.gene_nD.detach().sum(dim=1).isfinite(),
             "the image code": coded.image_nD.detach().sum(dim=1).isfinite(),
         }
-        return StepOutput(mixed.loss, self._sums(mixed, scales, len(patches), noise.count), len(patches), finite)
+        sums = self._sums(mixed, scales, len(patches), noise.count)
+        if isinstance(self.plan, SampledPlan):
+            repeated = self.plan.repeated(noise.epoch, noise.step)
+            sums["repeated_spots"] = codes.image_nD.new_tensor(repeated * len(patches))
+        return StepOutput(mixed.loss, sums, len(patches), finite)
 
     def spots(self, name: str, epoch: int, step: int) -> np.ndarray:
         """Places among the paired spots of the step's batch."""
@@ -144,6 +151,25 @@ def multiplies_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # A private name, so its absence means no.
     return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+
+
+def _plan(
+    config: ContrastiveConfig, count: int, seed: int, patient_N: np.ndarray | None, label_N: np.ndarray | None
+) -> BatchPlan:
+    # A batch without its whole set of negatives would change the loss: the remainder sits the epoch out.
+    if config.batches.plain:
+        return BatchPlan(count, config.batch_size, seed, keep_remainder=False)
+    assert patient_N is not None
+    check_batches(config.batches, patient_N, label_N)
+    return SampledPlan(
+        count,
+        config.batch_size,
+        seed,
+        keep_remainder=False,
+        config=config.batches,
+        patient_N=patient_N,
+        class_N=label_N,
+    )
 
 
 def build(

@@ -160,6 +160,7 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callab
             seed=stage.gene.seed,
             device=worker.device,
             label_N=stage.label,
+            patient_N=stage.patient,
             expression=expression_data(stage, data, worker.device),
         )
         train = partial(train, spots_at=lambda places: data.spots(stage.rows[places]))

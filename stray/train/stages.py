@@ -126,7 +126,13 @@ class ImageStage:
     rows: np.ndarray
     """Global rows of the training patients' spots with picture and counts."""
     label: np.ndarray | None = None
-    """The class of each, empty where it is not known; only where a loss is guided by classes."""
+    """The class of each, empty where it is not known; only where a loss is guided by classes, or batches are balanced
+    over them.
+    """
+    patient: np.ndarray | None = None
+    """The patient of each; only where batches are drawn by patients or classes. A function of the rows, so no part of
+    the key.
+    """
     embed_rows: np.ndarray
     """Global rows of every spot with a picture."""
     root: str
