@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from stray.cohort.fragments import CountBlock, PatchBlock, compact
 from stray.config import ContrastiveConfig, GeneConfig, ProjectionConfig, ScviConfig
+from stray.models.frozen_decoder import FrozenDecoder
+from stray.models.gene_vae import GeneVae
 from stray.models.norm import globalise
 from stray.train.blocks import Counts, Patches
 from stray.train.contrastive_task import ContrastiveTask
+from stray.train.expression_data import ExpressionData
 from stray.train.gene_task import GeneTask
 
 CPU = torch.device("cpu")
@@ -58,6 +61,13 @@ def gene_task(**changes: Any) -> GeneTask:
     return GeneTask(config, counts(), np.array(["A", "B", "C"])[patient()], label(), seed=5, device=CPU)
 
 
+def _expression() -> ExpressionData:
+    """The counts with a decoder of random weights."""
+    torch.manual_seed(4)
+    decoder = GeneVae(ScviConfig(n_latent=3, n_hidden=8), n_genes=GENES, n_batches=3)
+    return ExpressionData(FrozenDecoder(decoder), counts(), torch.from_numpy(patient()))
+
+
 def image_task(norm: nn.Module | None = None, **changes: Any) -> ContrastiveTask:
     """A small net with `norm` (batch norm where it is not given) against codes or, with an MLP as gene tower, counts;
     `changes` of the contrastive stage's settings.
@@ -71,7 +81,16 @@ def image_task(norm: nn.Module | None = None, **changes: Any) -> ContrastiveTask
     genes: Tensor | Counts = (
         counts() if config.gene_tower.kind == "mlp" else torch.from_numpy(rng.normal(size=(SPOTS, 3))).float()
     )
-    task = ContrastiveTask(config, patches, genes, seed=5, device=CPU, label_N=label(), patient_N=patient())
+    task = ContrastiveTask(
+        config,
+        patches,
+        genes,
+        seed=5,
+        device=CPU,
+        label_N=label(),
+        patient_N=patient(),
+        expression=_expression() if config.losses.expression.weight > 0 else None,
+    )
     torch.manual_seed(2)
     small: Any = net(nn.BatchNorm2d(4) if norm is None else norm)
     task.module.image_encoder.backbone = globalise(small)

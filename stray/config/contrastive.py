@@ -104,6 +104,14 @@ class ContrastiveConfig:
     """Spots in a global batch, whatever the number of workers."""
     batches: BatchesConfig = field(default_factory=BatchesConfig)
     """Which spots meet in a batch."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Chunks that each worker takes its share of a batch in, one after the other, so that the towers hold the
+    activations of one alone. Loss and gradients are those of the whole batch; the towers run forward twice.
+    """
+    accumulate_batch_norm: Literal["refuse", "per_chunk"] = "refuse"
+    """Batch norm by the statistics of the batch cannot be had from chunks: refused, or taken from each chunk by itself
+    (the chunk's spots on all workers: then the result does depend on their number).
+    """
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """Arithmetic of the towers in training; auto: bf16 where the hardware is faster at it (GPUs, CPUs with AMX)."""
     optim: ContrastiveOptimConfig = field(

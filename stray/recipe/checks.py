@@ -121,6 +121,25 @@ def _stages(recipe: Recipe) -> Iterator[Finding]:
             yield _finding(place, f"{pattern!r} is no regular expression: {error}", "escape what is meant literally")
     yield from _gene(recipe)
     yield from _losses(recipe)
+    yield from _accumulation(recipe)
+
+
+def _accumulation(recipe: Recipe) -> Iterator[Finding]:
+    contrastive, place = recipe.contrastive, "contrastive.accumulate"
+    chunks, other = contrastive.accumulate, "contrastive.accumulate_batch_norm"
+    if chunks > contrastive.batch_size:
+        what = f"{chunks} chunks of a batch of {contrastive.batch_size} spots"
+        yield _finding(place, what, "fewer chunks, or a larger batch", "contrastive.batch_size")
+    # Other models are looked at when they are built.
+    batch_norms = {
+        "contrastive.image.name": contrastive.image.name.startswith(("resnet", "resnext", "wide_resnet")),
+        "contrastive.gene_tower.kind": contrastive.gene_tower.kind == "mlp",
+        "contrastive.projection.kind": contrastive.projection.kind == "mlp",
+    }
+    having = [path for path, has in batch_norms.items() if has]
+    if chunks > 1 and contrastive.accumulate_batch_norm == "refuse" and having:
+        what = f"batch norm of {', '.join(having)} takes the statistics of the batch, which chunks of it do not have"
+        yield _finding(place, what, f"set {other}=per_chunk (a chunk's statistics), or to 1", other, *having)
 
 
 def _losses(recipe: Recipe) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from stray.losses.gather import gather
 from stray.losses.mixture import Mixed, mixture
 from stray.models.towers import Coded, ContrastiveModel, FrozenCodes, MlpTower
 from stray.noise import Noise, torch_generator
+from stray.train.accumulate import check_batch_norm, in_chunks
 from stray.train.augment import augment
 from stray.train.averages import Averages
 from stray.train.blocks import Counts, Patches
@@ -57,7 +58,7 @@ class ContrastiveTask:
         classes, empty where they are not known, where a loss is guided by them or batches are balanced over them; their
         patients, where batches are not plain; and their counts and decoder, where a loss decodes.
 
-        Raises InputError when batches cannot be drawn as `config` says.
+        Raises InputError when batches cannot be drawn, or not be taken in chunks, as `config` says.
         """
         self.config, self.device, self.epochs = config, device, config.epochs
         self._patches, self._genes = patches, genes
@@ -72,6 +73,8 @@ class ContrastiveTask:
         self.plan = _plan(config, len(patches), seed, patient_N, label_N)
         n_latent = None if expression is None else expression.decoder.dim
         self.module = build(config, genes, seed, n_latent).to(memory_format=torch.channels_last)
+        if config.accumulate > 1 and config.accumulate_batch_norm == "refuse":
+            check_batch_norm(self.module)
 
     def gather(self, positions: np.ndarray, noise: Noise) -> PairedBatch:
         """The spots at `positions`, in pinned memory where a GPU waits for them."""
@@ -91,9 +94,7 @@ class ContrastiveTask:
         """This rank's share of the loss over the global batch."""
         patches = batch.patches_nCHW.to(self.device, non_blocking=True)
         genes = batch.genes_nX.to(self.device, non_blocking=True)
-        patches = augment(patches, self.config.augment, noise).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            coded: Coded = self.module(patches, genes, noise)
+        coded = self._code(patches, genes, noise)
         scales = self.module.scales()
         class_n = None if batch.class_n is None else batch.class_n.to(self.device, non_blocking=True)
         codes = gather(coded.image_nD, coded.gene_nD, noise.count, class_n)
@@ -110,6 +111,19 @@ class ContrastiveTask:
             repeated = self.plan.repeated(noise.epoch, noise.step)
             sums["repeated_spots"] = codes.image_nD.new_tensor(repeated * len(patches))
         return StepOutput(mixed.loss, sums, len(patches), finite)
+
+    def _code(self, patches_nCHW: Tensor, genes_nX: Tensor, noise: Noise) -> Coded:
+        """Codes of the augmented patches and of the genes."""
+
+        def code(rows: slice) -> tuple[Tensor, ...]:
+            mine = noise.part(rows)
+            x = augment(patches_nCHW[rows], self.config.augment, mine).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+                coded: Coded = self.module(x, genes_nX[rows], mine)
+            return tuple(codes for codes in coded if codes is not None)
+
+        image_nD, gene_nD, *z = in_chunks(code, self.module, noise.count, self.config.accumulate)
+        return Coded(image_nD, gene_nD, z[0] if z else None)
 
     def spots(self, name: str, epoch: int, step: int) -> np.ndarray:
         """Places among the paired spots of the step's batch."""
