@@ -55,6 +55,10 @@ class Noise:
         """The noise of `copies` copies of the batch, stacked: local rows are then (copies * n), copy by copy."""
         return replace(self, copies=copies)
 
+    def part(self, rows: slice) -> Noise:
+        """The noise of some of this rank's rows, `rows` among them."""
+        return replace(self, rows=slice(self.rows.start + rows.start, self.rows.start + rows.stop))
+
     def normal(self, site: str, size: int, like: Tensor) -> Tensor:
         """Standard normal (local rows, size), on the device and of the type of `like`."""
         return _drawn(self, torch.randn, site, size, like)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray.train
@@ -45,6 +46,7 @@ def fit(
     layout: WorkerPlan,
     max_failures: int,
     checkpoint_every: int,
+    checkpoint_every_steps: int | None = None,
     folder: str,
     mailbox: Any,
     callbacks: Sequence[Any] = (),
@@ -65,7 +67,7 @@ def fit(
             "assignments": tuple(assignments),
             "placed": placed,
             "mailbox": mailbox,
-            "checkpoint_every": checkpoint_every,
+            "every": {"checkpoint_every": checkpoint_every, "checkpoint_every_steps": checkpoint_every_steps},
         },
         scaling_config=ScalingConfig(
             num_workers=layout.workers, use_gpu=layout.use_gpu, resources_per_worker=layout.resources_per_worker
@@ -108,6 +110,7 @@ def fit_alone(
             layout=WorkerPlan(1, cpus, False),
             max_failures=0,
             checkpoint_every=recipe.run.checkpoint_every,
+            checkpoint_every_steps=recipe.run.checkpoint_every_steps,
             folder=storage.join(root, "checkpoints"),
             mailbox=mailbox,
         )
@@ -122,11 +125,19 @@ def _work(config: dict[str, Any]) -> NotFiniteError | NotKeptError | None:
     for assignment in config["assignments"]:
         facts = {"title": assignment.title, "epochs": assignment.epochs}
         tracker = MailboxTracker(config["mailbox"], list(assignment.targets), facts)
-        worker = RayWorker(assignment.stage.key, lambda epoch, t=tracker: t.note(f"goes on after epoch {epoch}"))
+        worker = RayWorker(
+            assignment.stage.key,
+            lambda *at, t=tracker: t.note(f"goes on after {_place(*at)}"),
+            partial(tracker.flush, wait=True),
+        )
         try:
-            run_stage(assignment.stage, data, worker, tracker, checkpoint_every=config["checkpoint_every"])
+            run_stage(assignment.stage, data, worker, tracker, **config["every"])
         except (NotFiniteError, NotKeptError) as error:
             return error
         if worker.rank == 0:
             tracker.note("done")
     return None
+
+
+def _place(epoch: int, step: int) -> str:
+    return f"step {step} of epoch {epoch + 1}" if step else f"epoch {epoch}"

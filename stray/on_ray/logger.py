@@ -92,11 +92,13 @@ class MailboxTracker:
         """Send what is held; the driver closes the runs."""
         self.flush()
 
-    def flush(self) -> None:
-        """Send what is held."""
+    def flush(self, *, wait: bool = False) -> None:
+        """Send what is held; `wait` until the mailbox has it."""
         if self._held:
-            self._mailbox.put.remote(self._held)
+            taken = self._mailbox.put.remote(self._held)
             self._held = []
+            if wait:
+                ray.get(taken)
         self._sent_at = time.monotonic()
 
     def _post(self, letter: Letter) -> None:

@@ -20,12 +20,19 @@ from stray.on_ray.checkpoints import STATE, newest, write
 class RayWorker:
     """One worker of a Ray Train group, for one stage of the run: checkpoints carry the stage that they belong to."""
 
-    def __init__(self, stage: str, on_restore: Callable[[int], None] | None = None) -> None:
-        """`on_restore` is told the epoch from which the stage goes on."""
+    def __init__(
+        self,
+        stage: str,
+        on_restore: Callable[[int, int], None] | None = None,
+        before_checkpoint: Callable[[], None] | None = None,
+    ) -> None:
+        """`on_restore` is told after how many epochs, and steps of the next one, the stage goes on. Whoever goes on
+        from a checkpoint says nothing again of what was before it: `before_checkpoint` is called to send it away.
+        """
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
-        self._stage, self._on_restore = stage, on_restore
+        self._stage, self._on_restore, self._before_checkpoint = stage, on_restore, before_checkpoint
         place: Any = context.get_storage()
         self._filesystem, self._run = place.storage_filesystem, place.experiment_fs_path
 
@@ -35,6 +42,8 @@ class RayWorker:
     def report(self, metrics: Mapping[str, float], state: Mapping[str, Any] | None) -> str | None:
         if state is None:
             return None  # each report costs a round with the controller; the curves travel through the tracker
+        if self._before_checkpoint is not None:
+            self._before_checkpoint()
         checkpoint, failure = None, None
         if self.rank == 0:
             try:
@@ -58,7 +67,7 @@ class RayWorker:
         if saved["stage"] != self._stage:
             return None
         if self._on_restore is not None:
-            self._on_restore(saved["state"]["epoch"])
+            self._on_restore(saved["state"]["epoch"], saved["state"].get("step", 0))
         return saved["state"]
 
     def _not_kept(self, failure: OSError | None) -> NotKeptError:

@@ -150,7 +150,7 @@ class MlflowTracker:
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """See `Tracker.metrics`."""
         numbers = {name: float(value) for name, value in values.items()}
-        self._put("metrics", {"values": numbers, "step": step or 0, "time": _now()})
+        self._put("metrics", {"values": numbers, "step": step, "time": _now()})
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags of the run."""

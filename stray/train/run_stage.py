@@ -21,6 +21,7 @@ from stray.models.scanvi import Scanvi
 from stray.noise import numpy_generator, torch_generator
 from stray.track.tracker import Tracker
 from stray.train.blocks import Counts
+from stray.train.checkpoints import Every
 from stray.train.code_figure import draw_codes
 from stray.train.contrastive_task import ContrastiveTask, embed
 from stray.train.encoder_checks import check_encoder
@@ -42,11 +43,20 @@ CHUNK = 1024
 """Spots that are coded at a time."""
 
 
-def run_stage(stage: Stage, data: StageData, worker: Worker, tracker: Tracker, *, checkpoint_every: int = 1) -> None:
+def run_stage(
+    stage: Stage,
+    data: StageData,
+    worker: Worker,
+    tracker: Tracker,
+    *,
+    checkpoint_every: int = 1,
+    checkpoint_every_steps: int | None = None,
+) -> None:
     """Run `stage` to its end and keep its results; every worker calls it. Returns at once when it was done before."""
     if _agree(stage.folder.is_done(), worker):
         return
-    train = partial(fit, worker=worker, tracker=tracker, checkpoint_every=checkpoint_every)
+    every = Every(epochs=checkpoint_every, steps=checkpoint_every_steps)
+    train = partial(fit, worker=worker, tracker=tracker, checkpoint_every=every)
     if isinstance(stage, GeneStage):
         _run_gene(stage, data, worker, train)
     elif isinstance(stage, CodesStage):
@@ -164,6 +174,7 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callab
             seed=trained.gene.seed,
             device=worker.device,
             label_N=trained.label,
+            patient_N=trained.patient,
             expression=expression_data(trained, data, worker.device),
             tuned=tuned,
             watch=None if watched is None else _watch(watched, data),
