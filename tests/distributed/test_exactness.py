@@ -147,7 +147,9 @@ def test_gradients_equal_those_of_one_process_on_the_whole_batch(
     for found in on_many[name]:
         assert found.keys() == whole.keys()
         for parameter, value in whole.items():
-            np.testing.assert_allclose(found[parameter], value, rtol=1e-10, atol=1e-10, err_msg=parameter)
+            # A small entry is the sum of large ones of both signs, and is as exact as those are.
+            atol = 1e-10 * max(1.0, np.abs(value).max())
+            np.testing.assert_allclose(found[parameter], value, rtol=1e-10, atol=atol, err_msg=parameter)
 
 
 def test_gathered_rows_stand_in_the_order_of_the_global_batch(on_many: dict[str, list[Any]]) -> None:
