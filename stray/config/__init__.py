@@ -3,6 +3,7 @@
 Decoding (YAML, dotted overrides, error messages) is `stray.recipe`'s work; these classes only say what exists.
 """
 
+from stray.config.batches import BatchesConfig
 from stray.config.contrastive import (
     AugmentConfig,
     ContrastiveConfig,
@@ -63,6 +64,7 @@ from stray.config.search import (
 
 __all__ = [
     "AugmentConfig",
+    "BatchesConfig",
     "CallableConfig",
     "ChoiceConfig",
     "ClipLossConfig",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from stray.config.batches import BatchesConfig
 from stray.config.image import ImageConfig, TorchvisionConfig, TrainsAllConfig, TrainsConfig
 from stray.config.losses import LossesConfig
 from stray.config.optim import ContrastiveOptimConfig
@@ -108,6 +109,20 @@ class ContrastiveConfig:
     """Passes over the training spots."""
     batch_size: Annotated[int, Field(ge=2)] = 128
     """Spots in a global batch, whatever the number of workers."""
+    validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the paired spots of every training section that does not train, and on which retrieval is watched, such
+    as 0.05; nothing is decided by it. 0: all spots train.
+    """
+    batches: BatchesConfig = field(default_factory=BatchesConfig)
+    """Which spots meet in a batch."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Chunks that each worker takes its share of a batch in, one after the other, so that the towers hold the
+    activations of one alone. Loss and gradients are those of the whole batch; the towers run forward twice.
+    """
+    accumulate_batch_norm: Literal["refuse", "per_chunk"] = "refuse"
+    """Batch norm by the statistics of the batch cannot be had from chunks: refused, or taken from each chunk by itself
+    (the chunk's spots on all workers: then the result does depend on their number).
+    """
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """Arithmetic of the towers in training; auto: bf16 where the hardware is faster at it (GPUs, CPUs with AMX)."""
     optim: ContrastiveOptimConfig = field(

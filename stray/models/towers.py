@@ -181,9 +181,15 @@ class ContrastiveModel(nn.Module):
         features_nF = images_nX if self.image_encoder is None else self.image_encoder(images_nX, noise)
         image_nD = self.image_head(features_nF)
         gene_nD = self.gene_head(self.gene_tower(genes_nX, noise))
+        image_nD, gene_nD = _full(image_nD), _full(gene_nD)
         z_nZ = None
         if self.expression_head is not None:
             # A likelihood of counts needs more digits than bf16 has.
             with torch.autocast(features_nF.device.type, enabled=False):
-                z_nZ = self.expression_head(features_nF.float())
-        return Coded(F.normalize(image_nD.float(), dim=-1), F.normalize(gene_nD.float(), dim=-1), z_nZ)
+                z_nZ = self.expression_head(_full(features_nF))
+        return Coded(F.normalize(image_nD, dim=-1), F.normalize(gene_nD, dim=-1), z_nZ)
+
+
+def _full(x: Tensor) -> Tensor:
+    """Half precision ends here."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -105,8 +105,17 @@ class Estimator:
             counts = self._counts(n, min(1000, self._n_genes))
             decoder = FrozenDecoder(GeneVae(ScviConfig(), n_genes=counts.n_genes, n_batches=1))
             expression = ExpressionData(decoder, counts, torch.zeros(n, dtype=torch.int64))
+        patient_n = np.arange(n) % max(2, config.batches.patients_per_batch or 2)
         return ContrastiveTask(
-            config, patches, genes, seed=0, device=device, label_N=label_n, expression=expression, tuned=tuned
+            config,
+            patches,
+            genes,
+            seed=0,
+            device=device,
+            label_N=label_n,
+            patient_N=patient_n,
+            expression=expression,
+            tuned=tuned,
         )
 
 

@@ -18,9 +18,10 @@ from stray.errors import InputError, Problem
 from stray.models.image_encoder import ImageEncoder
 from stray.models.pca import Pca
 from stray.models.scanvi import Scanvi
-from stray.noise import torch_generator
+from stray.noise import numpy_generator, torch_generator
 from stray.track.tracker import Tracker
 from stray.train.blocks import Counts
+from stray.train.checkpoints import Every
 from stray.train.code_figure import draw_codes
 from stray.train.contrastive_task import ContrastiveTask, embed
 from stray.train.encoder_checks import check_encoder
@@ -29,7 +30,9 @@ from stray.train.gene_folder import load_gene_encoder
 from stray.train.gene_models import GeneModel, build_gene_model
 from stray.train.gene_task import GeneTask
 from stray.train.gene_towers import tower_input
+from stray.train.held_out import hold_out
 from stray.train.loop import fit
+from stray.train.pair_watch import PairWatch
 from stray.train.precision import matrix_products
 from stray.train.selection import Selection
 from stray.train.stages import CODES_FIGURE, CodesStage, GeneStage, ImageStage, Stage, StageData
@@ -40,11 +43,20 @@ CHUNK = 1024
 """Spots that are coded at a time."""
 
 
-def run_stage(stage: Stage, data: StageData, worker: Worker, tracker: Tracker, *, checkpoint_every: int = 1) -> None:
+def run_stage(
+    stage: Stage,
+    data: StageData,
+    worker: Worker,
+    tracker: Tracker,
+    *,
+    checkpoint_every: int = 1,
+    checkpoint_every_steps: int | None = None,
+) -> None:
     """Run `stage` to its end and keep its results; every worker calls it. Returns at once when it was done before."""
     if _agree(stage.folder.is_done(), worker):
         return
-    train = partial(fit, worker=worker, tracker=tracker, checkpoint_every=checkpoint_every)
+    every = Every(epochs=checkpoint_every, steps=checkpoint_every_steps)
+    train = partial(fit, worker=worker, tracker=tracker, checkpoint_every=every)
     if isinstance(stage, GeneStage):
         _run_gene(stage, data, worker, train)
     elif isinstance(stage, CodesStage):
@@ -153,18 +165,21 @@ def _over_all(code: Callable[[Tensor], Tensor], counts: Counts, worker: Worker) 
 def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callable[..., TrainState]) -> None:
     history: list[dict[str, float]] = []
     if stage.train:
-        genes, tuned = tower_input(stage, data)
+        trained, watched = _split(stage)
+        genes, tuned = tower_input(trained, data)
         task = ContrastiveTask(
-            stage.config,
-            data.patches(stage.rows),
+            trained.config,
+            data.patches(trained.rows),
             genes,
-            seed=stage.gene.seed,
+            seed=trained.gene.seed,
             device=worker.device,
-            label_N=stage.label,
-            expression=expression_data(stage, data, worker.device),
+            label_N=trained.label,
+            patient_N=trained.patient,
+            expression=expression_data(trained, data, worker.device),
             tuned=tuned,
+            watch=None if watched is None else _watch(watched, data),
         )
-        train = partial(train, spots_at=lambda places: data.spots(stage.rows[places]))
+        train = partial(train, spots_at=lambda places: data.spots(trained.rows[places]))
         history = train(task, stage.config.optim, prefix="contrastive", seed=stage.gene.seed).history
         encoder = task.module.coder()
     else:
@@ -184,6 +199,22 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callab
         folder.write_array("features.npy", features_ND.numpy())
         folder.finish({"kind": "image", "dataset": stage.gene.dataset})
     worker.all_reduce(torch.zeros(1, device=worker.device))
+
+
+def _split(stage: ImageStage) -> tuple[ImageStage, ImageStage | None]:
+    """The stage on the spots that train, and on those held out; None where there are none."""
+    share, places = stage.config.validation_share, np.arange(len(stage.rows))
+    if share == 0:
+        return stage, None
+    assert stage.section is not None
+    drawn = numpy_generator(stage.gene.seed, "contrastive", "validation")
+    trains, watched = hold_out(places, stage.section.astype(str), share, drawn)
+    return stage.at(trains), stage.at(watched) if len(watched) else None
+
+
+def _watch(stage: ImageStage, data: StageData) -> PairWatch:
+    assert stage.section is not None
+    return PairWatch(data.patches(stage.rows), tower_input(stage, data)[0], stage.section)
 
 
 def untrained(config: ImageConfig, seed: int) -> ImageEncoder:

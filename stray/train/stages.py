@@ -126,7 +126,15 @@ class ImageStage:
     rows: np.ndarray
     """Global rows of the training patients' spots with picture and counts."""
     label: np.ndarray | None = None
-    """The class of each, empty where it is not known; only where a loss is guided by classes."""
+    """The class of each, empty where it is not known; only where a loss is guided by classes, or batches are balanced
+    over them.
+    """
+    patient: np.ndarray | None = None
+    """The patient of each; only where batches are drawn by patients or classes. A function of the rows, so no part of
+    the key.
+    """
+    section: np.ndarray | None = None
+    """The section of each; only where some spots are held out."""
     embed_rows: np.ndarray
     """Global rows of every spot with a picture."""
     root: str
@@ -146,6 +154,11 @@ class ImageStage:
     def needs_codes(self) -> bool:
         """Whether the gene stage must come first."""
         return self.train and self.config.gene_tower.kind in ("frozen", "tuned")
+
+    def at(self, places: np.ndarray) -> ImageStage:
+        """The same stage on some of its rows, to be trained or watched; its results have no folder of their own."""
+        of = [values if values is None else values[places] for values in (self.label, self.patient, self.section)]
+        return replace(self, rows=self.rows[places], label=of[0], patient=of[1], section=of[2])
 
     @cached_property
     def key(self) -> str:

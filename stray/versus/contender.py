@@ -13,7 +13,6 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from stray.track.tracker import NullTracker
 from stray.train.blocks import Counts
 from stray.train.gene_task import GeneTask
 from stray.train.loop import fit
+from stray.train.memory import process_memory
 from stray.train.precision import matrix_products
 from stray.train.worker import LocalWorker
 from stray.versus.products import product_rates
@@ -98,16 +98,6 @@ CONTENDERS: dict[str, Callable[[sp.csr_matrix, np.ndarray, int], list[float]]] =
 """Who can take part, by name."""
 
 
-def memory(name: str) -> int:
-    """This process's `VmRSS` (resident now) or `VmHWM` (at its peak) in bytes; 0 where the system does not tell.
-
-    Not `ru_maxrss`: that begins with the parent's.
-    """
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)
-
-
 def _nobody_asks(places: np.ndarray) -> SpotTable:
     raise AssertionError(f"the loss of the race is not finite at spots {places}")
 
@@ -126,9 +116,9 @@ def main(words: list[str]) -> int:
     counts, batch = sp.csr_matrix(sp.load_npz(args.counts)), np.load(args.batches)
     if args.name == "scvi-tools":
         import scvi  # noqa: F401  # pyright: ignore[reportMissingImports]  # loaded before memory is first looked at
-    loaded = memory("VmRSS")
+    loaded = process_memory("VmRSS")
     rates = CONTENDERS[args.name](counts, batch, args.epochs)
-    found = {"rates": rates, "peak": memory("VmHWM"), "loaded": loaded}
+    found = {"rates": rates, "peak": process_memory("VmHWM"), "loaded": loaded}
     sys.stdout.write(f"\n{json.dumps(found)}\n")
     return 0
 

@@ -334,3 +334,18 @@ def test_settings_that_change_patches_are_known() -> None:
     assert set(AugmentConfig().acting) == {"flips", "rotations", "brightness", "contrast", "saturation", "hue"}
     assert AugmentConfig(**OFF | {"crop_area": 0.5}).acting == ("crop_area",)  # type: ignore[arg-type]
     assert TrainsNothingConfig().cached_views == 0
+
+
+@pytest.mark.parametrize("tower", ["frozen", "tuned", "mlp"])
+@pytest.mark.parametrize("name", ["adapters", "nothing, views"])
+def test_held_out_spots_are_sought_with_whatever_is_trained(
+    stage_of: Callable[..., ImageStage], dataset: PairedDataset, name: str, tower: str
+) -> None:
+    changes = {
+        "contrastive.trains": TRAINS[name],
+        "contrastive.gene_tower.kind": tower,
+        "contrastive.validation_share": 0.25,
+    }
+    for epoch in run(stage_of(changes, root=f"sought {name} {tower}"), dataset):
+        assert 1 <= epoch["validation_median_rank_image_to_gene"] <= 20
+        assert epoch["image_spread"] > 0
