@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from stray.collective import all_sum
@@ -45,7 +45,7 @@ def only(**loss: Any) -> LossesConfig:
 def _frozen() -> nn.Module:
     torch.manual_seed(3)
     norm = FrozenBatchNorm2d(4)
-    for value in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+    for value in norm.buffers():
         value.uniform_(0.5, 1.5)
     return norm
 
@@ -78,8 +78,8 @@ def double_batch(task: ContrastiveTask, step: int, size: int | None = None) -> t
 
 
 def _double(x: SparseCounts) -> SparseCounts:
-    values = [getattr(x, field.name) for field in fields(x)]
-    return SparseCounts(*(v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for v in values))
+    values = (x.x_e.double(), x.total_n.double(), x.log_factorial_n.double())
+    return SparseCounts(x.n_genes, x.row_e, x.gene_e, *values)
 
 
 def chunked_step(case: str, chunks: int, size: int | None = None) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -90,7 +91,7 @@ class Estimator:
             expression = ExpressionData(decoder, counts, torch.zeros(n, dtype=torch.int64))
         patient_n = np.arange(n) % max(2, config.batches.patients_per_batch or 2)
         return ContrastiveTask(
-            config,
+            replace(config, compile=False),
             patches,
             genes,
             seed=0,
@@ -102,7 +103,8 @@ class Estimator:
 
 
 def _seconds_per_step(task: Task, config: GeneConfig | ContrastiveConfig) -> float:
-    state = TrainState.start(task.module, config.optim)
+    scaler = task.scaler() if isinstance(task, ContrastiveTask) else None
+    state = TrainState.start(task.module, config.optim, scaler)
     count = len(task.plan.batches(0)[0])
     noise = Noise.of_rank(0, 0, 0, count)
     step: Callable[[], object] = lambda: update(  # noqa: E731

@@ -174,7 +174,9 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callab
             expression=expression_data(stage, data, worker.device),
         )
         train = partial(train, spots_at=lambda places: data.spots(stage.rows[places]))
-        history = train(task, stage.config.optim, prefix="contrastive", seed=stage.gene.seed).history
+        history = train(
+            task, stage.config.optim, prefix="contrastive", seed=stage.gene.seed, scaler=task.scaler()
+        ).history
         encoder = task.module.image_encoder
     else:
         encoder = untrained(stage.config.image, stage.gene.seed).to(worker.device)
