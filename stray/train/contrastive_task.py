@@ -71,7 +71,7 @@ class ContrastiveTask:
         self.config, self.device, self.epochs = config, device, config.epochs
         self._patches, self._genes, self._watch = patches, genes, watch
         self._last: tuple[Tensor, Tensor] | None = None
-        self._bf16 = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(device))
+        self._half = half_precision(config.precision, device)
         self._class_N = None
         if config.losses.guided.weight > 0:
             assert label_N is not None
@@ -86,9 +86,12 @@ class ContrastiveTask:
         self._features = None
         if config.trains.kind == "nothing":
             encoder = self.module.encoder.to(device).to(memory_format=torch.channels_last)
-            self._features = FrozenFeatures(encoder, patches, config, seed, device, self._bf16)
+            self._features = FrozenFeatures(encoder, patches, config, seed, device, self._half)
         if config.accumulate > 1 and config.accumulate_batch_norm == "refuse":
             check_batch_norm(self.module)
+        if config.compile:
+            # In place, so that the names of the weights stay.
+            self.module.encoder.backbone.compile()
 
     def gather(self, positions: np.ndarray, noise: Noise) -> PairedBatch:
         """The spots at `positions`, in pinned memory where a GPU waits for them."""
@@ -111,7 +114,7 @@ class ContrastiveTask:
         """This rank's share of the loss over the global batch."""
         patches = batch.patches_nCHW.to(self.device, non_blocking=True)
         genes = batch.genes_nX.to(self.device, non_blocking=True)
-        coded = self._code(patches, genes, noise)
+        coded = self._coded(patches, genes, noise)
         scales = self.module.scales()
         class_n = None if batch.class_n is None else batch.class_n.to(self.device, non_blocking=True)
         codes = gather(coded.image_nD, coded.gene_nD, noise.count, class_n)
@@ -130,7 +133,7 @@ class ContrastiveTask:
             sums["repeated_spots"] = codes.image_nD.new_tensor(repeated * len(patches))
         return StepOutput(mixed.loss, sums, len(patches), finite)
 
-    def _code(self, patches_nCHW: Tensor, genes_nX: Tensor, noise: Noise) -> Coded:
+    def _coded(self, patches_nCHW: Tensor, genes_nX: Tensor, noise: Noise) -> Coded:
         """Codes of the augmented patches, or of the features of a frozen encoder, and of the genes."""
 
         def code(rows: slice) -> tuple[Tensor, ...]:
@@ -138,12 +141,16 @@ class ContrastiveTask:
             x = patches_nCHW[rows]
             if self._features is None:
                 x = augment(x, self.config.augment, mine).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+            with torch.autocast(self.device.type, self._half, enabled=self._half is not None):
                 coded: Coded = self.module(x, genes_nX[rows], mine)
             return tuple(codes for codes in coded if codes is not None)
 
         image_nD, gene_nD, *z = in_chunks(code, self.module, noise.count, self.config.accumulate)
         return Coded(image_nD, gene_nD, z[0] if z else None)
+
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """What keeps the gradients of fp16 from vanishing; none is needed elsewhere."""
+        return torch.amp.GradScaler(self.device.type) if self._half == torch.float16 else None
 
     def spots(self, name: str, epoch: int, step: int) -> np.ndarray:
         """Places among the paired spots of the step's batch."""
@@ -191,10 +198,17 @@ class ContrastiveTask:
     def _code_held_out(self, patches_nCHW: Tensor, genes_nX: Tensor) -> tuple[Tensor, Tensor]:
         """Image and gene codes (n, D) as the step makes them, of a batch on the host."""
         patches = patches_nCHW.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+        with torch.autocast(self.device.type, self._half, enabled=self._half is not None):
             images = patches if self._features is None else self.module.encoder(patches)
             coded: Coded = self.module(images, genes_nX.to(self.device, non_blocking=True))
         return coded.image_nD, coded.gene_nD
+
+
+def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
+    """What the towers multiply in under `precision`; None: in the type of their weights."""
+    if precision == "auto":
+        return torch.bfloat16 if multiplies_bf16(device) else None
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
 
 def multiplies_bf16(device: torch.device) -> bool:
