@@ -25,8 +25,8 @@ from stray.train.encoder_checks import check_encoder
 from stray.train.expression_data import ExpressionData
 from stray.train.frozen_features import FrozenFeatures
 from stray.train.pair_watch import PairWatch, collapse
-from stray.train.plan import BatchPlan
-from stray.train.sampling import SampledPlan, check_batches
+from stray.train.precision import half_precision
+from stray.train.sampling import SampledPlan, plan_of
 from stray.train.task import StepOutput
 
 
@@ -79,7 +79,7 @@ class ContrastiveTask:
             self._class_N = torch.from_numpy(np.where(label_N == "", -1, np.searchsorted(classes, label_N)))
         self._expression = expression
         self._chance = 0.0 if expression is None else expression.chance(device)
-        self.plan = _plan(config, len(patches), seed, patient_N, label_N)
+        self.plan = plan_of(config, len(patches), seed, patient_N, label_N)
         n_latent = None if expression is None else expression.decoder.dim
         self.module = build(config, genes, seed, n_latent, tuned).to(memory_format=torch.channels_last)
         check_encoder(self.module.encoder, patches, device)
@@ -202,40 +202,6 @@ class ContrastiveTask:
             images = patches if self._features is None else self.module.encoder(patches)
             coded: Coded = self.module(images, genes_nX.to(self.device, non_blocking=True))
         return coded.image_nD, coded.gene_nD
-
-
-def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """What the towers multiply in under `precision`; None: in the type of their weights."""
-    if precision == "auto":
-        return torch.bfloat16 if multiplies_bf16(device) else None
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 faster than fp32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # A private name, so its absence means no.
-    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
-
-
-def _plan(
-    config: ContrastiveConfig, count: int, seed: int, patient_N: np.ndarray | None, label_N: np.ndarray | None
-) -> BatchPlan:
-    # A batch without its whole set of negatives would change the loss: the remainder sits the epoch out.
-    if config.batches.plain:
-        return BatchPlan(count, config.batch_size, seed, keep_remainder=False)
-    assert patient_N is not None
-    check_batches(config.batches, patient_N, label_N)
-    return SampledPlan(
-        count,
-        config.batch_size,
-        seed,
-        keep_remainder=False,
-        config=config.batches,
-        patient_N=patient_N,
-        class_N=label_N,
-    )
 
 
 def build(
