@@ -18,9 +18,11 @@ from stray.models.towers import Coded, ContrastiveModel, FrozenCodes, MlpTower
 from stray.noise import Noise, torch_generator
 from stray.train.augment import augment
 from stray.train.averages import Averages
-from stray.train.blocks import Counts, Patches
+from stray.train.blocks import Counts
 from stray.train.expression_data import ExpressionData
+from stray.train.patch_source import PatchSource
 from stray.train.plan import BatchPlan
+from stray.train.prefetch import Prefetcher
 from stray.train.task import StepOutput
 
 
@@ -43,7 +45,7 @@ class ContrastiveTask:
     def __init__(
         self,
         config: ContrastiveConfig,
-        patches: Patches,
+        patches: PatchSource,
         genes: Tensor | Counts,
         *,
         seed: int,
@@ -163,12 +165,16 @@ def build(
 
 
 @torch.no_grad()
-def embed(module: torch.nn.Module, patches: Patches, device: torch.device, *, chunk: int = 256) -> Tensor:
+def embed(
+    module: torch.nn.Module, patches: PatchSource, device: torch.device, *, chunk: int = 256, ahead: int = 1
+) -> Tensor:
     """Image features (this rank's share of the rows, dim) float32 on the host, without augmentation, in eval mode."""
     module.eval()
     mine = np.arange(len(patches))[share(len(patches))]
+    chunks = [mine[start : start + chunk] for start in range(0, len(mine), chunk)]
+    patches.expect(chunks)
     parts = []
-    for start in range(0, len(mine), chunk):
-        batch = patches.gather(mine[start : start + chunk]).to(device, non_blocking=True)
+    for _, gathered in Prefetcher(patches.gather, ahead).over(chunks):
+        batch = gathered.to(device, non_blocking=True)
         parts.append(module(batch.contiguous(memory_format=torch.channels_last)).float().cpu())
     return torch.cat(parts) if parts else torch.empty(0, int(module.dim))  # pyright: ignore[reportArgumentType]

@@ -33,6 +33,7 @@ def fit(
     seed: int,
     spots_at: SpotsAt,
     checkpoint_every: int = 1,
+    batches_ahead: int = 1,
     selection: Selection | None = None,
 ) -> TrainState:
     """Train `task` to its last epoch, or to the one at which `selection` stops, from the worker's newest checkpoint if
@@ -40,9 +41,11 @@ def fit(
 
     Metrics go to `tracker` as `prefix/name` with the epoch as step, and `prefix/step_loss` with the step, of
     `STEP_LOSSES` steps an epoch at most; every epoch ends with `worker.report`, every `checkpoint_every`-th and the
-    last with a checkpoint. Raises NotFiniteError on every rank when the loss or a gradient is not finite, naming the
-    step, the sections of the spots at fault (by `spots_at`, which knows the spots at places among the task's rows) and
-    the last good checkpoint: that epoch leaves none.
+    last with a checkpoint. `batches_ahead` of them are gathered beside the step.
+
+    Raises NotFiniteError on every rank when the loss or a gradient is not finite, naming the step, the sections of the
+    spots at fault (by `spots_at`, which knows the spots at places among the task's rows) and the last good checkpoint:
+    that epoch leaves none.
     """
     state = TrainState.start(task.module.to(worker.device), optim)
     if (saved := worker.restore()) is not None:
@@ -53,7 +56,9 @@ def fit(
         started, averages, rate = time.perf_counter(), Averages(), optim.lr
         batches = task.plan.batches(epoch)
         noises = [Noise.of_rank(seed, epoch, step, len(batch)) for step, batch in enumerate(batches)]
-        data = Prefetcher(lambda noise, batches=batches: task.gather(batches[noise.step][noise.rows], noise))
+        data = Prefetcher(
+            lambda noise, batches=batches: task.gather(batches[noise.step][noise.rows], noise), batches_ahead
+        )
         done = Steps(prefix, epoch)
         task.module.train()
         for noise, batch in data.over(noises):

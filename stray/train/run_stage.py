@@ -43,7 +43,9 @@ def run_stage(stage: Stage, data: StageData, worker: Worker, tracker: Tracker, *
     """Run `stage` to its end and keep its results; every worker calls it. Returns at once when it was done before."""
     if _agree(stage.folder.is_done(), worker):
         return
-    train = partial(fit, worker=worker, tracker=tracker, checkpoint_every=checkpoint_every)
+    train = partial(
+        fit, worker=worker, tracker=tracker, checkpoint_every=checkpoint_every, batches_ahead=data.batches_ahead
+    )
     if isinstance(stage, GeneStage):
         _run_gene(stage, data, worker, train)
     elif isinstance(stage, CodesStage):
@@ -168,7 +170,7 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callab
     else:
         encoder = untrained(stage.config.image, stage.gene.seed).to(worker.device)
         encoder = encoder.to(memory_format=torch.channels_last)
-    local_nD = embed(encoder, data.patches(stage.embed_rows), worker.device)
+    local_nD = embed(encoder, data.patches(stage.embed_rows), worker.device, ahead=data.batches_ahead)
     features_ND = gather_rows(local_nD.to(worker.device), len(stage.embed_rows)).cpu()
     if worker.rank == 0:
         folder = stage.folder

@@ -12,8 +12,9 @@ from stray import storage
 from stray.cohort.dataset import SpotTable
 from stray.cohort.panel import Panel
 from stray.config import ContrastiveConfig, GeneConfig, ScanviConfig, ScviConfig
-from stray.train.blocks import Counts, Patches
+from stray.train.blocks import Counts
 from stray.train.gene_models import without_classes
+from stray.train.patch_source import PatchSource
 from stray.train.results import ResultFolder, digest
 
 CODES_FIGURE = "codes.png"
@@ -23,7 +24,12 @@ CODES_FIGURE = "codes.png"
 class StageData(Protocol):
     """The data of a fold as a worker reaches it."""
 
-    def patches(self, rows: np.ndarray) -> Patches:
+    @property
+    def batches_ahead(self) -> int:
+        """Batches that are gathered ahead of the step."""
+        ...
+
+    def patches(self, rows: np.ndarray) -> PatchSource:
         """Patches of the global rows."""
         ...
 
