@@ -6,7 +6,7 @@ Legend: N spots, G genes of the cohort, P pixels of a patch's side.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -70,15 +70,16 @@ def decode_patches(column: Column, size_px: int, place: str, rows: np.ndarray | 
     """
     patches_NPPC = np.empty((len(column), size_px, size_px, 3), dtype=np.uint8)
     for number, encoded in enumerate(column.to_pylist()):
-        row = f"{place}, row {number if rows is None else int(rows[number])}"
+        row = number if rows is None else int(rows[number])
         if encoded is None:
-            raise InputError(Problem(row, "the spot has no patch", "choose spots of sections that have pictures"))
-        patches_NPPC[number] = decode_patch(encoded, size_px, row)
+            what, remedy = "the spot has no patch", "choose spots of sections that have pictures"
+            raise InputError(Problem(f"{place}, row {row}", what, remedy))
+        patches_NPPC[number] = decode_patch(encoded, size_px, lambda row=row: f"{place}, row {row}")
     return patches_NPPC
 
 
-def decode_patch(encoded: bytes | memoryview, size_px: int, place: str) -> np.ndarray:
-    """One encoded picture as uint8 (P, P, 3); `place` names its row.
+def decode_patch(encoded: bytes | memoryview, size_px: int, place: Callable[[], str]) -> np.ndarray:
+    """One encoded picture as uint8 (P, P, 3); `place` tells its row, and is asked only for a message.
 
     Raises InputError that names the row where the picture is broken or of another size.
     """
@@ -86,10 +87,10 @@ def decode_patch(encoded: bytes | memoryview, size_px: int, place: str) -> np.nd
         with Image.open(io.BytesIO(encoded)) as image:
             pixels_PPC = np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(Problem(place, f"the patch cannot be decoded: {_first_line(error)}", _AGAIN)) from error
+        raise InputError(Problem(place(), f"the patch cannot be decoded: {_first_line(error)}", _AGAIN)) from error
     if pixels_PPC.shape != (size_px, size_px, 3):
         found = f"{pixels_PPC.shape[1]} x {pixels_PPC.shape[0]}"
-        raise InputError(Problem(place, f"the patch has {found} pixels, the manifest says {size_px}", _AGAIN))
+        raise InputError(Problem(place(), f"the patch has {found} pixels, the manifest says {size_px}", _AGAIN))
     return pixels_PPC
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -47,6 +48,7 @@ def decoded_bytes(dataset: PairedDataset) -> int:
     return int(dataset.spots().has_image.sum()) * dataset.manifest.patch.size_px**2 * 3
 
 
+@lru_cache(maxsize=8)
 def encoded_bytes(dataset: PairedDataset) -> int:
     """Of all patches as they lie in the files, by the files' footers.
 

@@ -38,11 +38,11 @@ from stray.cohort.panel import Panel
 from stray.cohort.residence import Residence, residence
 from stray.columns import GENE_COUNT, GENE_INDEX, IMAGE, PATCHES, ROWS
 from stray.config import RunConfig
-from stray.errors import InputError, Problem
 from stray.on_ray.failures import input_error
 from stray.train.blocks import Counts, Patches
 from stray.train.decoding import EncodedPatches, PatchDecoder
 from stray.train.patch_source import PatchSource
+from stray.train.streamed import StreamedPatches
 
 JOINED_BYTES = 256 * 2**20
 """Blocks of counts are joined up to this size."""
@@ -90,13 +90,14 @@ class Placed:
 
 
 def place_patches(dataset: PairedDataset, run: RunConfig) -> Placed:
-    """Put every patch of the dataset into the object store, decoded or encoded as `cohort.residence` says.
+    """Put every patch of the dataset into the object store, decoded or encoded as `cohort.residence` says; none where
+    they are streamed.
 
     Raises InputError when that would pass the memory budget, or a file cannot be read.
     """
     kept, size_px = residence(dataset, run), dataset.manifest.patch.size_px
     if kept == "streamed":
-        raise InputError(Problem("run.residence", "patches are not streamed yet", "raise run.memory_budget_gib"))
+        return Placed(dataset, residence=kept, run=run)
 
     def read(fragment: Fragment) -> Iterable[pa.Table]:
         if kept == "encoded":
@@ -191,6 +192,8 @@ class PlacedData:
             decoded = [PatchBlock(_rows(t), _array(t, PATCHES).to_numpy()) for t in tables]
             return lambda rows: Patches(decoded, rows)
         decoder = PatchDecoder(placed.dataset.manifest.patch.size_px, None if threads == "auto" else threads)
+        if placed.residence == "streamed":
+            return lambda rows: StreamedPatches(placed.dataset, rows, decoder)
         encoded = [EncodedBlock(_rows(t), _array(t, IMAGE)) for t in tables]
         place = partial(place_of, fragments(placed.dataset, images=True))
         return lambda rows: EncodedPatches(encoded, rows, decoder, place)

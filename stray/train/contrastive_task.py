@@ -23,6 +23,7 @@ from stray.train.expression_data import ExpressionData
 from stray.train.patch_source import PatchSource
 from stray.train.plan import BatchPlan
 from stray.train.prefetch import Prefetcher
+from stray.train.stream_plan import Stream, StreamPlan
 from stray.train.task import StepOutput
 
 
@@ -52,13 +53,15 @@ class ContrastiveTask:
         device: torch.device,
         label_N: np.ndarray | None = None,
         expression: ExpressionData | None = None,
+        stream: Stream | None = None,
     ) -> None:
         """`patches` of the training spots, and for the same rows their frozen gene codes (N, Z) or their counts; their
         classes, empty where they are not known, where a loss is guided by them; and their counts and decoder, where a
-        loss decodes.
+        loss decodes; and how the spots are streamed, where they are.
         """
         self.config, self.device, self.epochs = config, device, config.epochs
         self._patches, self._genes = patches, genes
+        self._told = -1  # the epoch whose batches `patches` expects
         self._bf16 = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(device))
         self._class_N = None
         if config.losses.guided.weight > 0:
@@ -67,13 +70,16 @@ class ContrastiveTask:
             self._class_N = torch.from_numpy(np.where(label_N == "", -1, np.searchsorted(classes, label_N)))
         self._expression = expression
         self._chance = 0.0 if expression is None else expression.chance(device)
-        # A batch without its whole set of negatives would change the loss: the remainder sits the epoch out.
-        self.plan = BatchPlan(len(patches), config.batch_size, seed, keep_remainder=False)
+        self.plan = _plan(config, len(patches), seed, stream)
         n_latent = None if expression is None else expression.decoder.dim
         self.module = build(config, genes, seed, n_latent).to(memory_format=torch.channels_last)
 
     def gather(self, positions: np.ndarray, noise: Noise) -> PairedBatch:
         """The spots at `positions`, in pinned memory where a GPU waits for them."""
+        if noise.epoch != self._told:
+            ahead = self.plan.batches(noise.epoch)[noise.step :]
+            self._patches.expect([batch[share(len(batch))] for batch in ahead])
+            self._told = noise.epoch
         patches = self._patches.gather(positions)
         genes = (
             self._genes[torch.from_numpy(positions)]
@@ -146,6 +152,13 @@ def multiplies_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # A private name, so its absence means no.
     return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+
+
+def _plan(config: ContrastiveConfig, count: int, seed: int, stream: Stream | None) -> BatchPlan:
+    # A batch without its whole set of negatives would change the loss: the remainder sits the epoch out.
+    if stream is None:
+        return BatchPlan(count, config.batch_size, seed, keep_remainder=False)
+    return StreamPlan(count, config.batch_size, seed, keep_remainder=False, stream=stream)
 
 
 def build(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ class PatchDecoder:
 
         def decode(piece: range) -> None:
             for i in piece:
-                out_nPPC[i] = decode_patch(encoded[i], self.size_px, name(i))
+                out_nPPC[i] = decode_patch(encoded[i], self.size_px, partial(name, i))
 
         if self.threads == 1:
             decode(range(len(encoded)))
@@ -57,9 +58,8 @@ class EncodedPatches(Blocks):
         """`place` names file, row group and row of a global row. Raises ValueError when a row is in no block."""
         super().__init__([b.rows for b in blocks], rows)
         self._decode, self._place = decoder, place
-        # Views into the blocks: the pictures of a node are not copied into its workers.
-        self._bytes = [memoryview(b.images.buffers()[2] or b"") for b in blocks]
-        self._ends = [_offsets(b) for b in blocks]
+        # The pictures of a node are not copied into its workers.
+        self._views = [Views(block) for block in blocks]
 
     def expect(self, upcoming: Sequence[np.ndarray]) -> None:
         """Nothing: all are at hand."""
@@ -67,15 +67,21 @@ class EncodedPatches(Blocks):
     def gather(self, positions: np.ndarray) -> Tensor:
         """See `PatchSource.gather`."""
         block_n, offset_n = self._block[positions].tolist(), self._offset[positions].tolist()
-        encoded = [
-            self._bytes[block][self._ends[block][offset] : self._ends[block][offset + 1]]
-            for block, offset in zip(block_n, offset_n, strict=True)
-        ]
+        encoded = [self._views[block][offset] for block, offset in zip(block_n, offset_n, strict=True)]
         return self._decode(encoded, lambda i: self._place(int(self.rows[positions[i]])))
 
 
-def _offsets(block: EncodedBlock) -> np.ndarray:
-    """Where each picture starts in the block's bytes, and the last one ends; int64 (n + 1)."""
-    images = block.images
-    found = np.frombuffer(images.buffers()[1], dtype=np.int64)  # pyright: ignore[reportArgumentType]
-    return found[images.offset : images.offset + len(images) + 1]
+class Views(Sequence[memoryview]):
+    """The bytes of each picture of a block, where they lie."""
+
+    def __init__(self, block: EncodedBlock) -> None:
+        images = block.images
+        self._bytes = memoryview(images.buffers()[2] or b"")
+        ends = np.frombuffer(images.buffers()[1], dtype=np.int64)  # pyright: ignore[reportArgumentType]
+        self._ends = ends[images.offset : images.offset + len(images) + 1]
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, place: int) -> memoryview:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._bytes[self._ends[place] : self._ends[place + 1]]

@@ -11,6 +11,7 @@ import numpy as np
 
 from stray.cohort.batches import batch_names
 from stray.cohort.dataset import PairedDataset, SpotTable
+from stray.cohort.residence import residence, shards
 from stray.cohort.split import Fold, folds, inner_fold, scorable_patients
 from stray.config import Recipe, ScanviConfig
 from stray.errors import InputError, Problem
@@ -18,6 +19,7 @@ from stray.metrics.labels import training_labels
 from stray.recipe import for_method
 from stray.train.results import digest
 from stray.train.stages import CodesStage, GeneStage, ImageStage, Stage
+from stray.train.stream_plan import Stream
 
 Train = Literal["contrastive", "gene", "nothing"]
 """What a method trains."""
@@ -177,10 +179,18 @@ def cell(
         gene=gene,
         rows=pair_rows,
         label=_guides(recipe, spots, pair_rows, fold) if train == "contrastive" else None,
+        stream=_stream(recipe, dataset, pair_rows) if train == "contrastive" else None,
         embed_rows=np.flatnonzero(embedded),
         root=root,
     )
     return Cell(method=method, fold=fold, seed=seed, recipe=recipe, scored=image)
+
+
+def _stream(recipe: Recipe, dataset: PairedDataset, rows: np.ndarray) -> Stream | None:
+    """How the pairs are streamed; None where their patches fit the memory budget."""
+    if residence(dataset, recipe.run) != "streamed":
+        return None
+    return Stream(window=recipe.run.window_spots, shard_N=shards(dataset, rows))
 
 
 def _labels(recipe: Recipe, spots: SpotTable, rows: np.ndarray, fold: Fold) -> np.ndarray:

@@ -21,6 +21,7 @@ from stray.cohort.residence import Residence
 from stray.train.blocks import Counts, Patches
 from stray.train.decoding import EncodedPatches, PatchDecoder
 from stray.train.patch_source import PatchSource
+from stray.train.streamed import StreamedPatches
 
 
 class LocalData:
@@ -38,6 +39,8 @@ class LocalData:
 
     def patches(self, rows: np.ndarray) -> PatchSource:
         """Patches of the global rows. Raises InputError naming the file and row group that cannot be read."""
+        if self._residence == "streamed":
+            return StreamedPatches(self._dataset, rows, self._decoder)
         if self._residence == "encoded":
             if self._encoded is None:
                 self._encoded = [block for file in self._files for block in read_encoded(file)]

@@ -163,6 +163,7 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callab
             device=worker.device,
             label_N=stage.label,
             expression=expression_data(stage, data, worker.device),
+            stream=stage.stream,
         )
         train = partial(train, spots_at=lambda places: data.spots(stage.rows[places]))
         history = train(task, stage.config.optim, prefix="contrastive", seed=stage.gene.seed).history

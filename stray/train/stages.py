@@ -16,6 +16,7 @@ from stray.train.blocks import Counts
 from stray.train.gene_models import without_classes
 from stray.train.patch_source import PatchSource
 from stray.train.results import ResultFolder, digest
+from stray.train.stream_plan import Stream
 
 CODES_FIGURE = "codes.png"
 """What a gene stage did to the spots, in its folder."""
@@ -133,6 +134,8 @@ class ImageStage:
     """Global rows of the training patients' spots with picture and counts."""
     label: np.ndarray | None = None
     """The class of each, empty where it is not known; only where a loss is guided by classes."""
+    stream: Stream | None = None
+    """How the spots are streamed, where their patches fit no memory: it decides which of them form a batch."""
     embed_rows: np.ndarray
     """Global rows of every spot with a picture."""
     root: str
@@ -160,7 +163,8 @@ class ImageStage:
             return "image-" + digest(self.config.image, self.gene.seed, self.gene.dataset, self.embed_rows)
         genes = self.gene.key if self.needs_codes else [self.gene.panel_key, self.gene.seed]
         labels = [] if self.label is None else [self.label.tolist()]
-        return "image-" + digest(self.config, genes, self.rows, self.embed_rows, *labels)
+        stream = [] if self.stream is None else [self.stream.key]
+        return "image-" + digest(self.config, genes, self.rows, self.embed_rows, *labels, *stream)
 
     @property
     def folder(self) -> ResultFolder:

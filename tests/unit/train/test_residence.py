@@ -43,11 +43,11 @@ def dataset(folder: Path) -> PairedDataset:
 def test_encoded_patches_are_the_decoded_ones_to_the_last_bit(dataset: PairedDataset, threads: int) -> None:
     rows = np.flatnonzero(dataset.spots().patient != "P2")
     positions = np.random.default_rng(0).permutation(len(rows))[:37]
-    decoded = LocalData(dataset).patches(rows).gather(positions)
+    expected = LocalData(dataset).patches(rows).gather(positions)
     encoded = LocalData(dataset, "encoded", threads).patches(rows).gather(positions)
-    assert torch.equal(decoded, encoded)
-    assert decoded.stride() == encoded.stride(), "channels last, as convolutions like them"
-    np.testing.assert_array_equal(decoded.permute(0, 2, 3, 1).numpy(), dataset.patches(rows[positions]))
+    assert torch.equal(expected, encoded)
+    assert expected.stride() == encoded.stride(), "channels last, as convolutions like them"
+    np.testing.assert_array_equal(expected.permute(0, 2, 3, 1).numpy(), dataset.patches(rows[positions]))
     assert LocalData(dataset, "encoded").patches(rows).gather(positions[:0]).shape == (0, 3, 32, 32)
 
 
@@ -56,7 +56,9 @@ def test_encoded_patches_are_read_where_they_lie(dataset: PairedDataset) -> None
     whole = next(read_encoded(fragments(dataset, images=True)[1]))
     half = EncodedBlock(whole.rows[11:], whole.images[11:])
     held = EncodedPatches([half], half.rows, PatchDecoder(32, 1), str)
-    assert np.shares_memory(np.frombuffer(held._bytes[0], np.uint8), np.frombuffer(whole.images.buffers()[2], np.uint8))
+    assert np.shares_memory(
+        np.frombuffer(held._views[0][0], np.uint8), np.frombuffer(whole.images.buffers()[2], np.uint8)
+    )
     assert torch.equal(held.gather(np.array([2])), LocalData(dataset).patches(half.rows).gather(np.array([2])))
 
 
@@ -74,21 +76,21 @@ def test_a_patch_that_cannot_be_decoded_is_named_with_its_file_row_group_and_row
 
 
 def test_the_first_residence_that_fits_the_budget_is_taken(dataset: PairedDataset) -> None:
-    decoded, encoded = decoded_bytes(dataset), encoded_bytes(dataset)
-    assert decoded == 120 * 32 * 32 * 3
+    all_decoded, encoded = decoded_bytes(dataset), encoded_bytes(dataset)
+    assert all_decoded == 120 * 32 * 32 * 3
     blocks = [block for file in fragments(dataset, images=True) for block in read_encoded(file)]
-    assert sum(len(image.as_py()) for block in blocks for image in block.images) <= encoded < decoded
+    assert sum(len(image.as_py()) for block in blocks for image in block.images) <= encoded < all_decoded
     window = 4  # a thirtieth of the spots
 
     def under(n_bytes: float, **forced: Any) -> str:
         return residence(dataset, RunConfig(memory_budget_gib=n_bytes / GIB, window_spots=window, **forced))
 
-    assert under(decoded) == "decoded"
-    assert under(decoded - 1) == under(encoded) == "encoded"
+    assert under(all_decoded) == "decoded"
+    assert under(all_decoded - 1) == under(encoded) == "encoded"
     assert under(encoded - 1) == under(encoded / 30) == "streamed"
-    assert under(decoded, residence="encoded") == "encoded"
-    assert under(decoded, residence="streamed") == "streamed"
-    for refused, forced in ((decoded - 1, "decoded"), (encoded - 1, "encoded"), (encoded / 31, "auto")):
+    assert under(all_decoded, residence="encoded") == "encoded"
+    assert under(all_decoded, residence="streamed") == "streamed"
+    for refused, forced in ((all_decoded - 1, "decoded"), (encoded - 1, "encoded"), (encoded / 31, "auto")):
         with pytest.raises(InputError, match=r"(?s)the budget is .*raise run\.memory_budget_gib"):
             under(refused, residence=forced)
 
@@ -104,7 +106,7 @@ def test_a_stage_sees_the_same_batches_whichever_the_residence(folder: Path, dat
     stage = small_cell(small_recipe(folder), dataset, root=str(folder)).scored
     assert isinstance(stage, ImageStage)
     codes_NZ = torch.arange(2.0 * len(stage.rows)).reshape(-1, 2)
-    kept: tuple[Residence, ...] = ("decoded", "encoded")
+    kept: tuple[Residence, ...] = ("decoded", "encoded", "streamed")
     tasks = [
         ContrastiveTask(stage.config, LocalData(dataset, one).patches(stage.rows), codes_NZ, seed=0, device=CPU)
         for one in kept
