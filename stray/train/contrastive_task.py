@@ -19,6 +19,7 @@ from stray.noise import Noise, torch_generator
 from stray.train.augment import augment
 from stray.train.averages import Averages
 from stray.train.blocks import Counts
+from stray.train.device_feed import DeviceFeed, pinned
 from stray.train.expression_data import ExpressionData
 from stray.train.patch_source import PatchSource
 from stray.train.plan import BatchPlan
@@ -75,7 +76,7 @@ class ContrastiveTask:
         self.module = build(config, genes, seed, n_latent).to(memory_format=torch.channels_last)
 
     def gather(self, positions: np.ndarray, noise: Noise) -> PairedBatch:
-        """The spots at `positions`, in pinned memory where a GPU waits for them."""
+        """The spots at `positions`, on the host."""
         if noise.epoch != self._told:
             ahead = self.plan.batches(noise.epoch)[noise.step :]
             self._patches.expect([batch[share(len(batch))] for batch in ahead])
@@ -86,8 +87,6 @@ class ContrastiveTask:
             if isinstance(self._genes, Tensor)
             else self._genes.gather(positions)
         )
-        if self.device.type == "cuda":
-            patches, genes = patches.pin_memory(), genes.pin_memory()
         class_n = None if self._class_N is None else self._class_N[torch.from_numpy(positions)]
         x, batch_n = (None, None) if self._expression is None else self._expression.gather(positions)
         return PairedBatch(patches, genes, class_n, x, batch_n)
@@ -187,7 +186,7 @@ def embed(
     chunks = [mine[start : start + chunk] for start in range(0, len(mine), chunk)]
     patches.expect(chunks)
     parts = []
-    for _, gathered in Prefetcher(patches.gather, ahead).over(chunks):
-        batch = gathered.to(device, non_blocking=True)
+    data = Prefetcher(lambda chunk: pinned(patches.gather(chunk), device), ahead)
+    for _, batch in DeviceFeed(device).over(data.over(chunks)):
         parts.append(module(batch.contiguous(memory_format=torch.channels_last)).float().cpu())
     return torch.cat(parts) if parts else torch.empty(0, int(module.dim))  # pyright: ignore[reportArgumentType]

@@ -8,6 +8,7 @@ from stray.config import OptimConfig
 from stray.noise import Noise
 from stray.track.tracker import Tracker
 from stray.train.averages import Averages
+from stray.train.device_feed import DeviceFeed, pinned
 from stray.train.finite import SpotsAt, Steps
 from stray.train.prefetch import Prefetcher
 from stray.train.schedules import learning_rate
@@ -57,11 +58,12 @@ def fit(
         batches = task.plan.batches(epoch)
         noises = [Noise.of_rank(seed, epoch, step, len(batch)) for step, batch in enumerate(batches)]
         data = Prefetcher(
-            lambda noise, batches=batches: task.gather(batches[noise.step][noise.rows], noise), batches_ahead
+            lambda noise, batches=batches: pinned(task.gather(batches[noise.step][noise.rows], noise), worker.device),
+            batches_ahead,
         )
         done = Steps(prefix, epoch)
         task.module.train()
-        for noise, batch in data.over(noises):
+        for noise, batch in DeviceFeed(worker.device).over(data.over(noises)):
             rate = factor * learning_rate(optim, epoch * steps + noise.step, task.epochs * steps)
             output = task.step(batch, noise)
             done.add(output, update(state, output, rate, optim.clip_norm))
