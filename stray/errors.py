@@ -39,21 +39,36 @@ class NotFiniteError(InputError, FloatingPointError):
     other fault of the input; the same step would fail again, so nothing tries it again.
     """
 
-    def __init__(self, problem: Problem, epoch: int, checkpoint: str | None = None) -> None:
-        """`epoch` is the number of epochs in the last good checkpoint, 0 where there is none; `checkpoint` its place,
-        None where that is not known.
+    def __init__(self, problem: Problem, epoch: int, checkpoint: str | None = None, step: int = 0) -> None:
+        """`epoch` is the number of whole epochs in the last good checkpoint and `step` that of the next one's steps,
+        both 0 where there is none; `checkpoint` its place, None where that is not known.
         """
-        self.problem, self.epoch, self.checkpoint = problem, epoch, checkpoint
-        kept = f"the last good checkpoint is that after epoch {epoch}" if epoch else "no checkpoint was written before"
-        place = f" ({checkpoint})" if epoch and checkpoint else ""
+        self.problem, self.epoch, self.checkpoint, self.step = problem, epoch, checkpoint, step
+        kept = "no checkpoint was written before"
+        if epoch or step:
+            where = f"step {step} of epoch {epoch + 1}" if step else f"epoch {epoch}"
+            kept = f"the last good checkpoint is that after {where}"
+        place = f" ({checkpoint})" if (epoch or step) and checkpoint else ""
         super().__init__(Problem(problem.place, f"{problem.what}; {kept}{place}", problem.remedy))
 
-    def __reduce__(self) -> tuple[type[NotFiniteError], tuple[Problem, int, str | None]]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return type(self), (self.problem, self.epoch, self.checkpoint)
+    def __reduce__(self) -> tuple[type[NotFiniteError], tuple[Problem, int, str | None, int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return type(self), (self.problem, self.epoch, self.checkpoint, self.step)
 
     def at(self, checkpoint: str) -> NotFiniteError:
         """The same once the place of the checkpoint is known."""
-        return NotFiniteError(self.problem, self.epoch, checkpoint)
+        return NotFiniteError(self.problem, self.epoch, checkpoint, self.step)
+
+
+class NotKeptError(InputError, OSError):
+    """A checkpoint could not be written. Its storage is at fault, so it is shown like any other fault of the input; the
+    next one could not be written either, so nothing tries it again.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        InputError.__init__(self, problem)
+
+    def __reduce__(self) -> tuple[type[NotKeptError], tuple[Problem]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return type(self), (self.problems[0],)
 
 
 def raise_if_any(problems: list[Problem]) -> None:

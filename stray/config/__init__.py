@@ -3,6 +3,7 @@
 Decoding (YAML, dotted overrides, error messages) is `stray.recipe`'s work; these classes only say what exists.
 """
 
+from stray.config.batches import BatchesConfig
 from stray.config.contrastive import (
     AugmentConfig,
     ContrastiveConfig,
@@ -10,7 +11,7 @@ from stray.config.contrastive import (
     GeneTowerConfig,
     MlpTowerConfig,
     ProjectionConfig,
-    TorchvisionConfig,
+    TunedTowerConfig,
 )
 from stray.config.evaluation import EvalConfig, LabelSourcesConfig
 from stray.config.gene import (
@@ -21,6 +22,16 @@ from stray.config.gene import (
     PcaConfig,
     ScanviConfig,
     ScviConfig,
+)
+from stray.config.image import (
+    CallableConfig,
+    ImageConfig,
+    TorchvisionConfig,
+    TrainsAdaptersConfig,
+    TrainsAllConfig,
+    TrainsConfig,
+    TrainsLastStageConfig,
+    TrainsNothingConfig,
 )
 from stray.config.ingest import (
     H5adSourceConfig,
@@ -53,6 +64,8 @@ from stray.config.search import (
 
 __all__ = [
     "AugmentConfig",
+    "BatchesConfig",
+    "CallableConfig",
     "ChoiceConfig",
     "ClipLossConfig",
     "ContrastiveConfig",
@@ -68,6 +81,7 @@ __all__ = [
     "GuidedLossConfig",
     "H5adSourceConfig",
     "Her2stSourceConfig",
+    "ImageConfig",
     "IngestConfig",
     "IntUniformConfig",
     "LabelSourcesConfig",
@@ -93,5 +107,11 @@ __all__ = [
     "SyntheticSourceConfig",
     "TorchvisionConfig",
     "TrackConfig",
+    "TrainsAdaptersConfig",
+    "TrainsAllConfig",
+    "TrainsConfig",
+    "TrainsLastStageConfig",
+    "TrainsNothingConfig",
+    "TunedTowerConfig",
     "UniformConfig",
 ]

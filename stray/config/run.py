@@ -22,6 +22,10 @@ class RunConfig:
     """How often a training may lose workers and go on from its last whole checkpoint."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 1
     """Epochs between checkpoints; the last epoch always leaves one."""
+    checkpoint_every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps of a stage between checkpoints besides, within epochs too; null: at the ends of epochs alone. A checkpoint
+    is written while the training waits.
+    """
     memory_budget_gib: Annotated[float, Field(gt=0)] = 16.0
     """Most memory that the patches may take on a node, in GiB: in Ray's object store, or in the window of a stream."""
     residence: Literal["auto", "decoded", "encoded", "streamed"] = "auto"

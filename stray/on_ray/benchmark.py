@@ -127,5 +127,5 @@ def shortened(recipe: Recipe, epochs: int) -> Recipe:
         recipe,
         gene=replace(recipe.gene, epochs=GENE_EPOCHS * epochs),
         contrastive=replace(recipe.contrastive, epochs=epochs),
-        run=replace(recipe.run, checkpoint_every=GENE_EPOCHS * epochs),
+        run=replace(recipe.run, checkpoint_every=GENE_EPOCHS * epochs, checkpoint_every_steps=None),
     )

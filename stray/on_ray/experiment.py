@@ -149,6 +149,7 @@ def train_on_workers(
             layout=plan_workers(recipe.run),
             max_failures=recipe.run.max_failures,
             checkpoint_every=recipe.run.checkpoint_every,
+            checkpoint_every_steps=recipe.run.checkpoint_every_steps,
             folder=storage.join(root, "checkpoints"),
             mailbox=mailbox,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray.train
@@ -12,9 +13,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from stray import storage
 from stray.config import Recipe
-from stray.errors import NotFiniteError
+from stray.errors import NotFiniteError, NotKeptError
+from stray.on_ray.checkpoints import tidy
 from stray.on_ray.data import Placed, PlacedData
-from stray.on_ray.failures import input_error
+from stray.on_ray.failures import full_storage, input_error
 from stray.on_ray.interruptible import interruptible
 from stray.on_ray.logger import Letter, MailboxTracker, heard_by
 from stray.on_ray.resources import WorkerPlan
@@ -44,6 +46,7 @@ def fit(
     layout: WorkerPlan,
     max_failures: int,
     checkpoint_every: int,
+    checkpoint_every_steps: int | None = None,
     folder: str,
     mailbox: Any,
     callbacks: Sequence[Any] = (),
@@ -53,23 +56,25 @@ def fit(
 
     Raises InputError when a worker found its input at fault, and Ray's TrainingFailedError when a worker failed
     otherwise more often than `max_failures`. A loss or gradient that is not finite is a NotFiniteError at once, on any
-    number of `max_failures`: the step would fail again.
+    number of `max_failures`: the step would fail again. So is a checkpoint that cannot be written a NotKeptError.
     """
+    # The same stages find the same run, and with it the checkpoint that a driver which was ended left behind.
+    name = "group-" + digest([a.stage.key for a in assignments])
+    tidy(storage.join(storage.absolute(folder), name))
     trainer = TorchTrainer(
         _work,
         train_loop_config={
             "assignments": tuple(assignments),
             "placed": placed,
             "mailbox": mailbox,
-            "checkpoint_every": checkpoint_every,
+            "every": {"checkpoint_every": checkpoint_every, "checkpoint_every_steps": checkpoint_every_steps},
         },
         scaling_config=ScalingConfig(
             num_workers=layout.workers, use_gpu=layout.use_gpu, resources_per_worker=layout.resources_per_worker
         ),
         torch_config=TorchConfig(backend="nccl" if layout.use_gpu else "gloo"),
         run_config=ray.train.RunConfig(
-            # The same stages find the same run, and with it the checkpoint that a driver which was ended left behind.
-            name="group-" + digest([a.stage.key for a in assignments]),
+            name=name,
             storage_path=storage.absolute(folder),
             failure_config=FailureConfig(max_failures=max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
@@ -79,7 +84,9 @@ def fit(
     try:
         result = interruptible(trainer.fit)
     except Exception as error:
-        raise input_error(error) or error from None
+        raise input_error(error) or full_storage(error, folder) or error from None
+    if isinstance(result.return_value, NotKeptError):
+        raise result.return_value
     if isinstance(result.return_value, NotFiniteError):
         raise result.return_value.at(result.checkpoint.path) if result.checkpoint else result.return_value
 
@@ -105,12 +112,13 @@ def fit_alone(
             layout=WorkerPlan(workers, cpus / workers, use_gpu),
             max_failures=0,
             checkpoint_every=recipe.run.checkpoint_every,
+            checkpoint_every_steps=recipe.run.checkpoint_every_steps,
             folder=storage.join(root, "checkpoints"),
             mailbox=mailbox,
         )
 
 
-def _work(config: dict[str, Any]) -> NotFiniteError | None:
+def _work(config: dict[str, Any]) -> NotFiniteError | NotKeptError | None:
     """What every worker runs.
 
     An error that all workers raise alike and would raise again is returned: Ray Train tries again what is raised.
@@ -119,11 +127,19 @@ def _work(config: dict[str, Any]) -> NotFiniteError | None:
     for assignment in config["assignments"]:
         facts = {"title": assignment.title, "epochs": assignment.epochs}
         tracker = MailboxTracker(config["mailbox"], list(assignment.targets), facts)
-        worker = RayWorker(assignment.stage.key, lambda epoch, t=tracker: t.note(f"goes on after epoch {epoch}"))
+        worker = RayWorker(
+            assignment.stage.key,
+            lambda *at, t=tracker: t.note(f"goes on after {_place(*at)}"),
+            partial(tracker.flush, wait=True),
+        )
         try:
-            run_stage(assignment.stage, data, worker, tracker, checkpoint_every=config["checkpoint_every"])
-        except NotFiniteError as error:
+            run_stage(assignment.stage, data, worker, tracker, **config["every"])
+        except (NotFiniteError, NotKeptError) as error:
             return error
         if worker.rank == 0:
             tracker.note("done")
     return None
+
+
+def _place(epoch: int, step: int) -> str:
+    return f"step {step} of epoch {epoch + 1}" if step else f"epoch {epoch}"

@@ -15,7 +15,7 @@ import ray
 from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.split import Fold, patients
-from stray.config import Recipe
+from stray.config import Recipe, TorchvisionConfig
 from stray.errors import InputError, Problem
 from stray.on_ray.data import Placed, PlacedData, place_counts, place_patches
 from stray.on_ray.fit import fit_alone
@@ -62,11 +62,11 @@ def measure(
             loads[name].append(race.load(name))
             done += 1
     watch.finish("race")
-    stage = race.stage
+    stage, image = race.stage, race.stage.config.image
     return ImageSpeed(
         spots=len(stage.rows),
         patch_px=race.dataset.manifest.patch.size_px,
-        encoder=stage.config.image.name,
+        encoder=image.name if isinstance(image, TorchvisionConfig) else image.factory,
         batch_size=stage.config.batch_size,
         workers=workers,
         threads=race.threads,
@@ -131,7 +131,7 @@ def _prepare(recipe: Recipe, root: str, workers: int, cpus: int, epochs: int, wa
         # The codes of two epochs take as long to meet as any.
         gene=replace(recipe.gene, epochs=2),
         contrastive=replace(recipe.contrastive, epochs=1 + epochs),
-        run=replace(recipe.run, checkpoint_every=1 + epochs),
+        run=replace(recipe.run, checkpoint_every=1 + epochs, checkpoint_every_steps=None),
     )
     dataset = PairedDataset.open(recipe.dataset)
     fold = Fold("none", (), patients(dataset.spots()))

@@ -69,6 +69,11 @@ class MailboxTracker:
         path = Path(path_local)
         self._post({"artifact": path.name, "content": path.read_bytes(), "folder": folder})
 
+    def warn(self, subject: str, text: str) -> None:
+        """See `Tracker.warn`."""
+        self._post({"warning": text, "subject": subject})
+        self.flush()
+
     def open(self, name: str, recipe: Recipe, tags: Mapping[str, str]) -> None:
         """Open the run of the first target."""
         self._post({"open": name, "recipe": recipe, "tags": dict(tags)})
@@ -87,11 +92,13 @@ class MailboxTracker:
         """Send what is held; the driver closes the runs."""
         self.flush()
 
-    def flush(self) -> None:
-        """Send what is held."""
+    def flush(self, *, wait: bool = False) -> None:
+        """Send what is held; `wait` until the mailbox has it."""
         if self._held:
-            self._mailbox.put.remote(self._held)
+            taken = self._mailbox.put.remote(self._held)
             self._held = []
+            if wait:
+                ray.get(taken)
         self._sent_at = time.monotonic()
 
     def _post(self, letter: Letter) -> None:

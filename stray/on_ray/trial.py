@@ -85,6 +85,7 @@ def run_trial(settings: dict[str, Any], *, shared: Shared) -> None:
             layout=shared.layout,
             max_failures=recipe.run.max_failures,
             checkpoint_every=recipe.run.checkpoint_every,
+            checkpoint_every_steps=recipe.run.checkpoint_every_steps,
             folder=storage.join(shared.root, "checkpoints"),
             mailbox=shared.mailbox,
         )

@@ -36,6 +36,10 @@ class Sender:
         self.ids: dict[str, str] = {}
         """The id that MLflow gave each run, by its name in the outbox."""
         self._models: dict[str, str] = {}
+        self._there: dict[str, dict[str, set[tuple[int, float]]]] = {}
+        """What runs that are open have already: (step, value) by metric, by run."""
+        self._fresh: set[str] = set()
+        """Runs that were made here: there was nothing in them before."""
 
     def send(self, items: list[Item]) -> None:
         """Send consecutive items of one kind and run. Raises when MLflow does not take them."""
@@ -49,9 +53,11 @@ class Sender:
         run_id = self.ids[local]
         if kind == "metrics":
             entries = [
-                Metric(name, value, item.body["time"], item.body["step"])
+                Metric(name, value, item.body["time"], item.body["step"] or 0)
                 for item in items
                 for name, value in item.body["values"].items()
+                # What has no step is a state of things, and may be said again after it was otherwise.
+                if item.body["step"] is None or self._is_new(run_id, name, item.body["step"], value)
             ]
             for start in range(0, len(entries), _METRICS_A_BATCH):
                 self._log_metrics(run_id, entries[start : start + _METRICS_A_BATCH])
@@ -59,10 +65,22 @@ class Sender:
         for item in items:
             getattr(self, f"_send_{kind}")(run_id, item.body)
 
+    def _is_new(self, run_id: str, name: str, step: int, value: float) -> bool:
+        """Whether the run lacks the value at the step. A training that goes on from a checkpoint says again what it
+        said after it, to the last digit; so does a store that is asked again after an answer was lost.
+        """
+        of_run = self._there.setdefault(run_id, {})
+        if name not in of_run:
+            before = [] if run_id in self._fresh else self._client.get_metric_history(run_id, name)
+            of_run[name] = {(metric.step, metric.value) for metric in before}
+        return (step, value) not in of_run[name]
+
     def _log_metrics(self, run_id: str, entries: list[Metric]) -> None:
         """MLflow refuses a batch for one bad name: halve it until the good ones are through, then raise for the bad."""
         try:
             self._client.log_batch(run_id, metrics=entries)
+            for entry in entries:
+                self._there.setdefault(run_id, {}).setdefault(entry.key, set()).add((entry.step, entry.value))
         except MlflowException as error:
             if len(entries) == 1 or is_transient(error):
                 raise
@@ -90,7 +108,9 @@ class Sender:
             self._client.update_run(run_id, status="RUNNING", name=item.body["name"])
             self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
             return run_id
-        return self._client.create_run(self._experiment_id, tags=tags, run_name=item.body["name"]).info.run_id
+        made = self._client.create_run(self._experiment_id, tags=tags, run_name=item.body["name"]).info.run_id
+        self._fresh.add(made)
+        return made
 
     def _send_params(self, run_id: str, values: dict[str, str]) -> None:
         logged = self._client.get_run(run_id).data.params
@@ -135,6 +155,8 @@ class Sender:
 
     def _send_close(self, run_id: str, body: dict[str, Any]) -> None:
         self._client.set_terminated(run_id, status=body["status"], end_time=body["time"])
+        self._there.pop(run_id, None)
+        self._fresh.discard(run_id)
 
 
 def _cut(text: str, limit: int) -> str:

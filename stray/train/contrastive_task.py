@@ -9,29 +9,36 @@ import torch
 from torch import Tensor
 
 from stray.collective import share
-from stray.config import ContrastiveConfig, FrozenTowerConfig
+from stray.config import ContrastiveConfig, FrozenTowerConfig, MlpTowerConfig, TunedTowerConfig
 from stray.likelihood.counts import SparseCounts
 from stray.losses.expression import Explained
 from stray.losses.gather import gather
 from stray.losses.mixture import Mixed, mixture
-from stray.models.towers import Coded, ContrastiveModel, FrozenCodes, MlpTower
+from stray.models.image_encoder import ImageEncoder
+from stray.models.towers import Coded, ContrastiveModel, FrozenCodes, MlpTower, TunedTower
 from stray.noise import Noise, torch_generator
+from stray.train.accumulate import check_batch_norm, in_chunks
 from stray.train.augment import augment
 from stray.train.averages import Averages
 from stray.train.blocks import Counts
 from stray.train.device_feed import DeviceFeed, pinned
+from stray.train.encoder_checks import check_encoder
 from stray.train.expression_data import ExpressionData
+from stray.train.frozen_features import FrozenFeatures
+from stray.train.pair_watch import PairWatch, collapse
 from stray.train.patch_source import PatchSource
 from stray.train.plan import BatchPlan
 from stray.train.prefetch import Prefetcher
+from stray.train.sampling import SampledPlan, check_batches
 from stray.train.stream_plan import Stream, StreamPlan
 from stray.train.task import StepOutput
 
 
 @dataclass(frozen=True)
 class PairedBatch:
-    """Patches (n, 3, px, px) uint8, what the gene tower takes: codes (n, Z) or counts (n, G), and what some losses ask
-    for: classes (n,), -1 where a spot has none; counts with the batches (n,) that they come from.
+    """Patches (n, 3, px, px) uint8, or a frozen encoder's features (n, F) of them; what the gene tower takes: codes
+    (n, Z) or counts (n, G); and what some losses ask for: classes (n,), -1 where a spot has none; counts with the
+    batches (n,) that they come from.
     """
 
     patches_nCHW: Tensor
@@ -53,16 +60,23 @@ class ContrastiveTask:
         seed: int,
         device: torch.device,
         label_N: np.ndarray | None = None,
+        patient_N: np.ndarray | None = None,
         expression: ExpressionData | None = None,
         stream: Stream | None = None,
+        tuned: TunedTower | None = None,
+        watch: PairWatch | None = None,
     ) -> None:
-        """`patches` of the training spots, and for the same rows their frozen gene codes (N, Z) or their counts; their
-        classes, empty where they are not known, where a loss is guided by them; and their counts and decoder, where a
-        loss decodes; and how the spots are streamed, where they are.
+        """`patches` of the training spots, and for the same rows their frozen gene codes (N, Z) or their counts, with
+        the gene tower where it is tuned; their classes, empty where they are not known, where a loss is guided by them
+        or batches are balanced over them; their patients, where batches are not plain; their counts and decoder, where
+        a loss decodes; and how they are streamed, where they are. `watch` holds spots that do not train.
+
+        Raises InputError when batches cannot be drawn, or not be taken in chunks, as `config` says.
         """
         self.config, self.device, self.epochs = config, device, config.epochs
-        self._patches, self._genes = patches, genes
+        self._patches, self._genes, self._watch = patches, genes, watch
         self._told = -1  # the epoch whose batches `patches` expects
+        self._last: tuple[Tensor, Tensor] | None = None
         self._bf16 = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(device))
         self._class_N = None
         if config.losses.guided.weight > 0:
@@ -71,17 +85,24 @@ class ContrastiveTask:
             self._class_N = torch.from_numpy(np.where(label_N == "", -1, np.searchsorted(classes, label_N)))
         self._expression = expression
         self._chance = 0.0 if expression is None else expression.chance(device)
-        self.plan = _plan(config, len(patches), seed, stream)
+        self.plan = _plan(config, len(patches), seed, patient_N, label_N, stream)
         n_latent = None if expression is None else expression.decoder.dim
-        self.module = build(config, genes, seed, n_latent).to(memory_format=torch.channels_last)
+        self.module = build(config, genes, seed, n_latent, tuned).to(memory_format=torch.channels_last)
+        check_encoder(self.module.encoder, patches, device)
+        self._features = None
+        if config.trains.kind == "nothing":
+            encoder = self.module.encoder.to(device).to(memory_format=torch.channels_last)
+            self._features = FrozenFeatures(encoder, patches, config, seed, device, self._bf16)
+        if config.accumulate > 1 and config.accumulate_batch_norm == "refuse":
+            check_batch_norm(self.module)
 
     def gather(self, positions: np.ndarray, noise: Noise) -> PairedBatch:
         """The spots at `positions`, on the host."""
-        if noise.epoch != self._told:
-            ahead = self.plan.batches(noise.epoch)[noise.step :]
-            self._patches.expect([batch[share(len(batch))] for batch in ahead])
-            self._told = noise.epoch
-        patches = self._patches.gather(positions)
+        if self._features is None:
+            self._tell(noise)
+            patches = self._patches.gather(positions)
+        else:
+            patches = self._features.gather(positions, noise.epoch)
         genes = (
             self._genes[torch.from_numpy(positions)]
             if isinstance(self._genes, Tensor)
@@ -91,16 +112,22 @@ class ContrastiveTask:
         x, batch_n = (None, None) if self._expression is None else self._expression.gather(positions)
         return PairedBatch(patches, genes, class_n, x, batch_n)
 
+    def _tell(self, noise: Noise) -> None:
+        """Tell the patches which batches of the epoch are to come, once."""
+        if noise.epoch != self._told:
+            ahead = self.plan.batches(noise.epoch)[noise.step :]
+            self._patches.expect([batch[share(len(batch))] for batch in ahead])
+            self._told = noise.epoch
+
     def step(self, batch: PairedBatch, noise: Noise) -> StepOutput:
         """This rank's share of the loss over the global batch."""
         patches = batch.patches_nCHW.to(self.device, non_blocking=True)
         genes = batch.genes_nX.to(self.device, non_blocking=True)
-        patches = augment(patches, self.config.augment, noise).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            coded: Coded = self.module(patches, genes, noise)
+        coded = self._code(patches, genes, noise)
         scales = self.module.scales()
         class_n = None if batch.class_n is None else batch.class_n.to(self.device, non_blocking=True)
         codes = gather(coded.image_nD, coded.gene_nD, noise.count, class_n)
+        self._last = codes.image_ND.detach(), codes.gene_ND.detach()
         explained = self._explain(coded.z_nZ, batch)
         mixed = mixture(self.config.losses, codes, scales, self.module.scales.siglip_bias, explained)
         # Before the loss, in which one code that is not finite meets all others.
@@ -109,7 +136,26 @@ class ContrastiveTask:
             "the gene code": coded.gene_nD.detach().sum(dim=1).isfinite(),
             "the image code": coded.image_nD.detach().sum(dim=1).isfinite(),
         }
-        return StepOutput(mixed.loss, self._sums(mixed, scales, len(patches), noise.count), len(patches), finite)
+        sums = self._sums(mixed, scales, len(patches), noise.count)
+        if isinstance(self.plan, SampledPlan):
+            repeated = self.plan.repeated(noise.epoch, noise.step)
+            sums["repeated_spots"] = codes.image_nD.new_tensor(repeated * len(patches))
+        return StepOutput(mixed.loss, sums, len(patches), finite)
+
+    def _code(self, patches_nCHW: Tensor, genes_nX: Tensor, noise: Noise) -> Coded:
+        """Codes of the augmented patches, or of the features of a frozen encoder, and of the genes."""
+
+        def code(rows: slice) -> tuple[Tensor, ...]:
+            mine = noise.part(rows)
+            x = patches_nCHW[rows]
+            if self._features is None:
+                x = augment(x, self.config.augment, mine).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+                coded: Coded = self.module(x, genes_nX[rows], mine)
+            return tuple(codes for codes in coded if codes is not None)
+
+        image_nD, gene_nD, *z = in_chunks(code, self.module, noise.count, self.config.accumulate)
+        return Coded(image_nD, gene_nD, z[0] if z else None)
 
     def spots(self, name: str, epoch: int, step: int) -> np.ndarray:
         """Places among the paired spots of the step's batch."""
@@ -140,9 +186,27 @@ class ContrastiveTask:
         """Clamp the logit scales."""
         self.module.scales.clamp()
 
+    @torch.no_grad()
     def validate(self, epoch: int) -> Averages:
-        """Nothing is held out of the training patients here: losses at two temperatures do not compare."""
-        return Averages()
+        """Retrieval on the held-out spots (never a loss: losses at two temperatures do not compare), with the weights
+        as they are, not their average, and without augmentation; spread and effective rank of these codes, or of those
+        of the epoch's last batch, as it trained, where no spots are held out.
+        """
+        averages = Averages()
+        if self._watch is not None:
+            self.module.eval()
+            averages.add(*self._watch.measure(self._code_held_out))
+        elif self._last is not None:
+            averages.add(*collapse(*self._last))
+        return averages
+
+    def _code_held_out(self, patches_nCHW: Tensor, genes_nX: Tensor) -> tuple[Tensor, Tensor]:
+        """Image and gene codes (n, D) as the step makes them, of a batch on the host."""
+        patches = patches_nCHW.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+            images = patches if self._features is None else self.module.encoder(patches)
+            coded: Coded = self.module(images, genes_nX.to(self.device, non_blocking=True))
+        return coded.image_nD, coded.gene_nD
 
 
 def multiplies_bf16(device: torch.device) -> bool:
@@ -153,27 +217,56 @@ def multiplies_bf16(device: torch.device) -> bool:
     return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
-def _plan(config: ContrastiveConfig, count: int, seed: int, stream: Stream | None) -> BatchPlan:
+def _plan(
+    config: ContrastiveConfig,
+    count: int,
+    seed: int,
+    patient_N: np.ndarray | None,
+    label_N: np.ndarray | None,
+    stream: Stream | None,
+) -> BatchPlan:
     # A batch without its whole set of negatives would change the loss: the remainder sits the epoch out.
-    if stream is None:
+    if stream is not None:
+        return StreamPlan(count, config.batch_size, seed, keep_remainder=False, stream=stream)
+    if config.batches.plain:
         return BatchPlan(count, config.batch_size, seed, keep_remainder=False)
-    return StreamPlan(count, config.batch_size, seed, keep_remainder=False, stream=stream)
+    assert patient_N is not None
+    check_batches(config.batches, patient_N, label_N)
+    return SampledPlan(
+        count,
+        config.batch_size,
+        seed,
+        keep_remainder=False,
+        config=config.batches,
+        patient_N=patient_N,
+        class_N=label_N,
+    )
 
 
 def build(
-    config: ContrastiveConfig, genes: Tensor | Counts, seed: int, n_latent: int | None = None
+    config: ContrastiveConfig,
+    genes: Tensor | Counts,
+    seed: int,
+    n_latent: int | None = None,
+    tuned: TunedTower | None = None,
 ) -> ContrastiveModel:
-    """The model with its initial weights, a function of the seed alone; `n_latent` as in `ContrastiveModel`."""
+    """The model with its initial weights, a function of the seed alone; `n_latent` as in `ContrastiveModel`, `tuned`
+    as the gene stage left it.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(seed, "contrastive", "init").initial_seed())
-        if isinstance(config.gene_tower, FrozenTowerConfig):
-            assert isinstance(genes, Tensor)
-            tower = FrozenCodes(genes.shape[1])
-            tower.fit(genes)
-        else:
-            assert isinstance(genes, Counts)
-            tower = MlpTower(config.gene_tower, genes.n_genes)
-        return ContrastiveModel(config, tower, n_latent)
+        match config.gene_tower:
+            case FrozenTowerConfig():
+                assert isinstance(genes, Tensor)
+                tower = FrozenCodes(genes.shape[1])
+                tower.fit(genes)
+            case MlpTowerConfig():
+                assert isinstance(genes, Counts)
+                tower = MlpTower(config.gene_tower, genes.n_genes)
+            case TunedTowerConfig():
+                assert tuned is not None
+                tower = tuned
+        return ContrastiveModel(config, ImageEncoder(config.image), tower, n_latent)
 
 
 @torch.no_grad()

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from stray.cohort.fragments import CountBlock, PatchBlock, compact
-from stray.config import ContrastiveConfig, GeneConfig, ScviConfig
+from stray.config import (
+    ContrastiveConfig,
+    GeneConfig,
+    ScviConfig,
+    TrainsAllConfig,
+    TrainsNothingConfig,
+    TunedTowerConfig,
+)
 from stray.models.frozen_decoder import FrozenDecoder
 from stray.models.gene_vae import GeneVae
+from stray.models.towers import TunedTower
 from stray.noise import Noise
 from stray.train.blocks import Counts, Patches
 from stray.train.contrastive_task import ContrastiveTask
@@ -46,7 +55,10 @@ class Estimator:
             return len(stage.rows) * stage.config.epochs / self._rate(stage.config)
         if isinstance(stage, CodesStage):
             return 0.0
-        embedding = len(stage.embed_rows) / (3 * self._rate(stage.config))  # forward alone is a third of a step
+        whole, coded = replace(stage.config, trains=TrainsAllConfig()), len(stage.embed_rows)
+        if stage.train and isinstance(stage.config.trains, TrainsNothingConfig):
+            coded += len(stage.rows) * max(1, stage.config.trains.cached_views)
+        embedding = coded / (3 * self._rate(whole))  # forward alone is a third of a step
         return embedding + (len(stage.rows) * stage.config.epochs / self._rate(stage.config) if stage.train else 0.0)
 
     def group(self, group: Group) -> float:
@@ -82,13 +94,29 @@ class Estimator:
         n = config.batch_size
         pixels = np.zeros((n, self._patch_px, self._patch_px, 3), dtype=np.uint8)
         patches = Patches([PatchBlock(np.arange(n), pixels)], np.arange(n))
-        genes = torch.randn(n, 10) if config.gene_tower.kind == "frozen" else self._counts(n, min(1000, self._n_genes))
+        genes, tuned = torch.randn(n, 10), None
+        if isinstance(config.gene_tower, TunedTowerConfig):
+            vae = GeneVae(ScviConfig(), n_genes=min(1000, self._n_genes), n_batches=1)
+            tuned = TunedTower(vae.encoder, torch.randn(n, vae.dim), config.gene_tower.rate_share)
+        if config.gene_tower.kind != "frozen":
+            genes = self._counts(n, min(1000, self._n_genes))
         label_n, expression, device = np.resize(["x", "y"], n), None, torch.device("cpu")
         if config.losses.expression.weight > 0:
             counts = self._counts(n, min(1000, self._n_genes))
             decoder = FrozenDecoder(GeneVae(ScviConfig(), n_genes=counts.n_genes, n_batches=1))
             expression = ExpressionData(decoder, counts, torch.zeros(n, dtype=torch.int64))
-        return ContrastiveTask(config, patches, genes, seed=0, device=device, label_N=label_n, expression=expression)
+        patient_n = np.arange(n) % max(2, config.batches.patients_per_batch or 2)
+        return ContrastiveTask(
+            config,
+            patches,
+            genes,
+            seed=0,
+            device=device,
+            label_N=label_n,
+            patient_N=patient_n,
+            expression=expression,
+            tuned=tuned,
+        )
 
 
 def _seconds_per_step(task: Task, config: GeneConfig | ContrastiveConfig) -> float:

@@ -1,13 +1,13 @@
 """What is kept of an epoch's steps until it ends, and whose spots were at fault where a step was not finite.
 
-Losses, norms and the finiteness of every spot stay on the device and are looked at once an epoch: a look at every step
-would make a GPU wait for each.
+Losses, norms and the finiteness of every spot stay on the device and are looked at once an epoch, and before every
+checkpoint within it: a look at every step would make a GPU wait for each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -26,6 +26,17 @@ SECTIONS_SHOWN, SPOTS_SHOWN = 5, 3
 """Sections that a message names, and spots in each: the rest is counted, so that it fits on a screen."""
 
 
+class Kept(NamedTuple):
+    """The last good checkpoint."""
+
+    epoch: int
+    """Whole epochs in it."""
+    place: str | None
+    """Where it is; None where that is not known."""
+    step: int = 0
+    """Steps of the next epoch in it."""
+
+
 class Steps:
     """The steps of one epoch."""
 
@@ -33,43 +44,48 @@ class Steps:
         self._prefix, self._epoch = prefix, epoch
         self._losses_and_norms: list[Tensor] = []
         self._finite: list[Mapping[str, Tensor]] = []
+        self._good_S2 = torch.empty(0, 2, dtype=torch.float64)
 
     def add(self, output: StepOutput, loss_and_norm_2: Tensor) -> None:
         """Keep a step's global loss and gradient norm (2,), and which of this rank's spots were finite."""
         self._losses_and_norms.append(loss_and_norm_2)
         self._finite.append(output.finite)
 
-    def finish(
-        self, task: Task, worker: Worker, spots_at: SpotsAt, kept: tuple[int, str | None]
-    ) -> tuple[Tensor, Tensor]:
-        """The global losses and gradient norms (S,) on the host, once all are known to be finite.
+    def state(self) -> Tensor:
+        """Losses and norms (S, 2) on the host, once `check` has passed."""
+        return self._good_S2
 
-        Every rank must call it. `kept` is the number of epochs in the last good checkpoint, and its place. Raises
-        NotFiniteError on every rank alike, naming the first step that was not finite and the spots and sections at
-        fault.
+    def load(self, good_S2: Tensor) -> None:
+        """Go back to where `state` gave this."""
+        self._good_S2 = good_S2.cpu()
+
+    def check(self, task: Task, worker: Worker, spots_at: SpotsAt, kept: Kept) -> tuple[Tensor, Tensor]:
+        """The global losses and gradient norms (S,) of the steps so far on the host, once all are known to be finite.
+
+        Every rank must call it. Raises NotFiniteError on every rank alike, naming the first step that was not finite,
+        the spots and sections at fault, and the last good checkpoint `kept`.
         """
-        host_S2 = torch.stack(self._losses_and_norms).double().cpu()
-        finite_S = host_S2.isfinite().all(dim=1)
-        if not finite_S.all():
-            # Both are sums over all ranks, so every rank comes here together, with the same step.
-            self._fail(int((~finite_S).nonzero()[0]), host_S2, task, worker, spots_at, kept)
-        losses, norms = host_S2.unbind(dim=1)
+        if self._losses_and_norms:
+            host_S2 = torch.stack(self._losses_and_norms).double().cpu()
+            finite_S = host_S2.isfinite().all(dim=1)
+            if not finite_S.all():
+                # Both are sums over all ranks, so every rank comes here together, with the same step.
+                self._fail(int((~finite_S).nonzero()[0]), host_S2, task, worker, spots_at, kept)
+            self._good_S2 = torch.cat([self._good_S2, host_S2])
+            self._losses_and_norms, self._finite = [], []
+        losses, norms = self._good_S2.unbind(dim=1)
         return losses, norms
 
     def _fail(
-        self,
-        step: int,
-        host_S2: Tensor,
-        task: Task,
-        worker: Worker,
-        spots_at: SpotsAt,
-        kept: tuple[int, str | None],
+        self, place_of_step: int, host_S2: Tensor, task: Task, worker: Worker, spots_at: SpotsAt, kept: Kept
     ) -> NoReturn:
-        loss, norm = host_S2[step].tolist()
-        place = f"{self._prefix} epoch {self._epoch + 1}, step {step + 1} of {len(host_S2)}"
+        """`place_of_step` counts the steps that are not yet known to be good."""
+        loss, norm = host_S2[place_of_step].tolist()
+        step = len(self._good_S2) + place_of_step
+        place = f"{self._prefix} epoch {self._epoch + 1}, step {step + 1} of {task.plan.steps}"
         remedy = f"lower {self._prefix}.optim.lr or set {self._prefix}.optim.clip_norm"
         cause, at_fault = "every spot's own terms are finite, the gradient over them is not; the batch is", None
-        for name, finite_n in self._finite[step].items():
+        for name, finite_n in self._finite[place_of_step].items():
             places = task.spots(name, self._epoch, step)
             bad = _gathered(~finite_n, places, worker)
             at_fault = places if at_fault is None else at_fault

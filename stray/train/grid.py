@@ -18,6 +18,7 @@ from stray.errors import InputError, Problem
 from stray.metrics.labels import training_labels
 from stray.recipe import for_method
 from stray.train.results import digest
+from stray.train.sampling import check_batches
 from stray.train.stages import CodesStage, GeneStage, ImageStage, Stage
 from stray.train.stream_plan import Stream
 
@@ -173,12 +174,19 @@ def cell(
         # Counts of held-out patients are coded by what has not seen them, as their pictures are elsewhere.
         codes = CodesStage(gene=gene, embed_rows=np.flatnonzero(embedded), root=root)
         return Cell(method=method, fold=fold, seed=seed, recipe=recipe, scored=codes)
+    label = _guides(recipe, spots, pair_rows, fold) if train == "contrastive" else None
+    patient = None
+    if train == "contrastive" and not recipe.contrastive.batches.plain:
+        patient = spots.patient[pair_rows]
+        check_batches(recipe.contrastive.batches, patient, label)
     image = ImageStage(
         config=recipe.contrastive,
         train=train == "contrastive",
         gene=gene,
         rows=pair_rows,
-        label=_guides(recipe, spots, pair_rows, fold) if train == "contrastive" else None,
+        label=label,
+        patient=patient,
+        section=spots.section[pair_rows] if recipe.contrastive.validation_share > 0 else None,
         stream=_stream(recipe, dataset, pair_rows) if train == "contrastive" else None,
         embed_rows=np.flatnonzero(embedded),
         root=root,
@@ -187,9 +195,17 @@ def cell(
 
 
 def _stream(recipe: Recipe, dataset: PairedDataset, rows: np.ndarray) -> Stream | None:
-    """How the pairs are streamed; None where their patches fit the memory budget."""
-    if residence(dataset, recipe.run) != "streamed":
+    """How the pairs are streamed; None where their patches fit the memory budget, or are coded once.
+
+    Raises InputError where batches are drawn by what a stream does not know.
+    """
+    config = recipe.contrastive
+    if config.trains.kind == "nothing" or residence(dataset, recipe.run) != "streamed":
         return None
+    if not config.batches.plain:
+        what = "batches of chosen patients or classes are drawn from all spots, and a stream holds a window of them"
+        remedy = "raise run.memory_budget_gib so that the patches fit, or draw batches uniformly"
+        raise InputError(Problem("contrastive.batches", what, remedy))
     return Stream(window=recipe.run.window_spots, shard_N=shards(dataset, rows))
 
 
@@ -199,19 +215,26 @@ def _labels(recipe: Recipe, spots: SpotTable, rows: np.ndarray, fold: Fold) -> n
     Raises InputError when the model learns from classes and no training patient has such a label.
     """
     if isinstance(recipe.gene.model, ScanviConfig):
-        return _known(recipe, spots, rows, fold, "scANVI", "gene.model.kind", "take gene.model.kind=scvi")
+        return _known(recipe, spots, rows, fold, "scANVI learns from", "gene.model.kind", "take gene.model.kind=scvi")
     return np.where(training_labels(rows, spots, fold.train, recipe.eval), spots.label[rows], "")
 
 
 def _guides(recipe: Recipe, spots: SpotTable, rows: np.ndarray, fold: Fold) -> np.ndarray | None:
-    """The classes that may guide the contrastive stage, by the same rule. None where no loss is guided.
+    """The classes that may guide the contrastive stage or balance its batches, by the same rule. None where neither
+    asks.
 
     Raises InputError when no training patient has such a label.
     """
-    if recipe.contrastive.losses.guided.weight == 0:
-        return None
-    place = "contrastive.losses.guided.weight"
-    return _known(recipe, spots, rows, fold, "the guided loss", place, "set the weight to 0")
+    contrastive = recipe.contrastive
+    if contrastive.losses.guided.weight > 0:
+        place = "contrastive.losses.guided.weight"
+        return _known(recipe, spots, rows, fold, "the guided loss learns from", place, "set the weight to 0")
+    if contrastive.batches.sampling == "classes":
+        place = "contrastive.batches.sampling"
+        return _known(
+            recipe, spots, rows, fold, "a balanced batch is drawn from", place, "take `patients` or `uniform`"
+        )
+    return None
 
 
 def _known(
@@ -220,7 +243,7 @@ def _known(
     """The class of each of `rows` that may train a probe, empty elsewhere."""
     known = training_labels(rows, spots, fold.train, recipe.eval)
     if not known.any():
-        what = f"{who} learns from classes, and {fold_title(fold)} no training patient has a label that may train"
+        what = f"{who} classes, and {fold_title(fold)} no training patient has a label that may train"
         raise InputError(Problem(place, what, f"name their source in eval.label_sources.train, or {otherwise}"))
     return np.where(known, spots.label[rows], "")
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import time
-
 from stray.config import OptimConfig
 from stray.noise import Noise
 from stray.track.tracker import Tracker
-from stray.train.averages import Averages
+from stray.train.allocator import keep_freed_memory
+from stray.train.checkpoints import Checkpoints, Every
 from stray.train.device_feed import DeviceFeed, pinned
-from stray.train.finite import SpotsAt, Steps
+from stray.train.epoch import EpochSoFar
+from stray.train.finite import SpotsAt
+from stray.train.health import epochs_at_chance, warnings
+from stray.train.memory import peak_memory
 from stray.train.prefetch import Prefetcher
 from stray.train.schedules import learning_rate
 from stray.train.selection import Selection
@@ -22,6 +24,7 @@ STEP_LOSSES = 16
 """Steps of an epoch, evenly spaced, whose loss is logged: a gene stage takes a hundred steps a second, and to log each
 in the run of every method that shares the stage cost an MLflow store as much as the training.
 """
+EVERY_EPOCH = Every()
 
 
 def fit(
@@ -33,7 +36,7 @@ def fit(
     prefix: str,
     seed: int,
     spots_at: SpotsAt,
-    checkpoint_every: int = 1,
+    checkpoint_every: Every = EVERY_EPOCH,
     batches_ahead: int = 1,
     selection: Selection | None = None,
 ) -> TrainState:
@@ -41,58 +44,63 @@ def fit(
     there is one.
 
     Metrics go to `tracker` as `prefix/name` with the epoch as step, and `prefix/step_loss` with the step, of
-    `STEP_LOSSES` steps an epoch at most; every epoch ends with `worker.report`, every `checkpoint_every`-th and the
-    last with a checkpoint. `batches_ahead` of them are gathered beside the step.
+    `STEP_LOSSES` steps an epoch at most; every epoch ends with `worker.report`, with a checkpoint as often as
+    `checkpoint_every` says and at the end. `batches_ahead` of them are gathered beside the step.
 
     Raises NotFiniteError on every rank when the loss or a gradient is not finite, naming the step, the sections of the
     spots at fault (by `spots_at`, which knows the spots at places among the task's rows) and the last good checkpoint:
-    that epoch leaves none.
+    none is left from that step on.
     """
+    keep_freed_memory()
     state = TrainState.start(task.module.to(worker.device), optim)
     if (saved := worker.restore()) is not None:
         state.load_state_dict(saved)
-    steps, kept = task.plan.steps, (state.epoch, None)
+    steps = task.plan.steps
+    checkpoints = Checkpoints(checkpoint_every, worker, state, steps)
     while state.epoch < task.epochs and not (selection and selection.stops(state.history)):
         epoch, factor = state.epoch, selection.rate_factor(state.history, optim) if selection else 1.0
-        started, averages, rate = time.perf_counter(), Averages(), optim.lr
-        batches = task.plan.batches(epoch)
+        rate, batches = optim.lr, task.plan.batches(epoch)
         noises = [Noise.of_rank(seed, epoch, step, len(batch)) for step, batch in enumerate(batches)]
         data = Prefetcher(
             lambda noise, batches=batches: pinned(task.gather(batches[noise.step][noise.rows], noise), worker.device),
             batches_ahead,
         )
-        done = Steps(prefix, epoch)
+        so_far = EpochSoFar(prefix, epoch, worker, data, state.so_far)
         task.module.train()
-        for noise, batch in DeviceFeed(worker.device).over(data.over(noises)):
+        for noise, batch in DeviceFeed(worker.device).over(data.over(noises[state.step :])):
             rate = factor * learning_rate(optim, epoch * steps + noise.step, task.epochs * steps)
             output = task.step(batch, noise)
-            done.add(output, update(state, output, rate, optim.clip_norm))
+            so_far.add(output, update(state, output, rate, optim.clip_norm))
             task.after_step()
             state.after_step()
-            averages.add(output.sums, output.count)
-        losses, norms = done.finish(task, worker, spots_at, kept)
-        seconds = time.perf_counter() - started
+            if checkpoints.due_after(noise.step):
+                so_far.check(task, spots_at, checkpoints.kept)
+                state.between_steps(noise.step + 1, so_far.state_dict())
+                checkpoints.within()
+        losses, norms = so_far.check(task, spots_at, checkpoints.kept)
+        seconds = so_far.seconds
         metrics = {
             "loss": float(losses.mean()),
-            **averages.reduce(worker.all_reduce),
+            **so_far.means(),
             **task.validate(epoch).reduce(worker.all_reduce),
             "gradient_norm": float(norms.mean()),
             "learning_rate": rate,
             "spots_per_second": sum(map(len, batches)) / seconds,
-            "waiting_for_data_share": data.waited_s / seconds,
+            "waiting_for_data_share": so_far.waited_s / seconds,
+            **peak_memory(worker),
         }
-        state.epoch = epoch + 1
-        state.history.append(metrics)
+        state.epoch_over(metrics)
+        metrics |= epochs_at_chance(state.history, optim, task.epochs)
         named = {f"{prefix}/{name}": value for name, value in metrics.items()}
         if worker.rank == 0:
             for step in range(0, steps, -(-steps // STEP_LOSSES)):
                 tracker.metrics({f"{prefix}/step_loss": float(losses[step])}, step=epoch * steps + step)
             tracker.metrics(named, step=state.epoch)
+            for subject, text in warnings(prefix, state.history, optim, task.epochs):
+                tracker.warn(subject, text)
         if selection and selection.keep_best and selection.best(state.history) == epoch:
             state.mark_best()
         last = state.epoch == task.epochs or (selection is not None and selection.stops(state.history))
-        due = state.epoch % checkpoint_every == 0 or last
-        place = worker.report({**named, "epoch": state.epoch}, state.state_dict() if due else None)
-        kept = (state.epoch, place) if due else kept
+        checkpoints.epoch_over(named, last=last)
     state.take_kept()
     return state

@@ -129,11 +129,19 @@ class ImageStage:
     train: bool
     """False: the encoder stays as it was initialised."""
     gene: GeneStage
-    """Whose codes the frozen tower takes, or whose panel the MLP tower sees."""
+    """Whose codes the frozen tower takes, whose encoder is tuned, or whose panel the MLP tower sees."""
     rows: np.ndarray
     """Global rows of the training patients' spots with picture and counts."""
     label: np.ndarray | None = None
-    """The class of each, empty where it is not known; only where a loss is guided by classes."""
+    """The class of each, empty where it is not known; only where a loss is guided by classes, or batches are balanced
+    over them.
+    """
+    patient: np.ndarray | None = None
+    """The patient of each; only where batches are drawn by patients or classes. A function of the rows, so no part of
+    the key.
+    """
+    section: np.ndarray | None = None
+    """The section of each; only where some spots are held out."""
     stream: Stream | None = None
     """How the spots are streamed, where their patches fit no memory: it decides which of them form a batch."""
     embed_rows: np.ndarray
@@ -149,12 +157,18 @@ class ImageStage:
     @property
     def needs_counts(self) -> bool:
         """Whether the counts over the panel must be placed."""
-        return self.train and (not self.needs_codes or self.config.losses.expression.weight > 0)
+        return self.train and (self.config.gene_tower.kind != "frozen" or self.config.losses.expression.weight > 0)
 
     @property
     def needs_codes(self) -> bool:
         """Whether the gene stage must come first."""
-        return self.train and self.config.gene_tower.kind == "frozen"
+        return self.train and self.config.gene_tower.kind in ("frozen", "tuned")
+
+    def at(self, places: np.ndarray) -> ImageStage:
+        """The same stage on some of its rows, to be trained or watched; its results have no folder of their own."""
+        of = [values if values is None else values[places] for values in (self.label, self.patient, self.section)]
+        stream = None if self.stream is None else self.stream.at(places)
+        return replace(self, rows=self.rows[places], label=of[0], patient=of[1], section=of[2], stream=stream)
 
     @cached_property
     def key(self) -> str:

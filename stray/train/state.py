@@ -9,6 +9,7 @@ import torch
 
 from stray.config import ContrastiveOptimConfig, OptimConfig
 from stray.models.image_encoder import ImageEncoder
+from stray.models.towers import TunedTower
 from stray.train.ema import WeightAverage
 
 RATE_SHARE = "rate_share"
@@ -38,7 +39,7 @@ def build_optimizer(module: torch.nn.Module, config: OptimConfig) -> torch.optim
 
 def rate_shares(module: torch.nn.Module, config: OptimConfig) -> dict[str, float]:
     """Each parameter's share of the learning rate, by name: layer_decay^depth in image encoders (depth as they count
-    it), 1 elsewhere.
+    it), what a tuned gene tower says in it, 1 elsewhere.
     """
     shares = {name: 1.0 for name, _ in module.named_parameters()}
     if isinstance(config, ContrastiveOptimConfig):
@@ -46,19 +47,23 @@ def rate_shares(module: torch.nn.Module, config: OptimConfig) -> dict[str, float
             if isinstance(part, ImageEncoder):
                 below = f"{place}." if place else ""
                 shares |= {below + name: config.layer_decay**depth for name, depth in part.depths().items()}
+            elif isinstance(part, TunedTower):
+                shares |= {f"{place}.{name}": part.rate_share for name, _ in part.named_parameters()}
     return shares
 
 
 class TrainState:
-    """Module, optimiser, the average of the weights where one is kept, and the epoch that comes next. Randomness needs
-    no state: it is keyed by (seed, epoch, step).
+    """Module, optimiser, the average of the weights where one is kept, and the epoch and step that come next.
+    Randomness and batches need no state: they are keyed by (seed, epoch, step).
     """
 
     def __init__(
         self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None
     ) -> None:
         self.module, self.optimizer, self.average = module, optimizer, average
-        self.epoch = 0
+        self.epoch = self.step = 0
+        self.so_far: dict[str, Any] | None = None
+        """The epoch as far as it has come, between two of its steps."""
         self.history: list[dict[str, float]] = []
         self.best: dict[str, torch.Tensor] | None = None
 
@@ -88,12 +93,23 @@ class TrainState:
         elif self.average is not None:
             self.module.load_state_dict(self.average.weights)
 
+    def between_steps(self, step: int, so_far: dict[str, Any]) -> None:
+        """The first `step` steps of the epoch are done, with what they came to."""
+        self.step, self.so_far = step, so_far
+
+    def epoch_over(self, metrics: dict[str, float]) -> None:
+        """The epoch is done, with its metrics."""
+        self.epoch, self.step, self.so_far = self.epoch + 1, 0, None
+        self.history.append(metrics)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on from here."""
         state = {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "epoch": self.epoch,
+            "step": self.step,
+            "so_far": self.so_far,
             "history": self.history,
             "best": self.best,
         }
@@ -104,5 +120,6 @@ class TrainState:
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.history, self.best = state["epoch"], list(state["history"]), state["best"]
+        self.step, self.so_far = state.get("step", 0), state.get("so_far")
         if self.average is not None:
             self.average.load_state_dict(state["average"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -20,6 +20,10 @@ class Stream:
     """Spots from which the next one is drawn."""
     shard_N: np.ndarray = field(repr=False)
     """The shard (row group of a file) that holds each spot; shards are numbered in the order of the files."""
+
+    def at(self, places: np.ndarray) -> Stream:
+        """The same of some of the spots."""
+        return replace(self, shard_N=self.shard_N[places])
 
     @property
     def key(self) -> list[object]:

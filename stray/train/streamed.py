@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -31,7 +31,7 @@ class StreamedPatches:
         self._first = np.searchsorted(self._shard_N, np.arange(len(self._groups) + 1), sorter=self._by_shard)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="shards")
         self._held: dict[int, bytes] = {}
-        self._expected: Counter[int] = Counter()
+        self._expected_N = np.zeros(len(rows), dtype=np.int32)  # how often each is still asked for
         self._order: deque[int] = deque()
         self._ahead: tuple[int, Future[EncodedBlock]] | None = None
         self.most_held = 0
@@ -45,34 +45,35 @@ class StreamedPatches:
     def expect(self, upcoming: Sequence[np.ndarray]) -> None:
         """See `PatchSource.expect`."""
         positions = np.concatenate([np.empty(0, np.int64), *upcoming])
-        self._expected = Counter(positions.tolist())
-        self._held = {position: held for position, held in self._held.items() if position in self._expected}
+        self._expected_N = np.bincount(positions, minlength=len(self.rows)).astype(np.int32)
+        self._held = {position: held for position, held in self._held.items() if self._expected_N[position] > 0}
         asked, first = np.unique(self._shard_N[positions], return_index=True)
         self._order, self._ahead = deque(asked[np.argsort(first)].tolist()), None
 
     def gather(self, positions: np.ndarray) -> Tensor:
         """See `PatchSource.gather`."""
         asked = positions.tolist()
-        missing = [position for position in asked if position not in self._held]
+        missing = np.array([position for position in asked if position not in self._held], dtype=np.int64)
         for shard in dict.fromkeys(self._shard_N[missing].tolist()):
-            self._keep(shard, self._block(shard), set(missing))
+            self._keep(shard, self._block(shard), missing)
         self.most_held = max(self.most_held, len(self._held))
         tensor = self._decode(
             [self._held[position] for position in asked],
             lambda i: place_of(self._files, int(self.rows[positions[i]])),
         )
-        self._expected.subtract(asked)
+        np.subtract.at(self._expected_N, positions, 1)
+        self._expected_N[positions] = np.maximum(self._expected_N[positions], 0)
         for position in asked:
-            if self._expected[position] <= 0:
+            if self._expected_N[position] == 0:
                 self._held.pop(position, None)
-                self._expected.pop(position, None)
         return tensor
 
-    def _keep(self, shard: int, block: EncodedBlock, asked: set[int]) -> None:
+    def _keep(self, shard: int, block: EncodedBlock, asked: np.ndarray) -> None:
         """Keep of a shard's spots those that are asked for now or expected."""
         of_shard = self._by_shard[self._first[shard] : self._first[shard + 1]]
-        wanted = [position for position in of_shard.tolist() if position in self._expected or position in asked]
-        for position, place in zip(wanted, np.searchsorted(block.rows, self.rows[wanted]).tolist(), strict=True):
+        wanted = of_shard[(self._expected_N[of_shard] > 0) | np.isin(of_shard, asked)]
+        places = np.searchsorted(block.rows, self.rows[wanted])
+        for position, place in zip(wanted.tolist(), places.tolist(), strict=True):
             # A copy: a view would hold the whole shard.
             self._held[position] = block.images[place].as_py()
 

@@ -4,6 +4,7 @@ DataLoader over the same Parquet files.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -46,9 +47,9 @@ class InMemoryPatches:
 
     def gather(self, positions: np.ndarray) -> Tensor:
         """The next batch, from the first again after the last."""
-        batch = self._kept[self._next % len(self._kept)]
+        batch = self._kept[self._next % len(self._kept)] if self._kept else None
         self._next += 1
-        return batch if len(batch) == len(positions) else self._patches.gather(positions)
+        return batch if batch is not None and len(batch) == len(positions) else self._patches.gather(positions)
 
 
 class EncodedImages(Dataset):
@@ -86,28 +87,32 @@ class LoaderPatches:
 
     def __init__(self, dataset: PairedDataset, rows: np.ndarray, processes: int) -> None:
         """`processes` decode; 0: the process itself, when a batch is asked for."""
-        self.rows, self._batches = rows, _Batches()
+        self.rows, self._batches, self._images = rows, _Batches(), EncodedImages(dataset, rows)
         self._loader = DataLoader(
-            EncodedImages(dataset, rows),
+            self._images,
             batch_sampler=self._batches,
             num_workers=processes,
             persistent_workers=processes > 0,
             pin_memory=torch.cuda.is_available(),
         )
         self._epoch: Iterator[Tensor] = iter(())
+        self._left: deque[np.ndarray] = deque()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def expect(self, upcoming: Sequence[np.ndarray]) -> None:
         """Begins an epoch."""
-        self._batches.upcoming = upcoming
+        self._batches.upcoming, self._left = upcoming, deque(upcoming)
         self._epoch = iter(self._loader)
 
     def gather(self, positions: np.ndarray) -> Tensor:
-        """The loader's next batch; it must be the one that is asked for."""
-        batch_nHWC = next(self._epoch)
-        assert len(batch_nHWC) == len(positions), "asked for in another order than expected"
+        """The loader's next batch; what is asked for outside an epoch, a patch to try the encoder on, comes past it."""
+        if self._left:
+            assert np.array_equal(self._left.popleft(), positions), "asked for in another order than expected"
+            batch_nHWC = next(self._epoch)
+        else:
+            batch_nHWC = torch.stack([self._images[i] for i in positions.tolist()])
         return batch_nHWC.permute(0, 3, 1, 2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from stray.config import RunConfig
 from stray.on_ray import data
 from stray.on_ray.data import Placed, PlacedData, place_counts, place_patches
 from stray.on_ray.scale import cohort, measure
+from stray.on_ray.session import _object_store_bytes
 from stray.on_ray.watch import NoWatch
 from stray.recipe import load_recipe
 from stray.train.local_data import LocalData
@@ -41,10 +43,17 @@ def test_patches_are_placed_decoded_or_encoded_and_are_the_same(tmp_path: Path) 
     rows = np.flatnonzero(dataset.spots().patient != "P1")
     positions = np.random.default_rng(0).permutation(len(rows))
     expected = LocalData(dataset).patches(rows).gather(positions)
-    for kept in ("decoded", "encoded"):
+    for kept in ("decoded", "encoded", "streamed"):
         placed = place_patches(dataset, RunConfig(residence=kept, decode_threads=2))
         assert placed.residence == kept
         assert PlacedData(placed).patches(rows).gather(positions).equal(expected)
+
+
+def test_the_store_has_room_for_a_third_of_the_memory_where_less_is_not_asked_for() -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    free = os.statvfs("/dev/shm").f_bavail * os.statvfs("/dev/shm").f_frsize
+    assert _object_store_bytes(None) == pytest.approx(min(memory / 3, 0.8 * free), rel=0.05)
+    assert _object_store_bytes(0.25) == 2**28
 
 
 def test_a_cohort_is_measured(tmp_path: Path) -> None:

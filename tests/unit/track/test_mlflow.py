@@ -43,6 +43,7 @@ def test_what_is_logged_can_be_read_back(uri: str, experiment: str, tmp_path: Pa
         cell.params({"optim.lr": 3e-4, "seeds": [0, 1], "methods.clip.set": {"a": 1}, "none": None})
         for epoch in range(3):
             cell.metrics({"contrastive/loss": 3.0 - epoch, "eval/annotated/probe/recall/in situ": 0.5}, epoch)
+        cell.warn("loss_clip", "at chance for 3 epochs")
         cell.artifact(figure, "figures")
         cell.artifact(folder)
         figure.unlink()
@@ -55,6 +56,7 @@ def test_what_is_logged_can_be_read_back(uri: str, experiment: str, tmp_path: Pa
     assert run.parent == parent.run_id
     assert (run.name, run.status, run.run_id) == ("clip A 0", "FINISHED", cell.run_id)
     assert run.params["optim.lr"] == "0.0003"
+    assert run.tags["stray.warning.loss_clip"] == "at chance for 3 epochs"
     assert json.loads(run.params["seeds"]) == [0, 1]
     assert json.loads(run.params["methods.clip.set"]) == {"a": 1}
     assert reader.history(run.run_id, "contrastive/loss") == [(0, 3.0), (1, 2.0), (2, 1.0)]
@@ -65,6 +67,33 @@ def test_what_is_logged_can_be_read_back(uri: str, experiment: str, tmp_path: Pa
     assert reader.download(run.run_id, "absent.txt", tmp_path) is None
     assert {one.name: one.status for one in reader.runs()} == {"clip A 0": "FINISHED", "all cells": "FAILED"}
     assert not (Path(uri.removeprefix("sqlite:///")).parent / "mlflow-unsent").exists()
+
+
+def test_what_a_training_says_again_after_a_checkpoint_stands_once_in_the_store(uri: str, experiment: str) -> None:
+    def epochs(store: MlflowStore, *steps: int) -> str:
+        run = store.run("cell", tags={"stray.key": "again"})
+        for step in steps:
+            run.metrics({"loss": 1.0 / (step + 1), "accuracy": 0.5}, step)
+        run.metrics({"score": 0.25})
+        assert store.flush()
+        assert run.run_id
+        return run.run_id
+
+    with MlflowStore(uri, experiment) as store:
+        epochs(store, 0, 1, 2, 1, 2, 3)  # a worker was lost
+    with MlflowStore(uri, experiment) as store:
+        run_id = epochs(store, 2, 3, 4)  # the driver was lost
+        other = store.run("cell", tags={"stray.key": "again"})
+        other.metrics({"loss": 7.0}, 4)  # another value is said, not said again
+        assert store.flush()
+
+        def points(name: str) -> list[tuple[int, float]]:
+            return sorted((m.step, m.value) for m in store._client.get_metric_history(run_id, name))
+
+        assert points("loss") == [(0, 1.0), (1, 0.5), (2, 1 / 3), (3, 0.25), (4, 0.2), (4, 7.0)]
+        assert points("accuracy") == [(step, 0.5) for step in range(5)]
+        # What has no step may have changed in between.
+        assert points("score") == [(0, 0.25), (0, 0.25)]
 
 
 def test_a_run_with_the_same_key_is_gone_on_with(uri: str, experiment: str, caplog: pytest.LogCaptureFixture) -> None:
