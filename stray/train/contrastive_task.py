@@ -27,9 +27,9 @@ from stray.train.expression_data import ExpressionData
 from stray.train.frozen_features import FrozenFeatures
 from stray.train.pair_watch import PairWatch, collapse
 from stray.train.patch_source import PatchSource
-from stray.train.plan import BatchPlan
+from stray.train.precision import half_precision
 from stray.train.prefetch import Prefetcher
-from stray.train.sampling import SampledPlan, check_batches
+from stray.train.sampling import SampledPlan, plan_of
 from stray.train.stream_plan import Stream, StreamPlan
 from stray.train.task import StepOutput
 
@@ -77,7 +77,7 @@ class ContrastiveTask:
         self._patches, self._genes, self._watch = patches, genes, watch
         self._told = -1  # the epoch whose batches `patches` expects
         self._last: tuple[Tensor, Tensor] | None = None
-        self._bf16 = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(device))
+        self._half = half_precision(config.precision, device)
         self._class_N = None
         if config.losses.guided.weight > 0:
             assert label_N is not None
@@ -85,16 +85,23 @@ class ContrastiveTask:
             self._class_N = torch.from_numpy(np.where(label_N == "", -1, np.searchsorted(classes, label_N)))
         self._expression = expression
         self._chance = 0.0 if expression is None else expression.chance(device)
-        self.plan = _plan(config, len(patches), seed, patient_N, label_N, stream)
+        self.plan = (
+            plan_of(config, len(patches), seed, patient_N, label_N)
+            if stream is None
+            else StreamPlan(len(patches), config.batch_size, seed, keep_remainder=False, stream=stream)
+        )
         n_latent = None if expression is None else expression.decoder.dim
         self.module = build(config, genes, seed, n_latent, tuned).to(memory_format=torch.channels_last)
         check_encoder(self.module.encoder, patches, device)
         self._features = None
         if config.trains.kind == "nothing":
             encoder = self.module.encoder.to(device).to(memory_format=torch.channels_last)
-            self._features = FrozenFeatures(encoder, patches, config, seed, device, self._bf16)
+            self._features = FrozenFeatures(encoder, patches, config, seed, device, self._half)
         if config.accumulate > 1 and config.accumulate_batch_norm == "refuse":
             check_batch_norm(self.module)
+        if config.compile:
+            # In place, so that the names of the weights stay.
+            self.module.encoder.backbone.compile()
 
     def gather(self, positions: np.ndarray, noise: Noise) -> PairedBatch:
         """The spots at `positions`, on the host."""
@@ -123,7 +130,7 @@ class ContrastiveTask:
         """This rank's share of the loss over the global batch."""
         patches = batch.patches_nCHW.to(self.device, non_blocking=True)
         genes = batch.genes_nX.to(self.device, non_blocking=True)
-        coded = self._code(patches, genes, noise)
+        coded = self._coded(patches, genes, noise)
         scales = self.module.scales()
         class_n = None if batch.class_n is None else batch.class_n.to(self.device, non_blocking=True)
         codes = gather(coded.image_nD, coded.gene_nD, noise.count, class_n)
@@ -142,7 +149,7 @@ class ContrastiveTask:
             sums["repeated_spots"] = codes.image_nD.new_tensor(repeated * len(patches))
         return StepOutput(mixed.loss, sums, len(patches), finite)
 
-    def _code(self, patches_nCHW: Tensor, genes_nX: Tensor, noise: Noise) -> Coded:
+    def _coded(self, patches_nCHW: Tensor, genes_nX: Tensor, noise: Noise) -> Coded:
         """Codes of the augmented patches, or of the features of a frozen encoder, and of the genes."""
 
         def code(rows: slice) -> tuple[Tensor, ...]:
@@ -150,12 +157,16 @@ class ContrastiveTask:
             x = patches_nCHW[rows]
             if self._features is None:
                 x = augment(x, self.config.augment, mine).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+            with torch.autocast(self.device.type, self._half, enabled=self._half is not None):
                 coded: Coded = self.module(x, genes_nX[rows], mine)
             return tuple(codes for codes in coded if codes is not None)
 
         image_nD, gene_nD, *z = in_chunks(code, self.module, noise.count, self.config.accumulate)
         return Coded(image_nD, gene_nD, z[0] if z else None)
+
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """What keeps the gradients of fp16 from vanishing; none is needed elsewhere."""
+        return torch.amp.GradScaler(self.device.type) if self._half == torch.float16 else None
 
     def spots(self, name: str, epoch: int, step: int) -> np.ndarray:
         """Places among the paired spots of the step's batch."""
@@ -203,44 +214,10 @@ class ContrastiveTask:
     def _code_held_out(self, patches_nCHW: Tensor, genes_nX: Tensor) -> tuple[Tensor, Tensor]:
         """Image and gene codes (n, D) as the step makes them, of a batch on the host."""
         patches = patches_nCHW.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+        with torch.autocast(self.device.type, self._half, enabled=self._half is not None):
             images = patches if self._features is None else self.module.encoder(patches)
             coded: Coded = self.module(images, genes_nX.to(self.device, non_blocking=True))
         return coded.image_nD, coded.gene_nD
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 faster than fp32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # A private name, so its absence means no.
-    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
-
-
-def _plan(
-    config: ContrastiveConfig,
-    count: int,
-    seed: int,
-    patient_N: np.ndarray | None,
-    label_N: np.ndarray | None,
-    stream: Stream | None,
-) -> BatchPlan:
-    # A batch without its whole set of negatives would change the loss: the remainder sits the epoch out.
-    if stream is not None:
-        return StreamPlan(count, config.batch_size, seed, keep_remainder=False, stream=stream)
-    if config.batches.plain:
-        return BatchPlan(count, config.batch_size, seed, keep_remainder=False)
-    assert patient_N is not None
-    check_batches(config.batches, patient_N, label_N)
-    return SampledPlan(
-        count,
-        config.batch_size,
-        seed,
-        keep_remainder=False,
-        config=config.batches,
-        patient_N=patient_N,
-        class_N=label_N,
-    )
 
 
 def build(

@@ -28,13 +28,13 @@ class EpochSoFar:
         self._steps, self._averages = Steps(prefix, epoch), Averages()
         self._seconds_before, self._waited_before, self._started = 0.0, 0.0, time.perf_counter()
         if saved is not None:
-            self._steps.load(saved["losses_and_norms"])
+            self._steps.load(saved["steps"])
             self._averages.load(saved["sums"], worker)
             self._seconds_before, self._waited_before = saved["seconds"], saved["waited"]
 
-    def add(self, output: StepOutput, loss_and_norm_2: Tensor) -> None:
-        """Take in a step: what it gave on this rank, and its global loss and gradient norm (2,)."""
-        self._steps.add(output, loss_and_norm_2)
+    def add(self, output: StepOutput, step_3: Tensor) -> None:
+        """Take in a step: what it gave on this rank, and what `update` returned of it (3,)."""
+        self._steps.add(output, step_3)
         self._averages.add(output.sums, output.count)
 
     def check(self, task: Task, spots_at: SpotsAt, kept: Kept) -> tuple[Tensor, Tensor]:
@@ -44,6 +44,11 @@ class EpochSoFar:
     def means(self) -> dict[str, float]:
         """What was summed, over all workers' items so far; every rank must call it."""
         return self._averages.reduce(self._worker.all_reduce)
+
+    @property
+    def skipped(self) -> int:
+        """Steps that were skipped, of those that `check` has passed."""
+        return self._steps.skipped
 
     @property
     def seconds(self) -> float:
@@ -58,7 +63,7 @@ class EpochSoFar:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on from here, once `check` has passed; every rank must call it."""
         return {
-            "losses_and_norms": self._steps.state(),
+            "steps": self._steps.state(),
             "sums": self._averages.state_dict(self._worker),
             "seconds": self.seconds,
             "waited": self.waited_s,

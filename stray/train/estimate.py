@@ -107,7 +107,7 @@ class Estimator:
             expression = ExpressionData(decoder, counts, torch.zeros(n, dtype=torch.int64))
         patient_n = np.arange(n) % max(2, config.batches.patients_per_batch or 2)
         return ContrastiveTask(
-            config,
+            replace(config, compile=False),
             patches,
             genes,
             seed=0,
@@ -120,7 +120,8 @@ class Estimator:
 
 
 def _seconds_per_step(task: Task, config: GeneConfig | ContrastiveConfig) -> float:
-    state = TrainState.start(task.module, config.optim)
+    scaler = task.scaler() if isinstance(task, ContrastiveTask) else None
+    state = TrainState.start(task.module, config.optim, scaler)
     count = len(task.plan.batches(0)[0])
     noise = Noise.of_rank(0, 0, 0, count)
     step: Callable[[], object] = lambda: update(  # noqa: E731

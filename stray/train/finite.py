@@ -42,46 +42,53 @@ class Steps:
 
     def __init__(self, prefix: str, epoch: int) -> None:
         self._prefix, self._epoch = prefix, epoch
-        self._losses_and_norms: list[Tensor] = []
+        self._pending: list[Tensor] = []
         self._finite: list[Mapping[str, Tensor]] = []
-        self._good_S2 = torch.empty(0, 2, dtype=torch.float64)
+        self._good_S3 = torch.empty(0, 3, dtype=torch.float64)
 
-    def add(self, output: StepOutput, loss_and_norm_2: Tensor) -> None:
-        """Keep a step's global loss and gradient norm (2,), and which of this rank's spots were finite."""
-        self._losses_and_norms.append(loss_and_norm_2)
+    def add(self, output: StepOutput, step_3: Tensor) -> None:
+        """Keep a step's global loss, gradient norm and whether it was taken (3,), and which of this rank's spots were
+        finite.
+        """
+        self._pending.append(step_3)
         self._finite.append(output.finite)
 
     def state(self) -> Tensor:
-        """Losses and norms (S, 2) on the host, once `check` has passed."""
-        return self._good_S2
+        """What `add` was given of each step (S, 3), on the host, once `check` has passed."""
+        return self._good_S3
 
-    def load(self, good_S2: Tensor) -> None:
+    def load(self, good_S3: Tensor) -> None:
         """Go back to where `state` gave this."""
-        self._good_S2 = good_S2.cpu()
+        self._good_S3 = good_S3.cpu()
+
+    @property
+    def skipped(self) -> int:
+        """Steps that were not taken, of those that `check` has passed."""
+        return int((self._good_S3[:, 2] == 0).sum())
 
     def check(self, task: Task, worker: Worker, spots_at: SpotsAt, kept: Kept) -> tuple[Tensor, Tensor]:
-        """The global losses and gradient norms (S,) of the steps so far on the host, once all are known to be finite.
+        """The global losses (S,) of the steps so far and the gradient norms of those that were taken, on the host, once
+        all are known to be finite.
 
         Every rank must call it. Raises NotFiniteError on every rank alike, naming the first step that was not finite,
         the spots and sections at fault, and the last good checkpoint `kept`.
         """
-        if self._losses_and_norms:
-            host_S2 = torch.stack(self._losses_and_norms).double().cpu()
-            finite_S = host_S2.isfinite().all(dim=1)
+        if self._pending:
+            host_S3 = torch.stack(self._pending).double().cpu()
+            finite_S = host_S3[:, 0].isfinite() & (host_S3[:, 1].isfinite() | (host_S3[:, 2] == 0))
             if not finite_S.all():
                 # Both are sums over all ranks, so every rank comes here together, with the same step.
-                self._fail(int((~finite_S).nonzero()[0]), host_S2, task, worker, spots_at, kept)
-            self._good_S2 = torch.cat([self._good_S2, host_S2])
-            self._losses_and_norms, self._finite = [], []
-        losses, norms = self._good_S2.unbind(dim=1)
-        return losses, norms
+                self._fail(int((~finite_S).nonzero()[0]), host_S3, task, worker, spots_at, kept)
+            self._good_S3 = torch.cat([self._good_S3, host_S3])
+            self._pending, self._finite = [], []
+        return self._good_S3[:, 0], self._good_S3[self._good_S3[:, 2] > 0, 1]
 
     def _fail(
-        self, place_of_step: int, host_S2: Tensor, task: Task, worker: Worker, spots_at: SpotsAt, kept: Kept
+        self, place_of_step: int, host_S3: Tensor, task: Task, worker: Worker, spots_at: SpotsAt, kept: Kept
     ) -> NoReturn:
         """`place_of_step` counts the steps that are not yet known to be good."""
-        loss, norm = host_S2[place_of_step].tolist()
-        step = len(self._good_S2) + place_of_step
+        loss, norm, _ = host_S3[place_of_step].tolist()
+        step = len(self._good_S3) + place_of_step
         place = f"{self._prefix} epoch {self._epoch + 1}, step {step + 1} of {task.plan.steps}"
         remedy = f"lower {self._prefix}.optim.lr or set {self._prefix}.optim.clip_norm"
         cause, at_fault = "every spot's own terms are finite, the gradient over them is not; the batch is", None

@@ -27,9 +27,9 @@ class FrozenFeatures:
         config: ContrastiveConfig,
         seed: int,
         device: torch.device,
-        bf16: bool,
+        half: torch.dtype | None,
     ) -> None:
-        """Every rank must call it, with `encoder` on `device`."""
+        """Every rank must call it, with `encoder` on `device`; it multiplies in `half`, where that is not None."""
         assert isinstance(config.trains, TrainsNothingConfig)
         self._seed, self._augments = seed, config.trains.cached_views > 0
         views, n = max(1, config.trains.cached_views), len(patches)
@@ -41,7 +41,7 @@ class FrozenFeatures:
             for start, positions in zip(range(0, n, CHUNK), chunks, strict=True):
                 noise = Noise.of_rank(key(seed, "cached views"), view, start // CHUNK, len(positions))
                 batch = patches.gather(positions[noise.rows]).to(device, non_blocking=True)
-                local_nF = self._code(encoder, batch, config, noise, bf16)
+                local_nF = self._code(encoder, batch, config, noise, half)
                 self._views_KNF[view, start : start + CHUNK] = gather_rows(local_nF, len(positions)).cpu()
 
     def gather(self, positions: np.ndarray, epoch: int) -> Tensor:
@@ -55,11 +55,16 @@ class FrozenFeatures:
 
     @torch.no_grad()
     def _code(
-        self, encoder: ImageEncoder, patches_nCHW: Tensor, config: ContrastiveConfig, noise: Noise, bf16: bool
+        self,
+        encoder: ImageEncoder,
+        patches_nCHW: Tensor,
+        config: ContrastiveConfig,
+        noise: Noise,
+        half: torch.dtype | None,
     ) -> Tensor:
         if len(patches_nCHW) == 0:
             return torch.empty(0, encoder.dim, device=patches_nCHW.device)
         if self._augments:
             patches_nCHW = augment(patches_nCHW, config.augment, noise)
-        with torch.autocast(patches_nCHW.device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(patches_nCHW.device.type, half, enabled=half is not None):
             return encoder(patches_nCHW.contiguous(memory_format=torch.channels_last)).float()

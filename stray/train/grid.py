@@ -11,7 +11,6 @@ import numpy as np
 
 from stray.cohort.batches import batch_names
 from stray.cohort.dataset import PairedDataset, SpotTable
-from stray.cohort.residence import residence, shards
 from stray.cohort.split import Fold, folds, inner_fold, scorable_patients
 from stray.config import Recipe, ScanviConfig
 from stray.errors import InputError, Problem
@@ -20,7 +19,7 @@ from stray.recipe import for_method
 from stray.train.results import digest
 from stray.train.sampling import check_batches
 from stray.train.stages import CodesStage, GeneStage, ImageStage, Stage
-from stray.train.stream_plan import Stream
+from stray.train.stream_plan import stream_of
 
 Train = Literal["contrastive", "gene", "nothing"]
 """What a method trains."""
@@ -187,26 +186,11 @@ def cell(
         label=label,
         patient=patient,
         section=spots.section[pair_rows] if recipe.contrastive.validation_share > 0 else None,
-        stream=_stream(recipe, dataset, pair_rows) if train == "contrastive" else None,
+        stream=stream_of(recipe, dataset, pair_rows) if train == "contrastive" else None,
         embed_rows=np.flatnonzero(embedded),
         root=root,
     )
     return Cell(method=method, fold=fold, seed=seed, recipe=recipe, scored=image)
-
-
-def _stream(recipe: Recipe, dataset: PairedDataset, rows: np.ndarray) -> Stream | None:
-    """How the pairs are streamed; None where their patches fit the memory budget, or are coded once.
-
-    Raises InputError where batches are drawn by what a stream does not know.
-    """
-    config = recipe.contrastive
-    if config.trains.kind == "nothing" or residence(dataset, recipe.run) != "streamed":
-        return None
-    if not config.batches.plain:
-        what = "batches of chosen patients or classes are drawn from all spots, and a stream holds a window of them"
-        remedy = "raise run.memory_budget_gib so that the patches fit, or draw batches uniformly"
-        raise InputError(Problem("contrastive.batches", what, remedy))
-    return Stream(window=recipe.run.window_spots, shard_N=shards(dataset, rows))
 
 
 def _labels(recipe: Recipe, spots: SpotTable, rows: np.ndarray, fold: Fold) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch.amp import GradScaler
+
 from stray.config import OptimConfig
 from stray.noise import Noise
 from stray.track.tracker import Tracker
@@ -39,9 +41,10 @@ def fit(
     checkpoint_every: Every = EVERY_EPOCH,
     batches_ahead: int = 1,
     selection: Selection | None = None,
+    scaler: GradScaler | None = None,
 ) -> TrainState:
     """Train `task` to its last epoch, or to the one at which `selection` stops, from the worker's newest checkpoint if
-    there is one.
+    there is one. `scaler` scales the loss where gradients are fp16.
 
     Metrics go to `tracker` as `prefix/name` with the epoch as step, and `prefix/step_loss` with the step, of
     `STEP_LOSSES` steps an epoch at most; every epoch ends with `worker.report`, with a checkpoint as often as
@@ -52,7 +55,7 @@ def fit(
     none is left from that step on.
     """
     keep_freed_memory()
-    state = TrainState.start(task.module.to(worker.device), optim)
+    state = TrainState.start(task.module.to(worker.device), optim, scaler)
     if (saved := worker.restore()) is not None:
         state.load_state_dict(saved)
     steps = task.plan.steps
@@ -84,6 +87,7 @@ def fit(
             **so_far.means(),
             **task.validate(epoch).reduce(worker.all_reduce),
             "gradient_norm": float(norms.mean()),
+            **({} if scaler is None else {"skipped_steps": so_far.skipped}),
             "learning_rate": rate,
             "spots_per_second": sum(map(len, batches)) / seconds,
             "waiting_for_data_share": so_far.waited_s / seconds,

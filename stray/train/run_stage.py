@@ -181,7 +181,9 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callab
             watch=None if watched is None else _watch(watched, data),
         )
         train = partial(train, spots_at=lambda places: data.spots(trained.rows[places]))
-        history = train(task, stage.config.optim, prefix="contrastive", seed=stage.gene.seed).history
+        history = train(
+            task, stage.config.optim, prefix="contrastive", seed=stage.gene.seed, scaler=task.scaler()
+        ).history
         encoder = task.module.coder()
     else:
         encoder = untrained(stage.config.image, stage.gene.seed).to(worker.device)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from stray.config import BatchesConfig
+from stray.config import BatchesConfig, ContrastiveConfig
 from stray.errors import Problem, raise_if_any
 from stray.noise import numpy_generator
 from stray.train.plan import BatchPlan
@@ -202,3 +202,26 @@ def equal_parts(count: int, size_K: np.ndarray) -> np.ndarray:
         part_K[room] += each
         left -= each * len(room)
     return part_K + base + (np.arange(len(size_K)) < extra)
+
+
+def plan_of(
+    config: ContrastiveConfig, count: int, seed: int, patient_N: np.ndarray | None, label_N: np.ndarray | None
+) -> BatchPlan:
+    """The batches of a contrastive stage over `count` spots, of patients and classes (N,) where these are known.
+
+    Raises InputError as `check_batches` does.
+    """
+    # A batch without its whole set of negatives would change the loss: the remainder sits the epoch out.
+    if config.batches.plain:
+        return BatchPlan(count, config.batch_size, seed, keep_remainder=False)
+    assert patient_N is not None
+    check_batches(config.batches, patient_N, label_N)
+    return SampledPlan(
+        count,
+        config.batch_size,
+        seed,
+        keep_remainder=False,
+        config=config.batches,
+        patient_N=patient_N,
+        class_N=label_N,
+    )

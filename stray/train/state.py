@@ -58,9 +58,15 @@ class TrainState:
     """
 
     def __init__(
-        self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None
+        self,
+        module: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: WeightAverage | None = None,
+        scaler: torch.amp.GradScaler | None = None,
     ) -> None:
-        self.module, self.optimizer, self.average = module, optimizer, average
+        self.module, self.optimizer, self.average, self.scaler = module, optimizer, average, scaler
+        self.skipped = False
+        """Whether the last step left the weights as they were, because its scaled gradient overflowed."""
         self.epoch = self.step = 0
         self.so_far: dict[str, Any] | None = None
         """The epoch as far as it has come, between two of its steps."""
@@ -68,16 +74,18 @@ class TrainState:
         self.best: dict[str, torch.Tensor] | None = None
 
     @staticmethod
-    def start(module: torch.nn.Module, config: OptimConfig) -> TrainState:
-        """The state before the first step; `module` must be on its device."""
+    def start(module: torch.nn.Module, config: OptimConfig, scaler: torch.amp.GradScaler | None = None) -> TrainState:
+        """The state before the first step; `module` must be on its device. `scaler` where gradients are fp16."""
         average = None
         if isinstance(config, ContrastiveOptimConfig) and config.ema_decay is not None:
             average = WeightAverage(module, config.ema_decay)
-        return TrainState(module, build_optimizer(module, config), average)
+        return TrainState(module, build_optimizer(module, config), average, scaler)
 
     def after_step(self) -> None:
-        """Take the weights into their average, where one is kept; called when a step has wholly changed them."""
-        if self.average is not None:
+        """Take the weights into their average, where one is kept; called when a step has wholly changed them, and of no
+        effect when it has not.
+        """
+        if self.average is not None and not self.skipped:
             self.average.add(self.module)
 
     def mark_best(self) -> None:
@@ -113,7 +121,11 @@ class TrainState:
             "history": self.history,
             "best": self.best,
         }
-        return state if self.average is None else state | {"average": self.average.state_dict()}
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        if self.scaler is not None:
+            state["scaler"] = self.scaler.state_dict()
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to where `state` was taken."""
@@ -123,3 +135,5 @@ class TrainState:
         self.step, self.so_far = state.get("step", 0), state.get("so_far")
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])

@@ -8,6 +8,10 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+from stray.cohort.dataset import PairedDataset
+from stray.cohort.residence import residence, shards
+from stray.config import Recipe
+from stray.errors import Problem, raise_if_any
 from stray.noise import numpy_generator
 from stray.train.plan import BatchPlan
 
@@ -29,6 +33,25 @@ class Stream:
     def key(self) -> list[object]:
         """What a result is a function of besides the rows and the dataset, which tell the shards."""
         return ["streamed", self.window]
+
+
+def stream_of(recipe: Recipe, dataset: PairedDataset, rows: np.ndarray) -> Stream | None:
+    """How the pairs at `rows` are streamed; None where their patches fit the memory budget, or are coded once.
+
+    Raises InputError where settings ask for batches that a stream cannot give, or for memory past the budget.
+    """
+    config = recipe.contrastive
+    if config.trains.kind == "nothing" or residence(dataset, recipe.run) != "streamed":
+        return None
+    problems, remedy = [], "raise run.memory_budget_gib so that the patches fit, or "
+    if not config.batches.plain:
+        what = "batches of chosen patients or classes are drawn from all spots, and a stream holds a window of them"
+        problems.append(Problem("contrastive.batches", what, remedy + "draw batches uniformly"))
+    if config.accumulate > 1 and config.accumulate_batch_norm == "per_chunk":
+        what = "a stream's batches are in the order of the files: a chunk's statistics would be those of a section"
+        problems.append(Problem("contrastive.accumulate_batch_norm", what, remedy + "take contrastive.accumulate=1"))
+    raise_if_any(problems)
+    return Stream(window=recipe.run.window_spots, shard_N=shards(dataset, rows))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

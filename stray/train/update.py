@@ -13,21 +13,34 @@ from stray.train.task import StepOutput
 
 
 def update(state: TrainState, output: StepOutput, rate: float, clip_norm: float | None) -> Tensor:
-    """Backward, sum of gradients over ranks, step at `rate` times each group's own share of it. Returns the global loss
-    and the gradient's norm, shape (2,), on the device.
+    """Backward, sum of gradients over ranks, step at `rate` times each group's own share of it. Returns the global
+    loss, the gradient's norm, and 1 where the step was taken, shape (3,), on the device.
+
+    With a scaler, a step whose gradient overflowed is skipped, on all ranks alike, and the next one is scaled less. The
+    learning rate belongs to a step's place in the training, so a skipped one delays nothing.
     """
-    output.loss.backward()
+    scaler = state.scaler
+    (output.loss if scaler is None else scaler.scale(output.loss)).backward()
     trained = [p for group in state.optimizer.param_groups for p in group["params"]]
     loss = sum_over_ranks(trained, output.loss.detach())
+    if scaler is not None:
+        scaler.unscale_(state.optimizer)
     if clip_norm is None:
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
     else:
         norm = torch.nn.utils.clip_grad_norm_(trained, clip_norm)
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group.get(RATE_SHARE, 1.0)
-    state.optimizer.step()
+    if scaler is None:
+        state.optimizer.step()
+    else:
+        # A gradient that overflows unscaled is at fault itself, and so is a loss: both are left to be found.
+        overflowed = bool(loss.isfinite() & ~norm.isfinite())
+        state.skipped = overflowed and scaler.get_scale() > 1.0
+        scaler.step(state.optimizer)
+        scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
-    return torch.stack([loss.float(), norm.float()])
+    return torch.stack([loss.float(), norm.float(), torch.full_like(loss, 0.0 if state.skipped else 1.0).float()])
 
 
 def sum_over_ranks(parameters: list[Parameter], loss: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,6 +163,25 @@ def test_a_stage_is_streamed_past_the_budget_and_its_key_says_so(folder: Path, d
             first, second = (task.gather(batch[noise.rows], noise) for task in tasks)
             assert torch.equal(first.patches_nCHW, second.patches_nCHW)
             assert torch.equal(first.genes_nX, second.genes_nX)
+
+
+def test_batches_that_a_stream_cannot_give_are_refused(folder: Path, dataset: PairedDataset) -> None:
+    changes: dict[str, Any] = {
+        "run.residence": "streamed",
+        "contrastive.batches.patients_per_batch": 1,
+        "contrastive.accumulate": 2,
+        "contrastive.accumulate_batch_norm": "per_chunk",
+    }
+    with pytest.raises(InputError) as refused:
+        small_cell(apply(small_recipe(folder), changes), dataset, root=str(folder))
+    assert [problem.place for problem in refused.value.problems] == [
+        "contrastive.batches",
+        "contrastive.accumulate_batch_norm",
+    ]
+    frozen = changes | {"contrastive.trains": {"kind": "nothing"}, "contrastive.augment.rotations": True}
+    stage = small_cell(apply(small_recipe(folder), frozen), dataset, root=str(folder)).scored
+    assert isinstance(stage, ImageStage)
+    assert stage.stream is None, "features are computed once: batches of them are drawn from all spots"
 
 
 def test_a_shard_that_cannot_be_read_is_named_with_its_row_group(folder: Path, dataset: PairedDataset) -> None:
