@@ -178,7 +178,7 @@ def test_batches_that_a_stream_cannot_give_are_refused(folder: Path, dataset: Pa
         "contrastive.batches",
         "contrastive.accumulate_batch_norm",
     ]
-    frozen = changes | {"contrastive.trains": {"kind": "nothing"}, "contrastive.augment.rotations": True}
+    frozen = changes | {"contrastive.trains": {"kind": "nothing", "cached_views": 2}}
     stage = small_cell(apply(small_recipe(folder), frozen), dataset, root=str(folder)).scored
     assert isinstance(stage, ImageStage)
     assert stage.stream is None, "features are computed once: batches of them are drawn from all spots"
