@@ -3,6 +3,7 @@
     python jobs/benchmark.py                              each stage through Ray, on the demo's cohort
     python jobs/benchmark.py --set dataset=PATH           on your own
     python jobs/benchmark.py gene --against scvi-tools    the gene stage and scvi-tools in one race
+    python jobs/benchmark.py contrastive                  the contrastive stage against a DataLoader, and loading alone
     python jobs/benchmark.py quality --set dataset=PATH   their codes, on patients held out
     python jobs/benchmark.py scale --spots 50000 200000   what a spot costs in larger cohorts
 

@@ -3,6 +3,8 @@
 stages   each stage through Ray Data and Ray Train, the time it waits for data, and its ratio to the same loop in
          one plain process
 gene     the gene stage against scvi-tools on the same matrix, and how near it comes to its matrix products alone
+contrastive  the contrastive stage through Ray Data and Ray Train against the same step on tensors in memory and against
+         a plain PyTorch DataLoader over the same Parquet, in turn; and loading alone, without a model
 quality  how good the gene codes are, against scvi-tools': same folds, panels, spots, settings and seeds; the ELBO of
          held-out spots, and a probe on the patients held out. The same command goes on where it was interrupted
 scale    what a spot costs the gene stage in synthetic cohorts of growing size, and how much memory they take
@@ -11,6 +13,7 @@ python jobs/benchmark.py
 python jobs/benchmark.py --epochs 10 --set dataset=/data/her2st_64
 python jobs/benchmark.py gene --against scvi-tools
 python jobs/benchmark.py gene --against scvi-tools --set dataset=/data/her2st_64
+python jobs/benchmark.py contrastive --workers 2 --set run.residence=encoded
 python jobs/benchmark.py quality --against scvi-tools --set dataset=/data/her2st_64 --set seeds=[0,1,2]
 python jobs/benchmark.py scale --spots 50000 1000000 --genes 2000
 """
@@ -23,13 +26,13 @@ import tempfile
 
 from rich.table import Table
 
-from stray.cli import benchmark_gene, benchmark_quality, benchmark_scale
+from stray.cli import benchmark_contrastive, benchmark_gene, benchmark_quality, benchmark_scale
 from stray.cli.arguments import add_recipe, recipe_from
 from stray.cli.console import Progress, say, stdout
 
 HELP = "measure stray: its speed on this machine, its gene codes against scvi-tools'"
 
-RECIPES = {"stages": "demo", "gene": "demo", "quality": "her2st_gene", "scale": "demo"}
+RECIPES = {"stages": "demo", "gene": "demo", "contrastive": "demo", "quality": "her2st_gene", "scale": "demo"}
 """What is measured, and the recipe of each where none is named."""
 
 
@@ -40,7 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_recipe(parser, optional=True)
     more = (
-        "stages: of the contrastive stage, 25 times as many of the gene stage; gene: of a round, after its first "
+        "stages: of the contrastive stage, 25 times as many of the gene stage; gene, contrastive: of a "
+        "round, after its first "
         "(default: %(default)s)"
     )
     parser.add_argument("--epochs", metavar="N", type=int, default=4, help=more)
@@ -65,7 +69,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what was measured."""
     args.recipe = args.recipe or RECIPES[args.what]
-    of = {"gene": benchmark_gene.run, "quality": benchmark_quality.run, "scale": benchmark_scale.run}
+    of = {
+        "gene": benchmark_gene.run,
+        "contrastive": benchmark_contrastive.run,
+        "quality": benchmark_quality.run,
+        "scale": benchmark_scale.run,
+    }
     return of.get(args.what, _stages)(args)
 
 

@@ -17,7 +17,7 @@ SPOTS = 13_620
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `gene` alone."""
-    gene = parser.add_argument_group("gene")
+    gene = parser.add_argument_group("gene, contrastive")
     gene.add_argument("--rounds", metavar="N", type=int, default=3, help="runs of each (default: %(default)s)")
 
 

@@ -35,11 +35,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--workers",
         metavar="N",
         type=int,
-        default=os.cpu_count(),
-        help="trainings side by side, a thread each (all CPUs)",
+        help="trainings side by side, a thread each (all CPUs); contrastive: workers of a training (1)",
     )
     group.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
-    group.add_argument("--json", metavar="FILE", help="where the numbers go as JSON (OUTPUT/NAME/quality/quality.json)")
+    group.add_argument(
+        "--json",
+        metavar="FILE",
+        help="where the numbers go as JSON (OUTPUT/NAME/quality/quality.json); contrastive: nowhere unless given",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,8 +51,9 @@ def run(args: argparse.Namespace) -> int:
     from stray import storage
     from stray.on_ray import quality, session
 
-    with session.session(num_cpus=args.workers), Progress() as progress:
-        found = quality.compare_quality(recipe, methods=args.methods, workers=args.workers, watch=progress)
+    workers = args.workers or os.cpu_count() or 1
+    with session.session(num_cpus=workers), Progress() as progress:
+        found = quality.compare_quality(recipe, methods=args.methods, workers=workers, watch=progress)
     path = args.json or storage.join(quality.results_folder(recipe), "quality.json")
     storage.write_bytes(path, json.dumps(_without_nan(asdict(found)), indent=1).encode())
     for table in (_overview(found), _gaps(found), _patients(found)):

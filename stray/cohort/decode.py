@@ -6,7 +6,7 @@ Legend: N spots, G genes of the cohort, P pixels of a patch's side.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -46,6 +46,21 @@ def read_row_groups(path: str, row_groups: Sequence[int] | None, columns: Sequen
     return pa.concat_tables(tables)
 
 
+def column_bytes(path: str, column: str) -> int:
+    """Bytes of a column of the Parquet file at `path` (path or URI) once it is decompressed, by the file's footer.
+
+    Raises InputError that names the file when it cannot be read.
+    """
+    try:
+        filesystem, inner = storage.resolve(path)
+        with pq.ParquetFile(inner, filesystem=filesystem) as file:
+            leaves = [file.schema.column(i).path for i in range(len(file.schema))]
+            groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+            return sum(group.column(leaves.index(column)).total_uncompressed_size for group in groups)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(Problem(path, f"cannot be read as Parquet: {_first_line(error)}", _AGAIN)) from error
+
+
 def decode_patches(column: Column, size_px: int, place: str, rows: np.ndarray | None = None) -> np.ndarray:
     """Encoded pictures (binary column, N rows) as uint8 (N, P, P, 3); `place` names the file and row group.
 
@@ -57,35 +72,26 @@ def decode_patches(column: Column, size_px: int, place: str, rows: np.ndarray | 
     for number, encoded in enumerate(column.to_pylist()):
         row = number if rows is None else int(rows[number])
         if encoded is None:
-            raise InputError(
-                Problem(
-                    f"{place}, row {row}",
-                    "the spot has no patch",
-                    "choose spots of sections that have pictures",
-                )
-            )
-        try:
-            with Image.open(io.BytesIO(encoded)) as image:
-                pixels = np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise InputError(
-                Problem(
-                    f"{place}, row {row}",
-                    f"the patch cannot be decoded: {_first_line(error)}",
-                    _AGAIN,
-                )
-            ) from error
-        if pixels.shape != patches_NPPC.shape[1:]:
-            found = f"{pixels.shape[1]} x {pixels.shape[0]}"
-            raise InputError(
-                Problem(
-                    f"{place}, row {row}",
-                    f"the patch has {found} pixels, the manifest says {size_px}",
-                    _AGAIN,
-                )
-            )
-        patches_NPPC[number] = pixels
+            what, remedy = "the spot has no patch", "choose spots of sections that have pictures"
+            raise InputError(Problem(f"{place}, row {row}", what, remedy))
+        patches_NPPC[number] = decode_patch(encoded, size_px, lambda row=row: f"{place}, row {row}")
     return patches_NPPC
+
+
+def decode_patch(encoded: bytes | memoryview, size_px: int, place: Callable[[], str]) -> np.ndarray:
+    """One encoded picture as uint8 (P, P, 3); `place` tells its row, and is asked only for a message.
+
+    Raises InputError that names the row where the picture is broken or of another size.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            pixels_PPC = np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(Problem(place(), f"the patch cannot be decoded: {_first_line(error)}", _AGAIN)) from error
+    if pixels_PPC.shape != (size_px, size_px, 3):
+        found = f"{pixels_PPC.shape[1]} x {pixels_PPC.shape[0]}"
+        raise InputError(Problem(place(), f"the patch has {found} pixels, the manifest says {size_px}", _AGAIN))
+    return pixels_PPC
 
 
 def counts_csr(gene_index: Column, gene_count: Column, n_genes: int) -> sparse.csr_matrix:

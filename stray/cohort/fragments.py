@@ -5,7 +5,7 @@ The same functions serve Ray Data's read tasks and a process that reads without 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,16 @@ class Fragment:
     n_rows: int
     n_bytes: int
 
+    @property
+    def n_groups(self) -> int:
+        """Row groups of the file."""
+        return -(-self.n_rows // ROW_GROUP_SPOTS)
+
+    @property
+    def group_starts(self) -> range:
+        """Global row of the first spot of each row group."""
+        return range(self.start, self.start + self.n_rows, ROW_GROUP_SPOTS)
+
 
 @dataclass(frozen=True)
 class PatchBlock:
@@ -37,6 +47,14 @@ class PatchBlock:
 
     rows: np.ndarray
     patches: np.ndarray
+
+
+@dataclass(frozen=True)
+class EncodedBlock:
+    """Encoded patches (n,) of the global `rows` (n,), as they lie in the file."""
+
+    rows: np.ndarray
+    images: pa.LargeBinaryArray
 
 
 @dataclass(frozen=True)
@@ -93,12 +111,36 @@ def fragments(dataset: PairedDataset, *, images: bool = False, counts: bool = Fa
 
 def read_patches(fragment: Fragment, size_px: int) -> Iterator[PatchBlock]:
     """A block a row group, of the spots that have a picture. Raises InputError naming the file and the row group."""
-    for place, start, table in _row_groups(fragment, [IMAGE]):
-        column = table.column(IMAGE).combine_chunks()
-        present = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
-        if len(present):
-            patches = decode_patches(column.take(pa.array(present)), size_px, place)
-            yield PatchBlock(start + present, patches)
+    for group in range(fragment.n_groups):
+        block = read_group(fragment, group)
+        if len(block.rows):
+            place, first = f"{fragment.path}, row group {group}", fragment.group_starts[group]
+            yield PatchBlock(block.rows, decode_patches(block.images, size_px, place, block.rows - first))
+
+
+def read_encoded(fragment: Fragment) -> Iterator[EncodedBlock]:
+    """The same without decoding."""
+    for group in range(fragment.n_groups):
+        block = read_group(fragment, group)
+        if len(block.rows):
+            yield block
+
+
+def read_group(fragment: Fragment, group: int) -> EncodedBlock:
+    """The pictures of one row group, of the spots that have one."""
+    column = read_row_groups(fragment.path, [group], [IMAGE]).column(IMAGE)
+    # Offsets of 64 bits: a row group of large pictures may pass 2 GiB.
+    images = pa.concat_arrays([chunk.cast(pa.large_binary()) for chunk in column.chunks])
+    present = np.flatnonzero(images.is_valid().to_numpy(zero_copy_only=False))
+    rows = fragment.group_starts[group] + present
+    return EncodedBlock(rows, images if len(present) == len(images) else images.take(pa.array(present)))
+
+
+def place_of(files: Sequence[Fragment], row: int) -> str:
+    """File, row group and row within it of a global row, for messages."""
+    fragment = files[int(np.searchsorted([file.start for file in files], row, side="right")) - 1]
+    group, within = divmod(row - fragment.start, ROW_GROUP_SPOTS)
+    return f"{fragment.path}, row group {group}, row {within}"
 
 
 def read_counts(fragment: Fragment, panel_index: np.ndarray, n_genes: int) -> Iterator[CountBlock]:

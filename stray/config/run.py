@@ -27,7 +27,19 @@ class RunConfig:
     is written while the training waits.
     """
     memory_budget_gib: Annotated[float, Field(gt=0)] = 16.0
-    """Largest training set that a node keeps in Ray's object store, in GiB."""
+    """Most memory that the patches may take on a node, in GiB: in Ray's object store, or in the window of a stream."""
+    residence: Literal["auto", "decoded", "encoded", "streamed"] = "auto"
+    """How a node keeps the patches: decoded; encoded, as they lie in the files, and decoded for each batch; or not at
+    all: `streamed` from the files in every epoch, through a window. auto: the first of these that fits the budget.
+    """
+    decode_threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Threads of each worker that decode what is not kept decoded; auto: one a CPU of the worker."""
+    batches_ahead: Annotated[int, Field(ge=1)] = 3
+    """Batches that are gathered, and decoded where that is needed, ahead of the step."""
+    window_spots: Annotated[int, Field(ge=1)] = 32_768
+    """Spots of the training set, over all workers, from which a stream draws its batches: the larger, the better mixed,
+    and the more memory. With `streamed` it decides which spots form a batch.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ def measure(recipe: Recipe, *, root: str, cpus: int, watch: Watch) -> list[Measu
     for one in made.values():
         fit_panels(dataset, [(one.scored.gene, fold.train)])
     gene = made["ray"].scored.gene
-    placed = place_patches(dataset, recipe.run.memory_budget_gib)
+    placed = place_patches(dataset, recipe.run)
     panel = gene.panel()
     placed = placed.with_counts(panel.key, place_counts(dataset, panel, fold.train))
     image = made["ray"].scored

@@ -1,5 +1,5 @@
-"""The paired dataset in the cluster: Ray Data reads and decodes it once, every worker and trial of a node reads it
-there.
+"""The paired dataset in the cluster: Ray Data reads it once, and decodes it where the memory allows; every worker and
+trial of a node reads it there.
 
 The blocks of a materialised dataset stay in Ray's object store; workers get references and read them as numpy views.
 Ray Data's own shards would give each worker the same rows every epoch and drop remainders, so batches are drawn by
@@ -9,7 +9,8 @@ Ray Data's own shards would give each worker the same rows every epoch and drop 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,18 +24,25 @@ from ray.data.extensions import ArrowTensorArray
 from stray.cohort.dataset import PairedDataset, SpotTable
 from stray.cohort.fragments import (
     CompactRows,
+    EncodedBlock,
     Fragment,
     PatchBlock,
     PlacedBlock,
     fragments,
+    place_of,
     read_counts,
+    read_encoded,
     read_patches,
 )
 from stray.cohort.panel import Panel
-from stray.columns import GENE_COUNT, GENE_INDEX, PATCHES, ROWS
-from stray.errors import InputError, Problem
+from stray.cohort.residence import Residence, residence
+from stray.columns import GENE_COUNT, GENE_INDEX, IMAGE, PATCHES, ROWS
+from stray.config import RunConfig
 from stray.on_ray.failures import input_error
 from stray.train.blocks import Counts, Patches
+from stray.train.decoding import EncodedPatches, PatchDecoder
+from stray.train.patch_source import PatchSource
+from stray.train.streamed import StreamedPatches
 
 JOINED_BYTES = 256 * 2**20
 """Blocks of counts are joined up to this size."""
@@ -71,29 +79,35 @@ class Placed:
     patches: tuple[Any, ...] = ()
     counts: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     """By the digest of the panel and the sections read."""
+    residence: Residence = "decoded"
+    """What the blocks of patches hold."""
+    run: RunConfig = field(default_factory=RunConfig)
+    """How workers read and decode them."""
 
     def with_counts(self, key: str, refs: tuple[Any, ...]) -> Placed:
         """The same with the counts of one panel added."""
-        return Placed(self.dataset, self.patches, {**self.counts, key: refs})
+        return replace(self, counts={**self.counts, key: refs})
 
 
-def place_patches(dataset: PairedDataset, budget_gib: float) -> Placed:
-    """Decode every patch of the dataset into the object store.
+def place_patches(dataset: PairedDataset, run: RunConfig) -> Placed:
+    """Put every patch of the dataset into the object store, decoded or encoded as `cohort.residence` says; none where
+    they are streamed.
 
     Raises InputError when that would pass the memory budget, or a file cannot be read.
     """
-    size_px = dataset.manifest.patch.size_px
-    need_gib = int(dataset.spots().has_image.sum()) * size_px**2 * 3 / 2**30
-    if need_gib > budget_gib:
-        what = f"the decoded patches take {need_gib:.1f} GiB on each node, the budget is {budget_gib:.1f} GiB"
-        remedy = "raise run.memory_budget_gib if the nodes have the memory, or ingest at fewer pixels (--patch-px)"
-        raise InputError(Problem("run.memory_budget_gib", what, remedy))
+    kept, size_px = residence(dataset, run), dataset.manifest.patch.size_px
+    if kept == "streamed":
+        return Placed(dataset, residence=kept, run=run)
 
     def read(fragment: Fragment) -> Iterable[pa.Table]:
-        for block in read_patches(fragment, size_px):
-            yield pa.table({ROWS: block.rows, PATCHES: ArrowTensorArray.from_numpy(block.patches)})
+        if kept == "encoded":
+            for block in read_encoded(fragment):
+                yield pa.table({ROWS: block.rows, IMAGE: block.images})
+        else:
+            for block in read_patches(fragment, size_px):
+                yield pa.table({ROWS: block.rows, PATCHES: ArrowTensorArray.from_numpy(block.patches)})
 
-    return Placed(dataset, _materialise(fragments(dataset, images=True), read))
+    return Placed(dataset, _materialise(fragments(dataset, images=True), read), residence=kept, run=run)
 
 
 def place_counts(dataset: PairedDataset, panel: Panel, patients: tuple[str, ...]) -> tuple[Any, ...]:
@@ -158,14 +172,31 @@ class PlacedData:
 
     def __init__(self, placed: Placed) -> None:
         self._placed = placed
-        self._patches: list[PatchBlock] | None = None
+        self._source: Callable[[np.ndarray], PatchSource] | None = None
 
-    def patches(self, rows: np.ndarray) -> Patches:
+    @property
+    def batches_ahead(self) -> int:
+        """See `RunConfig`."""
+        return self._placed.run.batches_ahead
+
+    def patches(self, rows: np.ndarray) -> PatchSource:
         """Patches of the global rows, read in place."""
-        if self._patches is None:
-            tables = ray.get(list(self._placed.patches))
-            self._patches = [PatchBlock(_rows(t), _array(t, PATCHES).to_numpy()) for t in tables if len(t)]
-        return Patches(self._patches, rows)
+        if self._source is None:
+            self._source = self._open()
+        return self._source(rows)
+
+    def _open(self) -> Callable[[np.ndarray], PatchSource]:
+        placed, threads = self._placed, self._placed.run.decode_threads
+        tables = [table for table in ray.get(list(placed.patches)) if len(table)]
+        if placed.residence == "decoded":
+            decoded = [PatchBlock(_rows(t), _array(t, PATCHES).to_numpy()) for t in tables]
+            return lambda rows: Patches(decoded, rows)
+        decoder = PatchDecoder(placed.dataset.manifest.patch.size_px, None if threads == "auto" else threads)
+        if placed.residence == "streamed":
+            return lambda rows: StreamedPatches(placed.dataset, rows, decoder)
+        encoded = [EncodedBlock(_rows(t), _array(t, IMAGE)) for t in tables]
+        place = partial(place_of, fragments(placed.dataset, images=True))
+        return lambda rows: EncodedPatches(encoded, rows, decoder, place)
 
     def counts(self, panel: Panel, rows: np.ndarray) -> Counts:
         """Counts over `panel` of the global rows, read in place."""

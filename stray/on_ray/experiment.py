@@ -110,7 +110,7 @@ class _Experiment:
         pictures = any(isinstance(cell.scored, ImageStage) for cell in group.trained)
         if self._patches is None and pictures:
             self._watch.start("place", "patches to the object store")
-            self._patches = place_patches(self._dataset, self._recipe.run.memory_budget_gib)
+            self._patches = place_patches(self._dataset, self._recipe.run)
             self._watch.finish("place")
         placed = self._patches or Placed(self._dataset)
         panels, patients = {}, defaultdict(set)

@@ -99,16 +99,18 @@ def fit_alone(
     root: str,
     cpus: int,
     *,
+    workers: int = 1,
+    use_gpu: bool = False,
     hear: Callable[[Letter], None] = lambda letter: None,
 ) -> None:
-    """Run the stages for a measurement: by one worker of `cpus` CPUs that gets no second try, with checkpoints below
+    """Run the stages for a measurement: by workers of `cpus` CPUs in all that get no second try, with checkpoints below
     `root`; `hear` is told what they report, as they go.
     """
     with heard_by(hear) as mailbox:
         fit(
             [Assignment(stage=stage, targets=(), title=stage.key, epochs=stage.epochs) for stage in stages],
             placed,
-            layout=WorkerPlan(1, cpus, False),
+            layout=WorkerPlan(workers, cpus / workers, use_gpu),
             max_failures=0,
             checkpoint_every=recipe.run.checkpoint_every,
             checkpoint_every_steps=recipe.run.checkpoint_every_steps,

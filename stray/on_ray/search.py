@@ -79,7 +79,7 @@ def search(recipe: Recipe, *, watch: Watch | None = None) -> Found:
     with Tracking(recipe, kind="search", key=key, dataset=dataset.manifest.digest, watch=watch) as tracking:
         fit_panels(dataset, [(base.scored.gene, fold.train)])
         panel = base.scored.gene.panel()
-        placed = place_patches(dataset, recipe.run.memory_budget_gib)
+        placed = place_patches(dataset, recipe.run)
         placed = placed.with_counts(panel.key, place_counts(dataset, panel, fold.train))
         gene = base.scored.gene
         if base.scored.needs_codes and not gene.folder.is_done():

@@ -16,7 +16,7 @@ from stray.cohort.fragments import CompactRows, CountBlock, PatchBlock, PlacedBl
 from stray.likelihood.counts import SparseCounts
 
 
-class _Blocks:
+class Blocks:
     """Rows kept in several blocks: `position` i is the i-th of `rows`, wherever its block lies."""
 
     def __init__(self, block_rows: Sequence[np.ndarray], rows: np.ndarray) -> None:
@@ -44,13 +44,16 @@ class _Blocks:
         return [(b, places, self._offset[positions[places]]) for b, places in found]
 
 
-class Patches(_Blocks):
-    """Patches of some global rows."""
+class Patches(Blocks):
+    """Decoded patches of some global rows."""
 
     def __init__(self, blocks: Sequence[PatchBlock], rows: np.ndarray) -> None:
         """Raises ValueError when a row is in no block."""
         super().__init__([b.rows for b in blocks], rows)
         self._patches = [b.patches for b in blocks]
+
+    def expect(self, upcoming: Sequence[np.ndarray]) -> None:
+        """Nothing: all are at hand."""
 
     def gather(self, positions: np.ndarray) -> Tensor:
         """Patches (n, 3, px, px) uint8, channels last in memory (as they are stored, and as convolutions like them)."""
@@ -60,7 +63,7 @@ class Patches(_Blocks):
         return torch.from_numpy(out_nHWC).permute(0, 3, 1, 2)
 
 
-class Counts(_Blocks):
+class Counts(Blocks):
     """Counts over the panel of some global rows, sparse."""
 
     def __init__(self, blocks: Sequence[CountBlock | PlacedBlock], rows: np.ndarray) -> None:

@@ -20,13 +20,17 @@ from stray.noise import Noise, torch_generator
 from stray.train.accumulate import check_batch_norm, in_chunks
 from stray.train.augment import augment
 from stray.train.averages import Averages
-from stray.train.blocks import Counts, Patches
+from stray.train.blocks import Counts
+from stray.train.device_feed import DeviceFeed, pinned
 from stray.train.encoder_checks import check_encoder
 from stray.train.expression_data import ExpressionData
 from stray.train.frozen_features import FrozenFeatures
 from stray.train.pair_watch import PairWatch, collapse
+from stray.train.patch_source import PatchSource
 from stray.train.precision import half_precision
+from stray.train.prefetch import Prefetcher
 from stray.train.sampling import SampledPlan, plan_of
+from stray.train.stream_plan import Stream, StreamPlan
 from stray.train.task import StepOutput
 
 
@@ -50,7 +54,7 @@ class ContrastiveTask:
     def __init__(
         self,
         config: ContrastiveConfig,
-        patches: Patches,
+        patches: PatchSource,
         genes: Tensor | Counts,
         *,
         seed: int,
@@ -58,18 +62,20 @@ class ContrastiveTask:
         label_N: np.ndarray | None = None,
         patient_N: np.ndarray | None = None,
         expression: ExpressionData | None = None,
+        stream: Stream | None = None,
         tuned: TunedTower | None = None,
         watch: PairWatch | None = None,
     ) -> None:
         """`patches` of the training spots, and for the same rows their frozen gene codes (N, Z) or their counts, with
         the gene tower where it is tuned; their classes, empty where they are not known, where a loss is guided by them
-        or batches are balanced over them; their patients, where batches are not plain; and their counts and decoder,
-        where a loss decodes. `watch` holds spots that do not train.
+        or batches are balanced over them; their patients, where batches are not plain; their counts and decoder, where
+        a loss decodes; and how they are streamed, where they are. `watch` holds spots that do not train.
 
         Raises InputError when batches cannot be drawn, or not be taken in chunks, as `config` says.
         """
         self.config, self.device, self.epochs = config, device, config.epochs
         self._patches, self._genes, self._watch = patches, genes, watch
+        self._told = -1  # the epoch whose batches `patches` expects
         self._last: tuple[Tensor, Tensor] | None = None
         self._half = half_precision(config.precision, device)
         self._class_N = None
@@ -79,7 +85,11 @@ class ContrastiveTask:
             self._class_N = torch.from_numpy(np.where(label_N == "", -1, np.searchsorted(classes, label_N)))
         self._expression = expression
         self._chance = 0.0 if expression is None else expression.chance(device)
-        self.plan = plan_of(config, len(patches), seed, patient_N, label_N)
+        self.plan = (
+            plan_of(config, len(patches), seed, patient_N, label_N)
+            if stream is None
+            else StreamPlan(len(patches), config.batch_size, seed, keep_remainder=False, stream=stream)
+        )
         n_latent = None if expression is None else expression.decoder.dim
         self.module = build(config, genes, seed, n_latent, tuned).to(memory_format=torch.channels_last)
         check_encoder(self.module.encoder, patches, device)
@@ -94,8 +104,9 @@ class ContrastiveTask:
             self.module.encoder.backbone.compile()
 
     def gather(self, positions: np.ndarray, noise: Noise) -> PairedBatch:
-        """The spots at `positions`, in pinned memory where a GPU waits for them."""
+        """The spots at `positions`, on the host."""
         if self._features is None:
+            self._tell(noise)
             patches = self._patches.gather(positions)
         else:
             patches = self._features.gather(positions, noise.epoch)
@@ -104,11 +115,16 @@ class ContrastiveTask:
             if isinstance(self._genes, Tensor)
             else self._genes.gather(positions)
         )
-        if self.device.type == "cuda":
-            patches, genes = patches.pin_memory(), genes.pin_memory()
         class_n = None if self._class_N is None else self._class_N[torch.from_numpy(positions)]
         x, batch_n = (None, None) if self._expression is None else self._expression.gather(positions)
         return PairedBatch(patches, genes, class_n, x, batch_n)
+
+    def _tell(self, noise: Noise) -> None:
+        """Tell the patches which batches of the epoch are to come, once."""
+        if noise.epoch != self._told:
+            ahead = self.plan.batches(noise.epoch)[noise.step :]
+            self._patches.expect([batch[share(len(batch))] for batch in ahead])
+            self._told = noise.epoch
 
     def step(self, batch: PairedBatch, noise: Noise) -> StepOutput:
         """This rank's share of the loss over the global batch."""
@@ -231,12 +247,16 @@ def build(
 
 
 @torch.no_grad()
-def embed(module: torch.nn.Module, patches: Patches, device: torch.device, *, chunk: int = 256) -> Tensor:
+def embed(
+    module: torch.nn.Module, patches: PatchSource, device: torch.device, *, chunk: int = 256, ahead: int = 1
+) -> Tensor:
     """Image features (this rank's share of the rows, dim) float32 on the host, without augmentation, in eval mode."""
     module.eval()
     mine = np.arange(len(patches))[share(len(patches))]
+    chunks = [mine[start : start + chunk] for start in range(0, len(mine), chunk)]
+    patches.expect(chunks)
     parts = []
-    for start in range(0, len(mine), chunk):
-        batch = patches.gather(mine[start : start + chunk]).to(device, non_blocking=True)
+    data = Prefetcher(lambda chunk: pinned(patches.gather(chunk), device), ahead)
+    for _, batch in DeviceFeed(device).over(data.over(chunks)):
         parts.append(module(batch.contiguous(memory_format=torch.channels_last)).float().cpu())
     return torch.cat(parts) if parts else torch.empty(0, int(module.dim))  # pyright: ignore[reportArgumentType]

@@ -10,10 +10,10 @@ from stray.collective import all_sum, world_size
 from stray.errors import InputError, Problem
 from stray.models.image_encoder import ImageEncoder
 from stray.models.norm import GlobalBatchNorm
-from stray.train.blocks import Patches
+from stray.train.patch_source import PatchSource
 
 
-def check_encoder(encoder: ImageEncoder, patches: Patches, device: torch.device) -> None:
+def check_encoder(encoder: ImageEncoder, patches: PatchSource, device: torch.device) -> None:
     """Every worker calls it. Raises InputError on all alike when the encoder cannot code the patches, its weights
     differ between workers, or statistics of its batch norm would.
     """

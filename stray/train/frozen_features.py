@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stray.collective import gather_rows
+from stray.collective import gather_rows, share
 from stray.config import ContrastiveConfig, TrainsNothingConfig
 from stray.models.image_encoder import ImageEncoder
 from stray.noise import Noise, key, numpy_generator
 from stray.train.augment import augment
-from stray.train.blocks import Patches
+from stray.train.patch_source import PatchSource
 
 CHUNK = 256
 """Patches that all ranks together code at a time."""
@@ -23,7 +23,7 @@ class FrozenFeatures:
     def __init__(
         self,
         encoder: ImageEncoder,
-        patches: Patches,
+        patches: PatchSource,
         config: ContrastiveConfig,
         seed: int,
         device: torch.device,
@@ -35,9 +35,10 @@ class FrozenFeatures:
         views, n = max(1, config.trains.cached_views), len(patches)
         self._views_KNF = torch.empty(views, n, encoder.dim)
         encoder.eval()
+        chunks = [np.arange(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
         for view in range(views):
-            for start in range(0, n, CHUNK):
-                positions = np.arange(start, min(start + CHUNK, n))
+            patches.expect([positions[share(len(positions))] for positions in chunks])
+            for start, positions in zip(range(0, n, CHUNK), chunks, strict=True):
                 noise = Noise.of_rank(key(seed, "cached views"), view, start // CHUNK, len(positions))
                 batch = patches.gather(positions[noise.rows]).to(device, non_blocking=True)
                 local_nF = self._code(encoder, batch, config, noise, half)

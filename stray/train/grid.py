@@ -19,6 +19,7 @@ from stray.recipe import for_method
 from stray.train.results import digest
 from stray.train.sampling import check_batches
 from stray.train.stages import CodesStage, GeneStage, ImageStage, Stage
+from stray.train.stream_plan import stream_of
 
 Train = Literal["contrastive", "gene", "nothing"]
 """What a method trains."""
@@ -185,6 +186,7 @@ def cell(
         label=label,
         patient=patient,
         section=spots.section[pair_rows] if recipe.contrastive.validation_share > 0 else None,
+        stream=stream_of(recipe, dataset, pair_rows) if train == "contrastive" else None,
         embed_rows=np.flatnonzero(embedded),
         root=root,
     )

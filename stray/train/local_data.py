@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from stray.cohort.dataset import PairedDataset, SpotTable
-from stray.cohort.fragments import PatchBlock, fragments, read_counts, read_patches
+from stray.cohort.fragments import (
+    EncodedBlock,
+    PatchBlock,
+    fragments,
+    place_of,
+    read_counts,
+    read_encoded,
+    read_patches,
+)
 from stray.cohort.panel import Panel
+from stray.cohort.residence import Residence
 from stray.train.blocks import Counts, Patches
+from stray.train.decoding import EncodedPatches, PatchDecoder
+from stray.train.patch_source import PatchSource
+from stray.train.streamed import StreamedPatches
 
 
 class LocalData:
     """`StageData` without Ray: a unit test, a notebook, a debugger, the coding of a new section."""
 
-    def __init__(self, dataset: PairedDataset) -> None:
-        self._dataset = dataset
-        self._patches: list[PatchBlock] | None = None
+    batches_ahead = 1
 
-    def patches(self, rows: np.ndarray) -> Patches:
+    def __init__(self, dataset: PairedDataset, residence: Residence = "decoded", threads: int | None = None) -> None:
+        """`threads` decode what is not kept decoded; None: as many as torch computes with."""
+        self._dataset, self._residence = dataset, residence
+        self._files = fragments(dataset, images=True)
+        self._decoder = PatchDecoder(dataset.manifest.patch.size_px, threads)
+        self._decoded: list[PatchBlock] | None = None
+        self._encoded: list[EncodedBlock] | None = None
+
+    def patches(self, rows: np.ndarray) -> PatchSource:
         """Patches of the global rows. Raises InputError naming the file and row group that cannot be read."""
-        if self._patches is None:
-            size_px = self._dataset.manifest.patch.size_px
-            files = fragments(self._dataset, images=True)
-            self._patches = [block for file in files for block in read_patches(file, size_px)]
-        return Patches(self._patches, rows)
+        if self._residence == "streamed":
+            return StreamedPatches(self._dataset, rows, self._decoder)
+        if self._residence == "encoded":
+            if self._encoded is None:
+                self._encoded = [block for file in self._files for block in read_encoded(file)]
+            return EncodedPatches(self._encoded, rows, self._decoder, partial(place_of, self._files))
+        if self._decoded is None:
+            self._decoded = [block for file in self._files for block in read_patches(file, self._decoder.size_px)]
+        return Patches(self._decoded, rows)
 
     def counts(self, panel: Panel, rows: np.ndarray) -> Counts:
         """Counts over `panel` of the global rows."""

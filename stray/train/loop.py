@@ -9,6 +9,7 @@ from stray.noise import Noise
 from stray.track.tracker import Tracker
 from stray.train.allocator import keep_freed_memory
 from stray.train.checkpoints import Checkpoints, Every
+from stray.train.device_feed import DeviceFeed, pinned
 from stray.train.epoch import EpochSoFar
 from stray.train.finite import SpotsAt
 from stray.train.health import epochs_at_chance, warnings
@@ -38,6 +39,7 @@ def fit(
     seed: int,
     spots_at: SpotsAt,
     checkpoint_every: Every = EVERY_EPOCH,
+    batches_ahead: int = 1,
     selection: Selection | None = None,
     scaler: GradScaler | None = None,
 ) -> TrainState:
@@ -46,9 +48,11 @@ def fit(
 
     Metrics go to `tracker` as `prefix/name` with the epoch as step, and `prefix/step_loss` with the step, of
     `STEP_LOSSES` steps an epoch at most; every epoch ends with `worker.report`, with a checkpoint as often as
-    `checkpoint_every` says and at the end. Raises NotFiniteError on every rank when the loss or a gradient is not
-    finite, naming the step, the sections of the spots at fault (by `spots_at`, which knows the spots at places among
-    the task's rows) and the last good checkpoint: none is left from that step on.
+    `checkpoint_every` says and at the end. `batches_ahead` of them are gathered beside the step.
+
+    Raises NotFiniteError on every rank when the loss or a gradient is not finite, naming the step, the sections of the
+    spots at fault (by `spots_at`, which knows the spots at places among the task's rows) and the last good checkpoint:
+    none is left from that step on.
     """
     keep_freed_memory()
     state = TrainState.start(task.module.to(worker.device), optim, scaler)
@@ -60,10 +64,13 @@ def fit(
         epoch, factor = state.epoch, selection.rate_factor(state.history, optim) if selection else 1.0
         rate, batches = optim.lr, task.plan.batches(epoch)
         noises = [Noise.of_rank(seed, epoch, step, len(batch)) for step, batch in enumerate(batches)]
-        data = Prefetcher(lambda noise, batches=batches: task.gather(batches[noise.step][noise.rows], noise))
+        data = Prefetcher(
+            lambda noise, batches=batches: pinned(task.gather(batches[noise.step][noise.rows], noise), worker.device),
+            batches_ahead,
+        )
         so_far = EpochSoFar(prefix, epoch, worker, data, state.so_far)
         task.module.train()
-        for noise, batch in data.over(noises[state.step :]):
+        for noise, batch in DeviceFeed(worker.device).over(data.over(noises[state.step :])):
             rate = factor * learning_rate(optim, epoch * steps + noise.step, task.epochs * steps)
             output = task.step(batch, noise)
             so_far.add(output, update(state, output, rate, optim.clip_norm))

@@ -11,7 +11,8 @@ from torch import Tensor
 from stray.collective import gather_rows, rank, share
 from stray.metrics.collapse import effective_rank, spread
 from stray.metrics.retrieval import ahead, retrieval
-from stray.train.blocks import Counts, Patches
+from stray.train.blocks import Counts
+from stray.train.patch_source import PatchSource
 
 MOST_CODES = 2048
 """Codes that are looked at for collapse: their singular values take longer with each."""
@@ -27,7 +28,7 @@ class PairWatch:
     What is found is a function of the codes alone, the same on every number of workers, and decides nothing.
     """
 
-    def __init__(self, patches: Patches, genes: Tensor | Counts, section_N: np.ndarray) -> None:
+    def __init__(self, patches: PatchSource, genes: Tensor | Counts, section_N: np.ndarray) -> None:
         """Patches, frozen codes or counts, and sections of the same held-out spots, at least one."""
         self._patches, self._genes = patches, genes
         _, self._section_N = np.unique(section_N.astype(str), return_inverse=True)
@@ -41,6 +42,7 @@ class PairWatch:
         """
         mine = np.arange(len(self._section_N))[share(len(self._section_N))]
         chunks = [mine[start : start + CHUNK] for start in range(0, len(mine), CHUNK)] or [mine]
+        self._patches.expect(chunks)
         coded = [code(self._patches.gather(chunk), self._of_genes(chunk)) for chunk in chunks]
         image_ND, gene_ND = (gather_rows(torch.cat(local), len(self._section_N)) for local in zip(*coded, strict=True))
         image, gene = image_ND.cpu().numpy(), gene_ND.cpu().numpy()

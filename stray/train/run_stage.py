@@ -56,7 +56,7 @@ def run_stage(
     if _agree(stage.folder.is_done(), worker):
         return
     every = Every(epochs=checkpoint_every, steps=checkpoint_every_steps)
-    train = partial(fit, worker=worker, tracker=tracker, checkpoint_every=every)
+    train = partial(fit, worker=worker, tracker=tracker, checkpoint_every=every, batches_ahead=data.batches_ahead)
     if isinstance(stage, GeneStage):
         _run_gene(stage, data, worker, train)
     elif isinstance(stage, CodesStage):
@@ -176,6 +176,7 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callab
             label_N=trained.label,
             patient_N=trained.patient,
             expression=expression_data(trained, data, worker.device),
+            stream=trained.stream,
             tuned=tuned,
             watch=None if watched is None else _watch(watched, data),
         )
@@ -188,7 +189,7 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callab
         encoder = untrained(stage.config.image, stage.gene.seed).to(worker.device)
         check_encoder(encoder, data.patches(stage.embed_rows), worker.device)
         encoder = encoder.to(memory_format=torch.channels_last)
-    local_nD = embed(encoder, data.patches(stage.embed_rows), worker.device)
+    local_nD = embed(encoder, data.patches(stage.embed_rows), worker.device, ahead=data.batches_ahead)
     features_ND = gather_rows(local_nD.to(worker.device), len(stage.embed_rows)).cpu()
     if worker.rank == 0:
         folder = stage.folder

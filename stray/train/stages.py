@@ -12,9 +12,11 @@ from stray import storage
 from stray.cohort.dataset import SpotTable
 from stray.cohort.panel import Panel
 from stray.config import ContrastiveConfig, GeneConfig, ScanviConfig, ScviConfig
-from stray.train.blocks import Counts, Patches
+from stray.train.blocks import Counts
 from stray.train.gene_models import without_classes
+from stray.train.patch_source import PatchSource
 from stray.train.results import ResultFolder, digest
+from stray.train.stream_plan import Stream
 
 CODES_FIGURE = "codes.png"
 """What a gene stage did to the spots, in its folder."""
@@ -23,7 +25,12 @@ CODES_FIGURE = "codes.png"
 class StageData(Protocol):
     """The data of a fold as a worker reaches it."""
 
-    def patches(self, rows: np.ndarray) -> Patches:
+    @property
+    def batches_ahead(self) -> int:
+        """Batches that are gathered ahead of the step."""
+        ...
+
+    def patches(self, rows: np.ndarray) -> PatchSource:
         """Patches of the global rows."""
         ...
 
@@ -135,6 +142,8 @@ class ImageStage:
     """
     section: np.ndarray | None = None
     """The section of each; only where some spots are held out."""
+    stream: Stream | None = None
+    """How the spots are streamed, where their patches fit no memory: it decides which of them form a batch."""
     embed_rows: np.ndarray
     """Global rows of every spot with a picture."""
     root: str
@@ -158,7 +167,8 @@ class ImageStage:
     def at(self, places: np.ndarray) -> ImageStage:
         """The same stage on some of its rows, to be trained or watched; its results have no folder of their own."""
         of = [values if values is None else values[places] for values in (self.label, self.patient, self.section)]
-        return replace(self, rows=self.rows[places], label=of[0], patient=of[1], section=of[2])
+        stream = None if self.stream is None else self.stream.at(places)
+        return replace(self, rows=self.rows[places], label=of[0], patient=of[1], section=of[2], stream=stream)
 
     @cached_property
     def key(self) -> str:
@@ -167,7 +177,8 @@ class ImageStage:
             return "image-" + digest(self.config.image, self.gene.seed, self.gene.dataset, self.embed_rows)
         genes = self.gene.key if self.needs_codes else [self.gene.panel_key, self.gene.seed]
         labels = [] if self.label is None else [self.label.tolist()]
-        return "image-" + digest(self.config, genes, self.rows, self.embed_rows, *labels)
+        stream = [] if self.stream is None else [self.stream.key]
+        return "image-" + digest(self.config, genes, self.rows, self.embed_rows, *labels, *stream)
 
     @property
     def folder(self) -> ResultFolder:

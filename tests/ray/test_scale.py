@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from stray.cli import main
+from stray.config import RunConfig
 from stray.on_ray import data
-from stray.on_ray.data import Placed, PlacedData, place_counts
+from stray.on_ray.data import Placed, PlacedData, place_counts, place_patches
 from stray.on_ray.scale import cohort, measure
 from stray.on_ray.session import _object_store_bytes
 from stray.on_ray.watch import NoWatch
@@ -35,6 +36,17 @@ def test_joined_blocks_hold_the_same_counts(tmp_path: Path, monkeypatch: pytest.
         assert len(refs) == n_blocks
         placed = Placed(dataset).with_counts(panel.key, refs)
         assert PlacedData(placed).counts(panel, rows).gather(np.arange(len(rows))).equal(expected)
+
+
+def test_patches_are_placed_decoded_or_encoded_and_are_the_same(tmp_path: Path) -> None:
+    dataset = small_dataset(tmp_path)
+    rows = np.flatnonzero(dataset.spots().patient != "P1")
+    positions = np.random.default_rng(0).permutation(len(rows))
+    expected = LocalData(dataset).patches(rows).gather(positions)
+    for kept in ("decoded", "encoded", "streamed"):
+        placed = place_patches(dataset, RunConfig(residence=kept, decode_threads=2))
+        assert placed.residence == kept
+        assert PlacedData(placed).patches(rows).gather(positions).equal(expected)
 
 
 def test_the_store_has_room_for_a_third_of_the_memory_where_less_is_not_asked_for() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from stray.cohort.dataset import PairedDataset
-from stray.config import Recipe
+from stray.config import Recipe, RunConfig
 from stray.errors import InputError
 from stray.on_ray.data import Placed, place_counts, place_patches
 from stray.on_ray.fit import Assignment, fit
@@ -64,7 +64,7 @@ class Setup:
         fit_panels(self.dataset, [(first.scored.gene, first.fold.train)])
         panel = first.scored.gene.panel()
         counts = place_counts(self.dataset, panel, first.fold.train)
-        self.placed: Placed = place_patches(self.dataset, 1.0).with_counts(panel.key, counts)
+        self.placed: Placed = place_patches(self.dataset, RunConfig()).with_counts(panel.key, counts)
         gene = Assignment(stage=first.scored.gene, targets=(), title="gene", epochs=2)
         self.train([gene], "gene", workers=1)
 
@@ -170,14 +170,9 @@ def test_a_shard_that_cannot_be_read_is_named_with_its_row_group(setup: Setup) -
         file.write_bytes(content[:4] + bytes(len(content) - 4 - footer) + content[-footer:])
         broken = PairedDataset.open(setup.dataset.path)
         with pytest.raises(InputError, match=rf"{file.name}, row group 0"):
-            place_patches(broken, 1.0)
+            place_patches(broken, RunConfig())
     finally:
         file.write_bytes(content)
-
-
-def test_patches_past_the_memory_budget_are_refused_with_the_remedy(setup: Setup) -> None:
-    with pytest.raises(InputError, match=r"run.memory_budget_gib"):
-        place_patches(setup.dataset, 1e-6)
 
 
 def test_a_worker_that_fails_too_often_ends_the_training_with_its_error(setup: Setup) -> None:

@@ -23,12 +23,12 @@ from stray.recipe import apply
 from stray.track.tracker import MemoryTracker
 from stray.train import model_folder
 from stray.train.augment import augment
-from stray.train.blocks import Patches
 from stray.train.contrastive_task import ContrastiveTask, embed
 from stray.train.frozen_features import FrozenFeatures
 from stray.train.gene_towers import tower_input
 from stray.train.local_data import LocalData
 from stray.train.loop import fit
+from stray.train.patch_source import PatchSource
 from stray.train.run_stage import run_stage
 from stray.train.stages import ImageStage
 from stray.train.state import TrainState
@@ -130,7 +130,7 @@ CHUNK = 32
 class EveryStep(FrozenFeatures):
     """Features of a frozen encoder, computed anew whenever they are asked for."""
 
-    def __init__(self, encoder: ImageEncoder, patches: Patches, config: AugmentConfig, views: int) -> None:
+    def __init__(self, encoder: ImageEncoder, patches: PatchSource, config: AugmentConfig, views: int) -> None:
         self._encoder, self._patches, self._config, self._n_views, self._seed = (
             encoder.eval(),
             patches,

@@ -1,0 +1,116 @@
+"""`stray benchmark contrastive`: the contrastive stage fed in three ways, and loading alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from stray.cli.arguments import recipe_from
+from stray.cli.console import Progress, say, stdout
+
+if TYPE_CHECKING:
+    from stray.versus.image_speed import ImageSpeed, Loaded, Trained
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print both tables; `--json` keeps the numbers. Raises InputError for what is at fault in the input."""
+    recipe = recipe_from(args)
+    from stray import storage
+    from stray.cli.ingest import show_event
+    from stray.on_ray import image_speed, ingest, session
+    from stray.recipe import apply
+
+    with tempfile.TemporaryDirectory() as folder, session.session(num_cpus=args.cpus), Progress() as progress:
+        if not recipe.dataset:
+            recipe = apply(recipe, {"dataset": f"{folder}/dataset"})
+            ingest.ingest(recipe.ingest, recipe.dataset, on_event=lambda event: show_event(progress, event))
+        found = image_speed.measure(
+            recipe,
+            root=f"{folder}/results",
+            workers=args.workers or 1,
+            cpus=args.cpus,
+            rounds=args.rounds,
+            epochs=max(1, args.epochs),
+            watch=progress,
+        )
+    if args.json:
+        storage.write_bytes(args.json, json.dumps(asdict(found), indent=1).encode())
+    stdout.print(_training(found))
+    say(
+        "ratios: of the spots/s in the same round, median over rounds with their range; waiting: of the time, for data;"
+    )
+    say("DataLoader: over the encoded patches in memory, the faster of decoding in its process and in worker processes")
+    say(f"reading the patches through Ray Data took {found.place_s:.1f} s, once for all rounds: {found.residence}")
+    stdout.print(_loading(found))
+    say("the decoder alone: every patch decoded and thrown away, the faster of threads and processes")
+    return 0
+
+
+def _training(found: ImageSpeed) -> Table:
+    from stray.on_ray.image_speed import LOADERS, MEMORY, STRAY
+    from stray.versus.image_speed import faster, ratio
+
+    of: dict[str, Trained] = {one.name: one for one in found.trained}
+    loader: Trained = faster(LOADERS, found.trained)
+    table = Table(
+        title=f"{found.spots:,} spots of {found.patch_px} px, {found.encoder}, batches of {found.batch_size}; "
+        f"{_count(found.workers, 'worker')} of {_count(found.threads, 'thread')}, {_count(found.rounds, 'round')} of "
+        f"{_count(found.epochs, 'epoch')} after the first",
+        title_justify="left",
+    )
+    names = (
+        "the same step on",
+        "spots/s",
+        "slowest to fastest round",
+        "ratio of stray to it",
+        "waiting for data",
+        "first epoch, spots/s",
+    )
+    for name in names:
+        table.add_column(name, justify="left" if name == names[0] else "right")
+    for one in (of[MEMORY], of[STRAY], loader):
+        title = f"{STRAY}, {found.residence} through Ray" if one.name == STRAY else one.name
+        to = "" if one.name == STRAY else _range(ratio(of[STRAY], one))
+        rates = f"{min(one.rates):,.0f} to {max(one.rates):,.0f}"
+        waiting = f"{sorted(one.waiting)[len(one.waiting) // 2]:.1%}"
+        first = f"{sorted(one.first)[len(one.first) // 2]:,.0f}"
+        table.add_row(title, f"{one.spots_per_second:,.0f}", rates, to, waiting, first)
+    return table
+
+
+def _loading(found: ImageSpeed) -> Table:
+    from stray.on_ray.image_speed import DECODERS, LOADERS
+    from stray.versus.image_speed import faster, ratio
+
+    limit: Loaded = faster(DECODERS, found.loaded)
+    loader: Loaded = faster(LOADERS, found.loaded)
+    table = Table(title=f"Loading alone, {found.workers * found.threads} threads", title_justify="left")
+    names = (
+        "patches from",
+        "patches/s",
+        "slowest to fastest round",
+        "share of the decoder's",
+        "ratio to the DataLoader",
+    )
+    for name in names:
+        table.add_column(name, justify="left" if name == names[0] else "right")
+    for one in found.loaded:
+        if one.name in (*LOADERS, *DECODERS) and one not in (limit, loader):
+            continue
+        rates = f"{min(one.rates):,.0f} to {max(one.rates):,.0f}"
+        share = f"{ratio(one, limit)[0]:.0%}"
+        table.add_row(one.name, f"{one.patches_per_second:,.0f}", rates, share, _range(ratio(one, loader)))
+    return table
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _range(found: tuple[float, float, float]) -> str:
+    return "{:.2f} ({:.2f} to {:.2f})".format(*found)
