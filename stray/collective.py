@@ -10,6 +10,7 @@ these.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -91,5 +92,8 @@ def all_sum(local: Tensor) -> Tensor:
     """The sum over ranks, differentiable: the gradient of each rank's part is the sum of all ranks' gradients."""
     if world_size() == 1:
         return local
-    total: Tensor = _Sum.apply(local)  # pyright: ignore[reportAssignmentType]
-    return total
+    return _untraced_sum(local)
+
+
+_untraced_sum: Callable[[Tensor], Tensor] = torch.compiler.disable(_Sum.apply)  # pyright: ignore[reportAssignmentType]
+"""A compiled step leaves its graph for a collective."""

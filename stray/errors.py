@@ -59,6 +59,18 @@ class NotFiniteError(InputError, FloatingPointError):
         return NotFiniteError(self.problem, self.epoch, checkpoint, self.step)
 
 
+class NotKeptError(InputError, OSError):
+    """A checkpoint could not be written. Its storage is at fault, so it is shown like any other fault of the input; the
+    next one could not be written either, so nothing tries it again.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        InputError.__init__(self, problem)
+
+    def __reduce__(self) -> tuple[type[NotKeptError], tuple[Problem]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return type(self), (self.problems[0],)
+
+
 def raise_if_any(problems: list[Problem]) -> None:
     """Raise one `InputError` with all of `problems`, or return when there are none."""
     if problems:

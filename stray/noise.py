@@ -8,6 +8,7 @@ drawn.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,19 +61,26 @@ class Noise:
 
     def normal(self, site: str, size: int, like: Tensor) -> Tensor:
         """Standard normal (local rows, size), on the device and of the type of `like`."""
-        generator = torch_generator(self.seed, self.epoch, self.step, site)
-        return self._mine(torch.randn(self.count, self.copies * size, generator=generator), size).to(like)
+        return _drawn(self, torch.randn, site, size, like)
 
     def uniform(self, site: str, size: int, like: Tensor) -> Tensor:
         """Uniform on [0, 1) (local rows, size), on the device and of the type of `like`."""
-        generator = torch_generator(self.seed, self.epoch, self.step, site)
-        return self._mine(torch.rand(self.count, self.copies * size, generator=generator), size).to(like)
+        return _drawn(self, torch.rand, site, size, like)
 
     def keep(self, site: str, rate: float, like_nD: Tensor) -> Tensor:
         """Dropout's factors for `like_nD`: 0 with probability `rate`, else 1 / (1 - rate)."""
         return (self.uniform(site, like_nD.shape[1], like_nD) >= rate).to(like_nD) / (1.0 - rate)
 
-    def _mine(self, draw_NX: Tensor, size: int) -> Tensor:
-        """This rank's rows of a draw for the global batch, its copies stacked."""
-        mine_nX = draw_NX[self.rows]
-        return mine_nX if self.copies == 1 else mine_nX.unflatten(1, (self.copies, size)).transpose(0, 1).flatten(0, 1)
+
+def _draw(noise: Noise, kind: Callable[..., Tensor], site: str, size: int, like: Tensor) -> Tensor:
+    """A draw for the global batch, of which this rank takes its rows."""
+    generator = torch_generator(noise.seed, noise.epoch, noise.step, site)
+    mine_nX = kind(noise.count, noise.copies * size, generator=generator)[noise.rows]
+    if noise.copies > 1:
+        mine_nX = mine_nX.unflatten(1, (noise.copies, size)).transpose(0, 1).flatten(0, 1)
+    # From pinned memory, so that the step does not wait for a GPU.
+    return mine_nX.pin_memory().to(like, non_blocking=True) if like.is_cuda else mine_nX.to(like)
+
+
+_drawn: Callable[..., Tensor] = torch.compiler.disable(_draw)  # pyright: ignore[reportAssignmentType]
+"""A compiled step leaves its graph for a draw, whose generator and key the compiler does not know."""

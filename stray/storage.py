@@ -49,7 +49,11 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
     Raises OSError when the place cannot be written; the old file is then as it was.
     """
-    filesystem, inner = resolve(path)
+    write_at(*resolve(path), content)
+
+
+def write_at(filesystem: fs.FileSystem, inner: str, content: bytes | memoryview) -> None:
+    """`write_bytes` to a place of a filesystem."""
     filesystem.create_dir(inner.rsplit("/", 1)[0], recursive=True)
     partial = f"{inner}.{uuid.uuid4().hex[:8]}.partial"
     try:

@@ -38,10 +38,10 @@ def run(args: argparse.Namespace) -> int:
 
     found = []
     for spots in sorted(args.spots):
-        # A Ray of its own for each: its memory is then this cohort's. As much store as there may be.
+        # A Ray of its own for each: its memory is then this cohort's.
         with (
             tempfile.TemporaryDirectory() as folder,
-            session.session(num_cpus=args.cpus, object_store_gib=1024.0),
+            session.session(num_cpus=args.cpus),
             Progress() as progress,
         ):
             sizes = {"spots": spots, "genes": args.genes, "epochs": 2}

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from stray.errors import InputError, NotFiniteError
+from stray.errors import InputError, NotFiniteError, NotKeptError
 
 PLAIN_WIDTH = 140
 """Columns of tables where there is no terminal to ask."""
@@ -50,7 +50,7 @@ def print_problems(error: InputError) -> None:
     """Every problem, each with its remedy under it."""
     count = len(error.problems)
     noun = "problem" if count == 1 else "problems"
-    where = "in the training" if isinstance(error, NotFiniteError) else "with the input"
+    where = "in the training" if isinstance(error, NotFiniteError | NotKeptError) else "with the input"
     stderr.print(f"[bold red]stray: {count} {noun} {where}[/]", soft_wrap=True)
     for problem in error.problems:
         stderr.print(f"  [bold]{escape(problem.place)}[/]: {escape(problem.what)}", soft_wrap=True)

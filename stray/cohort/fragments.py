@@ -40,6 +40,20 @@ class PatchBlock:
 
 
 @dataclass(frozen=True)
+class CompactRows:
+    """The arrays of a CSR matrix, as scipy names them, with genes in any integer type: scipy would copy to int32."""
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    data: np.ndarray
+    shape: tuple[int, int]
+
+    def matrix(self) -> sp.csr_matrix:
+        """The same as scipy's."""
+        return sp.csr_matrix((self.data, self.indices.astype(np.int32), self.indptr), shape=self.shape)
+
+
+@dataclass(frozen=True)
 class CountBlock:
     """Counts over a panel (n, G) of the global `rows` (n,), sparse, in the smallest unsigned type that holds them."""
 
@@ -50,6 +64,19 @@ class CountBlock:
     def n_genes(self) -> int:
         """Genes of the panel."""
         return int(self.counts.shape[1])  # pyright: ignore[reportOptionalSubscript]
+
+
+@dataclass(frozen=True)
+class PlacedBlock:
+    """A `CountBlock` as it lies in shared memory."""
+
+    rows: np.ndarray
+    counts: CompactRows
+
+    @property
+    def n_genes(self) -> int:
+        """Genes of the panel."""
+        return self.counts.shape[1]
 
 
 def fragments(dataset: PairedDataset, *, images: bool = False, counts: bool = False) -> tuple[Fragment, ...]:

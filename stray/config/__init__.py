@@ -11,7 +11,7 @@ from stray.config.contrastive import (
     GeneTowerConfig,
     MlpTowerConfig,
     ProjectionConfig,
-    TorchvisionConfig,
+    TunedTowerConfig,
 )
 from stray.config.evaluation import EvalConfig, LabelSourcesConfig
 from stray.config.gene import (
@@ -22,6 +22,16 @@ from stray.config.gene import (
     PcaConfig,
     ScanviConfig,
     ScviConfig,
+)
+from stray.config.image import (
+    CallableConfig,
+    ImageConfig,
+    TorchvisionConfig,
+    TrainsAdaptersConfig,
+    TrainsAllConfig,
+    TrainsConfig,
+    TrainsLastStageConfig,
+    TrainsNothingConfig,
 )
 from stray.config.ingest import (
     H5adSourceConfig,
@@ -55,6 +65,7 @@ from stray.config.search import (
 __all__ = [
     "AugmentConfig",
     "BatchesConfig",
+    "CallableConfig",
     "ChoiceConfig",
     "ClipLossConfig",
     "ContrastiveConfig",
@@ -70,6 +81,7 @@ __all__ = [
     "GuidedLossConfig",
     "H5adSourceConfig",
     "Her2stSourceConfig",
+    "ImageConfig",
     "IngestConfig",
     "IntUniformConfig",
     "LabelSourcesConfig",
@@ -95,5 +107,11 @@ __all__ = [
     "SyntheticSourceConfig",
     "TorchvisionConfig",
     "TrackConfig",
+    "TrainsAdaptersConfig",
+    "TrainsAllConfig",
+    "TrainsConfig",
+    "TrainsLastStageConfig",
+    "TrainsNothingConfig",
+    "TunedTowerConfig",
     "UniformConfig",
 ]

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from stray.config.batches import BatchesConfig
+from stray.config.image import ImageConfig, TorchvisionConfig, TrainsAllConfig, TrainsConfig
 from stray.config.losses import LossesConfig
 from stray.config.optim import ContrastiveOptimConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class TorchvisionConfig:
-    """An image encoder from torchvision, without its classifier."""
-
-    kind: Literal["torchvision"] = "torchvision"
-    name: str = "resnet18"
-    """Name of a torchvision ResNet (resnet18, resnet34, resnet50, ...)."""
-    weights: str = "none"
-    """`none` (random), `DEFAULT` (torchvision downloads its best), or the path of a state_dict file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +33,26 @@ class MlpTowerConfig:
     """Dropout after each hidden layer."""
 
 
-GeneTowerConfig = Annotated[FrozenTowerConfig | MlpTowerConfig, Field(discriminator="kind")]
+@dataclass(frozen=True, kw_only=True)
+class TunedTowerConfig:
+    """The gene stage's encoder (scVI or scANVI), trained further together with the image encoder."""
+
+    kind: Literal["tuned"] = "tuned"
+    rate_share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Its share of the learning rate."""
+
+
+GeneTowerConfig = Annotated[FrozenTowerConfig | MlpTowerConfig | TunedTowerConfig, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectionConfig:
     """The head that takes a tower's features to the shared space; one a tower."""
 
-    kind: Literal["linear", "mlp"] = "linear"
-    """A linear map, or one hidden layer before it."""
+    kind: Literal["linear", "mlp", "none"] = "linear"
+    """A linear map, or one hidden layer before it, or the towers' features themselves, which must be as many."""
     size: Annotated[int, Field(ge=2)] = 128
-    """Dimensions of the shared space."""
+    """Dimensions of the shared space; without a head it has those of the towers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +82,21 @@ class AugmentConfig:
     blur_px: Annotated[float, Field(ge=0)] = 0.0
     """Largest standard deviation of a Gaussian blur, in pixels; drawn from 0 to b."""
 
+    @property
+    def acting(self) -> tuple[str, ...]:
+        """The settings that change patches."""
+        idle = {"crop_area": 1.0}
+        return tuple(f.name for f in fields(self) if getattr(self, f.name) != idle.get(f.name, 0))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveConfig:
     """The contrastive stage trains an image encoder to meet the gene codes in one space."""
 
-    image: TorchvisionConfig = field(default_factory=TorchvisionConfig)
+    image: ImageConfig = field(default_factory=TorchvisionConfig)
     """The image encoder."""
+    trains: TrainsConfig = field(default_factory=TrainsAllConfig)
+    """What of the image encoder is trained."""
     gene_tower: GeneTowerConfig = field(default_factory=FrozenTowerConfig)
     """What codes the genes."""
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
@@ -102,6 +109,10 @@ class ContrastiveConfig:
     """Passes over the training spots."""
     batch_size: Annotated[int, Field(ge=2)] = 128
     """Spots in a global batch, whatever the number of workers."""
+    validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the paired spots of every training section that does not train, and on which retrieval is watched, such
+    as 0.05; nothing is decided by it. 0: all spots train.
+    """
     batches: BatchesConfig = field(default_factory=BatchesConfig)
     """Which spots meet in a batch."""
     accumulate: Annotated[int, Field(ge=1)] = 1

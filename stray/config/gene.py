@@ -132,8 +132,8 @@ class GeneConfig:
     it. Sums, and the likelihood, are float32 in both.
     """
     compile: bool = False
-    """Whether torch.compile fuses the likelihood: half a minute at the start, faster steps after. Takes a C++ compiler
-    on a CPU.
+    """Whether torch.compile fuses the model and its likelihood: half a minute at the start, faster steps after. Takes a
+    C++ compiler on a CPU.
     """
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, eps=0.01, weight_decay=1e-6))
     """The optimiser; scvi-tools' values by default."""

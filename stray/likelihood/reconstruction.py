@@ -12,7 +12,6 @@ B = theta (log(theta + e) - log s), A = B - pi.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -30,16 +29,13 @@ def count_log_prob(
     library_n1: Tensor,
     theta: Tensor,
     pi_nG: Tensor | None,
-    *,
-    compiled: bool = False,
 ) -> Tensor:
     """Log-probability of each spot's counts, (n,): the sum over genes of `nb_log_prob`, or of `zinb_log_prob` where
     `pi_nG` is given, at the mean `library_n1 * softmax(logit_nG)`. theta is (G,) or (n, G).
 
-    Equal to them in value and gradient. `compiled` fuses the dense passes with torch.compile (on a CPU that takes a
-    C++ compiler).
+    Equal to them in value and gradient.
     """
-    found = _CountLogProb.apply(logit_nG, library_n1, theta, pi_nG, x.place_e, x.row_e, x.gene_e, x.x_e, compiled)
+    found = _CountLogProb.apply(logit_nG, library_n1, theta, pi_nG, x.place_e, x.row_e, x.gene_e, x.x_e)
     return torch.as_tensor(found) - x.log_factorial_n
 
 
@@ -57,22 +53,17 @@ class _CountLogProb(torch.autograd.Function):
         row_e: Tensor,
         gene_e: Tensor,
         x_e: Tensor,
-        compiled: bool,
     ) -> Tensor:
-        forward = _compiled(_dense_forward) if compiled else _dense_forward
-        p_nG, log_s_nG, a_nG, found_n = forward(*_detached(logit_nG, library_n1, theta, pi_nG))
+        p_nG, log_s_nG, a_nG, found_n = _dense_forward(logit_nG, library_n1, theta, pi_nG)
         # `take` reads single places in a third of the time of an index.
         where_e = gene_e if theta.dim() == 1 else place_e
         theta_e, p_e, library_e = theta.take(where_e), p_nG.take(place_e), library_n1.take(row_e)
         a_e = None if a_nG is None else a_nG.take(place_e)
-        entry_e = (_compiled(_entries_forward) if compiled else _entries_forward)(
-            x_e, library_e * p_e, log_s_nG.take(place_e), a_e
-        )
+        entry_e = _entries_forward(x_e, library_e * p_e, log_s_nG.take(place_e), a_e)
         entry_e += torch.lgamma(x_e + theta_e) - _of_theta(torch.lgamma, theta, theta_e, where_e)
         if a_nG is not None:
             # sigmoid(A) is the zeros' share in the gradient; at a count it is 1, as that of infinity is.
             a_nG.view(-1).index_fill_(0, place_e, torch.inf)
-        ctx.compiled = compiled
         of_spots, of_entries = (library_n1, theta, pi_nG, p_nG, log_s_nG, a_nG), (theta_e, p_e, library_e)
         ctx.save_for_backward(*of_spots, *of_entries, place_e, row_e, where_e, x_e)
         return found_n.index_add_(0, row_e, entry_e)
@@ -82,27 +73,21 @@ class _CountLogProb(torch.autograd.Function):
         (grad_n,) = gradients
         library_n1, theta, pi_nG, p_nG, log_s_nG, a_nG, *of_entries = ctx.saved_tensors
         theta_e, p_e, library_e, place_e, row_e, where_e, x_e = of_entries
-        share_grad_e, theta_grad_e = (_compiled(_entries_backward) if ctx.compiled else _entries_backward)(
+        share_grad_e, theta_grad_e = _entries_backward(
             grad_n.take(row_e), x_e, theta_e, _of_theta(digamma, theta, theta_e, where_e), p_e, library_e
         )
         entries_n = torch.zeros_like(grad_n).index_add_(0, row_e, share_grad_e)
-        backward = _compiled(_dense_backward) if ctx.compiled else _dense_backward
-        logit_grad_nG, library_grad_n1, theta_grad, pi_grad_nG = backward(
-            *_detached(grad_n[:, None], library_n1, theta, pi_nG, p_nG, log_s_nG, a_nG, entries_n[:, None])
+        logit_grad_nG, library_grad_n1, theta_grad, pi_grad_nG = _dense_backward(
+            grad_n[:, None], library_n1, theta, pi_nG, p_nG, log_s_nG, a_nG, entries_n[:, None]
         )
         logit_grad_nG.view(-1).index_add_(0, place_e, library_e * share_grad_e)
         theta_grad.view(-1).index_add_(0, where_e, theta_grad_e)
-        return logit_grad_nG, library_grad_n1, theta_grad, pi_grad_nG, None, None, None, None, None
+        return logit_grad_nG, library_grad_n1, theta_grad, pi_grad_nG, None, None, None, None
 
 
 def _of_theta(function: Callable[[Tensor], Tensor], theta: Tensor, theta_e: Tensor, where_e: Tensor) -> Tensor:
     """`function` of theta at the entries, computed for each gene where theta is a gene's, and else for each entry."""
     return function(theta).take(where_e) if theta.dim() == 1 else function(theta_e)
-
-
-def _detached(*tensors: Tensor | None) -> list[Any]:
-    """The compiler asks every input for its gradient, and torch warns where that input is no leaf."""
-    return [None if tensor is None else tensor.detach() for tensor in tensors]
 
 
 def _entries_forward(x_e: Tensor, mu_e: Tensor, log_s_e: Tensor, a_e: Tensor | None) -> Tensor:
@@ -164,8 +149,3 @@ def _dense_backward(
     sum_n1 = entries_n1 - (p_nG * mu_grad_nG).sum(dim=1, keepdim=True)
     logit_grad_nG = (mu_grad_nG + sum_n1) * p_nG * -library_n1
     return logit_grad_nG, sum_n1, theta_grad, pi_grad_nG
-
-
-@cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function)

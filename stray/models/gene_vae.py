@@ -80,8 +80,6 @@ class GeneVae(nn.Module):
     def __init__(self, config: ScviConfig, *, n_genes: int, n_batches: int) -> None:
         super().__init__()
         self.config = config
-        self.compiled = False
-        """Whether the likelihood is fused by torch.compile."""
         self.n_genes, self.n_batches = n_genes, n_batches
         hidden, layers, norm = config.n_hidden, config.n_layers, config.norm
         # One batch tells nothing: like scvi-tools, its one-hot is left out.
@@ -156,7 +154,7 @@ class GeneVae(nn.Module):
     def reconstruction(self, x: SparseCounts, q: Posterior, batch_n: Tensor) -> Tensor:
         """-log p(x | z, l, s) of the draw, (n,)."""
         logit_nG, theta, pi_nG = self.decode(q.z_nZ, batch_n)
-        return -count_log_prob(x, logit_nG, q.library_n1, theta, pi_nG, compiled=self.compiled)
+        return -count_log_prob(x, logit_nG, q.library_n1, theta, pi_nG)
 
     def loss(self, x: Counted, batch_n: Tensor, noise: Noise | None) -> GeneLoss:
         """Per-spot terms of the negative ELBO with one draw of z; at the posterior mean where there is no noise."""

@@ -52,17 +52,24 @@ class GlobalBatchNorm(nn.BatchNorm1d):
 
 
 def globalise(module: nn.Module) -> nn.Module:
-    """Replace every batch norm in `module` by a `GlobalBatchNorm` with the same weights and settings; returns
-    `module`.
+    """Replace every batch norm in `module` by a `GlobalBatchNorm` with the same weights and settings, timm's
+    `BatchNormAct2d` by one with its activation after it; returns `module`. Other classes derived from torch's stay: who
+    knows what else they do.
     """
     for name, child in module.named_children():
-        if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)) and not isinstance(child, GlobalBatchNorm):
-            # momentum and eps are floats or None in both classes; only the check of the input's shape differs
-            twin = GlobalBatchNorm(
-                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
-            )
-            twin.load_state_dict(child.state_dict())
-            setattr(module, name, twin.train(child.training))
+        if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d):
+            assert isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d))
+            setattr(module, name, _twin(child))
+        elif isinstance(child, nn.BatchNorm2d) and type(child).__name__ == "BatchNormAct2d":
+            setattr(module, name, nn.Sequential(_twin(child), child.get_submodule("drop"), child.get_submodule("act")))
         else:
             globalise(child)
     return module
+
+
+def _twin(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> GlobalBatchNorm:
+    # momentum and eps are floats or None in both classes; only the check of the input's shape differs
+    twin = GlobalBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    own = twin.state_dict().keys()
+    twin.load_state_dict({name: value for name, value in norm.state_dict().items() if name in own})
+    return twin.train(norm.training)

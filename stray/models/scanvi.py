@@ -65,7 +65,7 @@ class Scanvi(GeneVae):
         probability_nK = torch.softmax(self.classifier(q.z_nZ, noise, "classifier"), dim=-1)
         many = None if noise is None else noise.repeated(self.n_classes)
         z1_mZ = q.z_nZ.repeat(self.n_classes, 1)
-        one_hot_KK = torch.eye(self.n_classes).to(z1_mZ)
+        one_hot_KK = torch.eye(self.n_classes, dtype=z1_mZ.dtype, device=z1_mZ.device)
         y_mK = one_hot_KK.repeat_interleave(len(x), dim=0)
         mean_mZ, variance_mZ = self.z2_encoder(z1_mZ, y_mK, many, "z2_encoder")
         draw = 0.0 if many is None else many.normal("z2", self.config.n_latent, mean_mZ)

@@ -8,9 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stray.config import ContrastiveConfig, MlpTowerConfig, ProjectionConfig
+from stray.config import ContrastiveConfig, ImageConfig, MlpTowerConfig, ProjectionConfig
+from stray.errors import InputError, Problem
+from stray.models.adapters import fold, train_only
+from stray.models.backbones import restored
 from stray.models.image_encoder import ImageEncoder
-from stray.models.mlp import Mlp
+from stray.models.mlp import Gaussian, Mlp
 from stray.models.norm import GlobalBatchNorm
 from stray.models.scales import LossScales
 from stray.noise import Noise
@@ -18,6 +21,8 @@ from stray.noise import Noise
 
 def projection(config: ProjectionConfig, n_in: int) -> nn.Module:
     """The head from `n_in` features to the shared space."""
+    if config.kind == "none":
+        return nn.Identity()
     if config.kind == "linear":
         return nn.Linear(n_in, config.size)
     return nn.Sequential(nn.Linear(n_in, n_in), GlobalBatchNorm(n_in), nn.ReLU(), nn.Linear(n_in, config.size))
@@ -59,6 +64,31 @@ class MlpTower(nn.Module):
         return self.body(torch.log1p(counts_nG), noise=noise, site="gene_tower")
 
 
+class TunedTower(nn.Module):
+    """The gene stage's encoder, trained further: the mean of q(z | x), standardised like the frozen codes.
+
+    Mean and scale are those of the codes that the gene stage left, and stay: training starts where `FrozenCodes` is.
+    """
+
+    def __init__(self, encoder: Gaussian, codes_NZ: Tensor, rate_share: float) -> None:
+        """Takes `encoder` over; `codes_NZ` are its codes of the training spots, `rate_share` its share of the learning
+        rate.
+        """
+        super().__init__()
+        self.rate_share = rate_share
+        self.encoder = encoder.requires_grad_(True)
+        self.encoder.log_variance.requires_grad_(False)  # no part of the code
+        self.standardise = FrozenCodes(codes_NZ.shape[1])
+        self.standardise.fit(codes_NZ)
+        self.dim = self.standardise.dim
+
+    def forward(self, counts_nG: Tensor, noise: Noise | None = None) -> Tensor:
+        return self.standardise(self.encoder(torch.log1p(counts_nG), noise=noise, site="gene_tower")[0])
+
+
+GeneTower = FrozenCodes | MlpTower | TunedTower
+
+
 class Coded(NamedTuple):
     """What the towers make of a batch."""
 
@@ -70,24 +100,85 @@ class Coded(NamedTuple):
     """Codes of the images in the gene decoder's space; None where no loss decodes."""
 
 
+class ProjectedEncoder(nn.Module):
+    """An image encoder with its head: from uint8 patches to codes of length one in the shared space."""
+
+    def __init__(self, encoder: ImageEncoder, head: nn.Module, dim: int) -> None:
+        super().__init__()
+        self.encoder, self.head, self.dim = encoder, head, dim
+
+    def forward(self, patches_nCHW: Tensor) -> Tensor:
+        """Codes (n, dim) of patches (n, 3, H, W), uint8 or floats in [0, 1]."""
+        return F.normalize(self.head(self.encoder(patches_nCHW)).float(), dim=-1)
+
+
+ImageCoder = ImageEncoder | ProjectedEncoder
+"""What a stage leaves to code pictures with: `dim`, and from patches to features."""
+
+
+def image_coder(image: ImageConfig, projection_config: ProjectionConfig | None) -> ImageCoder:
+    """An image encoder, followed by its projection head where one is named, for weights that a folder of stray holds.
+
+    Raises InputError as `ImageEncoder` does.
+    """
+    encoder = ImageEncoder(restored(image))
+    if projection_config is None:
+        return encoder
+    return ProjectedEncoder(encoder, projection(projection_config, encoder.dim), projection_config.size)
+
+
+def kept_projection(config: ContrastiveConfig) -> ProjectionConfig | None:
+    """The head that stays with the image encoder after training: where nothing else was trained."""
+    return config.projection if config.trains.kind == "nothing" else None
+
+
 class ContrastiveModel(nn.Module):
     """Image encoder, gene tower, their heads, and the scalars of the losses."""
 
     def __init__(
-        self, config: ContrastiveConfig, gene_tower: FrozenCodes | MlpTower, n_latent: int | None = None
+        self,
+        config: ContrastiveConfig,
+        encoder: ImageEncoder,
+        gene_tower: GeneTower,
+        n_latent: int | None = None,
     ) -> None:
-        """`n_latent` is the size of the codes that the gene decoder takes, where a loss decodes."""
+        """`n_latent` is the size of the codes that the gene decoder takes, where a loss decodes.
+
+        Raises InputError when there are no heads and the towers' features are not as many.
+        """
         super().__init__()
-        self.image_encoder = ImageEncoder(config.image)
+        if config.projection.kind == "none" and encoder.dim != gene_tower.dim:
+            what = f"the image encoder has {encoder.dim} features, the gene tower {gene_tower.dim}: they share no space"
+            remedy = "take a linear or mlp head, or a gene tower of that size (n_hidden of an mlp, gene.model.n_latent)"
+            raise InputError(Problem("contrastive.projection.kind", what, remedy))
+        self._config = config
+        # In a tuple, and so neither in checkpoints nor in averages of weights: it never changes.
+        self._frozen: tuple[ImageEncoder, ...] = (encoder,) if config.trains.kind == "nothing" else ()
+        self.image_encoder = None if self._frozen else encoder
         self.gene_tower = gene_tower
-        self.image_head = projection(config.projection, self.image_encoder.dim)
+        self.image_head = projection(config.projection, encoder.dim)
         self.gene_head = projection(config.projection, gene_tower.dim)
         self.scales = LossScales(config.losses)
-        self.expression_head = None if n_latent is None else nn.Linear(self.image_encoder.dim, n_latent)
+        self.expression_head = None if n_latent is None else nn.Linear(encoder.dim, n_latent)
+        train_only(encoder, config.trains)
 
-    def forward(self, patches_nCHW: Tensor, genes_nX: Tensor, noise: Noise | None = None) -> Coded:
-        """Codes of the images and of the genes."""
-        features_nF = self.image_encoder(patches_nCHW)
+    @property
+    def encoder(self) -> ImageEncoder:
+        """The image encoder, in the module or frozen beside it."""
+        return self._frozen[0] if self.image_encoder is None else self.image_encoder
+
+    def coder(self) -> ImageCoder:
+        """What is kept when training has ended, to code pictures with; adapters are folded into the weights."""
+        fold(self.encoder)
+        if self.image_encoder is not None:
+            return self.image_encoder
+        return ProjectedEncoder(self.encoder, self.image_head, self._config.projection.size)
+
+    def forward(self, images_nX: Tensor, genes_nX: Tensor, noise: Noise | None = None) -> Coded:
+        """Codes of the images and of the genes. `images_nX` are patches (n, 3, H, W), or the features (n, F) of a
+        frozen encoder.
+        """
+        features_nF = images_nX if self.image_encoder is None else self.image_encoder(images_nX, noise)
         image_nD = self.image_head(features_nF)
         gene_nD = self.gene_head(self.gene_tower(genes_nX, noise))
         image_nD, gene_nD = _full(image_nD), _full(gene_nD)

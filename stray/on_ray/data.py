@@ -16,13 +16,20 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
-import scipy.sparse as sp
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.data.extensions import ArrowTensorArray
 
 from stray.cohort.dataset import PairedDataset, SpotTable
-from stray.cohort.fragments import CountBlock, Fragment, PatchBlock, fragments, read_counts, read_patches
+from stray.cohort.fragments import (
+    CompactRows,
+    Fragment,
+    PatchBlock,
+    PlacedBlock,
+    fragments,
+    read_counts,
+    read_patches,
+)
 from stray.cohort.panel import Panel
 from stray.columns import GENE_COUNT, GENE_INDEX, PATCHES, ROWS
 from stray.errors import InputError, Problem
@@ -97,9 +104,9 @@ def place_counts(dataset: PairedDataset, panel: Panel, patients: tuple[str, ...]
     def read(fragment: Fragment) -> Iterable[pa.Table]:
         for block in read_counts(fragment, index, n_genes):
             offsets = block.counts.indptr.astype(np.int64)
-            lists = [
-                pa.LargeListArray.from_arrays(offsets, values) for values in (block.counts.indices, block.counts.data)
-            ]
+            # With uint16 counts a non-zero count takes 4 bytes rather than 6.
+            genes = block.counts.indices.astype(np.uint16 if len(panel) <= 2**16 else np.int32)
+            lists = [pa.LargeListArray.from_arrays(offsets, values) for values in (genes, block.counts.data)]
             yield pa.table({ROWS: block.rows, GENE_INDEX: lists[0], GENE_COUNT: lists[1]})
 
     files = [f for f in fragments(dataset, counts=True) if f.section in wanted]
@@ -180,9 +187,9 @@ def _rows(table: pa.Table) -> np.ndarray:
     return _array(table, ROWS).to_numpy()
 
 
-def _count_block(table: pa.Table, n_genes: int) -> CountBlock:
+def _count_block(table: pa.Table, n_genes: int) -> PlacedBlock:
     index, count = (_array(table, name) for name in (GENE_INDEX, GENE_COUNT))
     offsets = index.offsets.to_numpy()
     start, stop = offsets[0], offsets[-1]
-    parts = (count.values.to_numpy()[start:stop], index.values.to_numpy()[start:stop], offsets - start)
-    return CountBlock(_rows(table), sp.csr_matrix(parts, shape=(len(table), n_genes), copy=False))
+    genes, counts = (values.values.to_numpy()[start:stop] for values in (index, count))
+    return PlacedBlock(_rows(table), CompactRows(offsets - start, genes, counts, (len(table), n_genes)))

@@ -13,9 +13,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from stray import storage
 from stray.config import Recipe
-from stray.errors import NotFiniteError
+from stray.errors import NotFiniteError, NotKeptError
+from stray.on_ray.checkpoints import tidy
 from stray.on_ray.data import Placed, PlacedData
-from stray.on_ray.failures import input_error
+from stray.on_ray.failures import full_storage, input_error
 from stray.on_ray.interruptible import interruptible
 from stray.on_ray.logger import Letter, MailboxTracker, heard_by
 from stray.on_ray.resources import WorkerPlan
@@ -55,8 +56,11 @@ def fit(
 
     Raises InputError when a worker found its input at fault, and Ray's TrainingFailedError when a worker failed
     otherwise more often than `max_failures`. A loss or gradient that is not finite is a NotFiniteError at once, on any
-    number of `max_failures`: the step would fail again.
+    number of `max_failures`: the step would fail again. So is a checkpoint that cannot be written a NotKeptError.
     """
+    # The same stages find the same run, and with it the checkpoint that a driver which was ended left behind.
+    name = "group-" + digest([a.stage.key for a in assignments])
+    tidy(storage.join(storage.absolute(folder), name))
     trainer = TorchTrainer(
         _work,
         train_loop_config={
@@ -70,8 +74,7 @@ def fit(
         ),
         torch_config=TorchConfig(backend="nccl" if layout.use_gpu else "gloo"),
         run_config=ray.train.RunConfig(
-            # The same stages find the same run, and with it the checkpoint that a driver which was ended left behind.
-            name="group-" + digest([a.stage.key for a in assignments]),
+            name=name,
             storage_path=storage.absolute(folder),
             failure_config=FailureConfig(max_failures=max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
@@ -81,7 +84,9 @@ def fit(
     try:
         result = interruptible(trainer.fit)
     except Exception as error:
-        raise input_error(error) or error from None
+        raise input_error(error) or full_storage(error, folder) or error from None
+    if isinstance(result.return_value, NotKeptError):
+        raise result.return_value
     if isinstance(result.return_value, NotFiniteError):
         raise result.return_value.at(result.checkpoint.path) if result.checkpoint else result.return_value
 
@@ -111,7 +116,7 @@ def fit_alone(
         )
 
 
-def _work(config: dict[str, Any]) -> NotFiniteError | None:
+def _work(config: dict[str, Any]) -> NotFiniteError | NotKeptError | None:
     """What every worker runs.
 
     An error that all workers raise alike and would raise again is returned: Ray Train tries again what is raised.
@@ -127,7 +132,7 @@ def _work(config: dict[str, Any]) -> NotFiniteError | None:
         )
         try:
             run_stage(assignment.stage, data, worker, tracker, **config["every"])
-        except NotFiniteError as error:
+        except (NotFiniteError, NotKeptError) as error:
             return error
         if worker.rank == 0:
             tracker.note("done")

@@ -69,6 +69,11 @@ class MailboxTracker:
         path = Path(path_local)
         self._post({"artifact": path.name, "content": path.read_bytes(), "folder": folder})
 
+    def warn(self, subject: str, text: str) -> None:
+        """See `Tracker.warn`."""
+        self._post({"warning": text, "subject": subject})
+        self.flush()
+
     def open(self, name: str, recipe: Recipe, tags: Mapping[str, str]) -> None:
         """Open the run of the first target."""
         self._post({"open": name, "recipe": recipe, "tags": dict(tags)})

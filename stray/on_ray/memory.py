@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 INTERVAL_S = 0.5
+MOST = 0.02
+"""Share of the time that looking may take: the kernel walks all pages of large processes, which then wait."""
 
 
 class PeakMemory:
-    """A context manager whose `peak_bytes` is the most that was seen, looked at every half second.
+    """A context manager whose `peak_bytes` is the most that was seen, looked at every half second, or less often where
+    that takes long.
 
     The proportional set size (PSS: pages that several processes share count once) of this process and of all its
     descendants, without shared memory, and the pages of the object store that were ever written: the store keeps them.
@@ -36,8 +40,9 @@ class PeakMemory:
 
     def _run(self) -> None:
         while True:
+            started = time.perf_counter()
             self.peak_bytes = max(self.peak_bytes, memory_bytes(os.getpid()))
-            if self._stop.wait(INTERVAL_S):
+            if self._stop.wait(max(INTERVAL_S, (time.perf_counter() - started) / MOST)):
                 return
 
 

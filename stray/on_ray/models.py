@@ -8,11 +8,12 @@ from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.errors import InputError
 from stray.evaluate import fit_probe
-from stray.models.image_encoder import ImageEncoder
+from stray.models.towers import image_coder, kept_projection
 from stray.recipe import dump_yaml
 from stray.track.mlflow import MlflowTracker
 from stray.train.grid import Cell
 from stray.train.model_folder import Classifier, save
+from stray.train.stages import ImageStage
 
 
 def export(
@@ -36,9 +37,12 @@ def export(
         "classes": list(probe.classes) if probe else [],
     }
     folder = storage.join(root, "models", f"{cell.method}-seed{cell.seed}")
-    save(folder, state, cell.recipe.contrastive.image, probe, patch, dump_yaml(cell.recipe), facts)
+    config = cell.recipe.contrastive
+    trained = isinstance(cell.scored, ImageStage) and cell.scored.train
+    projection = kept_projection(config) if trained else None
+    save(folder, state, config.image, projection, probe, patch, dump_yaml(cell.recipe), facts)
     if probe is not None:
-        encoder = ImageEncoder(cell.recipe.contrastive.image)
+        encoder = image_coder(config.image, projection)
         encoder.load_state_dict(state)
         example = np.zeros((2, patch.size_px, patch.size_px, 3), dtype=np.float32)
         run.model(Classifier(encoder.eval(), probe), example, cell.method)

@@ -42,7 +42,6 @@ SETTINGS = {
 """Environment of the driver, its controllers and workers, where the user has not set another value."""
 
 GIB = 1024**3
-DEFAULT_OBJECT_STORE_GIB = 2.0
 
 _session: SessionInfo | None = None
 _log: logging.FileHandler | None = None
@@ -78,7 +77,8 @@ def start(*, num_cpus: int | None = None, object_store_gib: float | None = None)
     """Connect to the cluster of RAY_ADDRESS or of the submitted job that this is; else start one on this machine.
 
     A process that is connected already stays so. `num_cpus` and `object_store_gib` shape a local cluster only; the
-    object store stays within a third of the memory. Raises InputError when the cluster cannot be reached.
+    object store may grow to a third of the memory, where less is not asked for. Raises InputError when the cluster
+    cannot be reached.
     """
     global _session
     if _session is not None:
@@ -177,14 +177,14 @@ def _quiet(folder: Path) -> None:
 
 
 def _object_store_bytes(gib: float | None) -> int:
-    wanted = (DEFAULT_OBJECT_STORE_GIB if gib is None else gib) * GIB
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = memory / 3
     if sys.platform == "linux":
         shared = os.statvfs("/dev/shm")
         # Past the shared memory Ray would fall back to files on disk.
         limit = min(limit, 0.8 * shared.f_bavail * shared.f_frsize)
-    return int(max(min(wanted, limit), 0.1 * GIB))
+    # The store takes what is put into it and no more: a small cohort pays nothing for the room of a large one.
+    return int(max(limit if gib is None else min(gib * GIB, limit), 0.1 * GIB))
 
 
 def _info(*, local: bool, dashboard: str) -> SessionInfo:

@@ -87,6 +87,8 @@ class Tracking:
                 run.params(letter["params"])
             elif "artifact" in letter:
                 log_bytes(run, letter["artifact"], letter["content"], letter["folder"])
+            elif "warning" in letter:
+                run.warn(letter["subject"], letter["warning"])
         self._show(letter)
 
     def _show(self, letter: Letter) -> None:
@@ -98,6 +100,8 @@ class Tracking:
             self._watch.finish(title)
         elif "note" in letter:
             self._watch.say(f"{title}: {letter['note']}")
+        elif "warning" in letter:
+            self._watch.say(f"{title}: warning: {letter['warning']}")
         elif any(name.endswith("/learning_rate") for name in metrics):
             self._watch.update(title, letter["step"], describe(metrics))
 
@@ -112,8 +116,14 @@ def describe(metrics: Mapping[str, float]) -> str:
             words.append(f"held out {short['validation_elbo']:.1f}")
     elif "chance_loss" in short:
         words.append(f"loss {short['loss']:.2f} (chance {short['chance_loss']:.2f})")
+        if "validation_recall_10_chance" in short:
+            found, chance = short["validation_recall_10_image_to_gene"], short["validation_recall_10_chance"]
+            words.append(f"recall@10 {found:.0%} (chance {chance:.0%})")
+        if "image_effective_rank" in short:
+            words.append(f"rank {short['image_effective_rank']:.0f}")
     words.append(f"{short['spots_per_second']:.0f} spots/s")
     words.append(f"waiting {short['waiting_for_data_share']:.0%}")
+    words.append(f"{short['peak_memory_gib']:.1f} GiB")
     return "  ".join(words)
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
+import io
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import Checkpoint
+from ray.train import Checkpoint, CheckpointUploadMode
 from torch import Tensor
 
 from stray import collective
-
-STATE = "state.pt"
+from stray.errors import NotKeptError, Problem
+from stray.on_ray.checkpoints import STATE, newest, write
 
 
 class RayWorker:
@@ -34,6 +33,8 @@ class RayWorker:
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
         self._stage, self._on_restore, self._before_checkpoint = stage, on_restore, before_checkpoint
+        place: Any = context.get_storage()
+        self._filesystem, self._run = place.storage_filesystem, place.experiment_fs_path
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         return collective.all_sum(tensor.detach().to(self.device))
@@ -43,22 +44,35 @@ class RayWorker:
             return None  # each report costs a round with the controller; the curves travel through the tracker
         if self._before_checkpoint is not None:
             self._before_checkpoint()
-        with tempfile.TemporaryDirectory(prefix="stray-checkpoint-") as folder:
-            checkpoint = None
-            if self.rank == 0:
-                torch.save({"stage": self._stage, "state": dict(state)}, Path(folder) / STATE)
-                checkpoint = Checkpoint.from_directory(folder)
-            ray.train.report(dict(metrics), checkpoint=checkpoint)
-        return None  # the controller names it, and knows when it is whole
+        checkpoint, failure = None, None
+        if self.rank == 0:
+            try:
+                folder = write(self._filesystem, self._run, {"stage": self._stage, "state": dict(state)})
+                checkpoint = Checkpoint(folder, self._filesystem)
+            except OSError as error:
+                failure = error
+        # All stop together: Ray would try the epochs since the last one again, and fail again.
+        if self.all_reduce(torch.tensor([float(failure is not None)])) > 0:
+            raise self._not_kept(failure)
+        ray.train.report(dict(metrics), checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
+        return None  # the controller knows when it counts
 
     def restore(self) -> dict[str, Any] | None:
         checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
+        folder = newest(self._filesystem, self._run) if checkpoint is None else checkpoint.path
+        if folder is None:
             return None
-        with checkpoint.as_directory() as folder:
-            saved = torch.load(Path(folder) / STATE, map_location=self.device, weights_only=True)
+        with self._filesystem.open_input_stream(f"{folder}/{STATE}") as stream:
+            saved = torch.load(io.BytesIO(stream.read()), map_location=self.device, weights_only=True)
         if saved["stage"] != self._stage:
             return None
         if self._on_restore is not None:
             self._on_restore(saved["state"]["epoch"], saved["state"].get("step", 0))
         return saved["state"]
+
+    def _not_kept(self, failure: OSError | None) -> NotKeptError:
+        kept = newest(self._filesystem, self._run)
+        before = f"the one before it is whole ({kept})" if kept else "there is none before it"
+        what = f"the checkpoint could not be written ({failure or 'by rank 0'}); {before}"
+        remedy = "make room there, and run the same command again: it goes on from the last whole checkpoint"
+        return NotKeptError(Problem(self._run, what, remedy))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import urlparse
 
 from stray.columns import ANNOTATED
-from stray.config import ChoiceConfig, Recipe
+from stray.config import CallableConfig, ChoiceConfig, Recipe, ScviConfig, TorchvisionConfig, TrainsNothingConfig
 from stray.errors import Problem
 
 Finding = tuple[tuple[str, ...], Problem]
@@ -122,6 +122,33 @@ def _stages(recipe: Recipe) -> Iterator[Finding]:
     yield from _gene(recipe)
     yield from _losses(recipe)
     yield from _accumulation(recipe)
+    yield from _towers(recipe)
+
+
+def _towers(recipe: Recipe) -> Iterator[Finding]:
+    contrastive, place = recipe.contrastive, "contrastive.trains.cached_views"
+    trains, augment, gene = contrastive.trains, contrastive.augment, recipe.gene.model.kind
+    image = contrastive.image
+    if isinstance(image, CallableConfig) and not re.fullmatch(r"[\w.]+:[\w.]+", image.factory):
+        what, remedy = f"{image.factory!r} names no callable", "write it as package.module:callable"
+        yield _finding("contrastive.image.factory", what, remedy)
+    if isinstance(trains, TrainsNothingConfig):
+        on = [f"contrastive.augment.{name}" for name in augment.acting]
+        if on and trains.cached_views == 0:
+            what = "features of a frozen encoder are computed once, and augmentation would change them at every step"
+            remedy = f"set {place}=8 (augmented views of each patch), or turn off {', '.join(on)}"
+            yield _finding(place, what, remedy, "contrastive.trains.kind", *on)
+        elif trains.cached_views > 0 and not on:
+            what = f"{trains.cached_views} views of a patch would be the same: no augmentation is on"
+            yield _finding(place, what, "set it to 0, or turn on a part of contrastive.augment", "contrastive.augment")
+        if contrastive.projection.kind == "none":
+            what = "nothing is left to train on the side of the pictures: `contrastive.trains.kind` is nothing"
+            remedy = "take a linear or mlp head, or train the encoder"
+            yield _finding("contrastive.projection.kind", what, remedy, "contrastive.trains.kind")
+    if contrastive.gene_tower.kind == "tuned" and gene not in ("scvi", "scanvi"):
+        what = f"a tuned gene tower starts from the encoder of scVI or scANVI, the gene model is {gene}"
+        remedy = "set contrastive.gene_tower.kind=frozen, or gene.model.kind=scvi"
+        yield _finding("contrastive.gene_tower.kind", what, remedy, "gene.model.kind")
 
 
 def _accumulation(recipe: Recipe) -> Iterator[Finding]:
@@ -130,10 +157,14 @@ def _accumulation(recipe: Recipe) -> Iterator[Finding]:
     if chunks > contrastive.batch_size:
         what = f"{chunks} chunks of a batch of {contrastive.batch_size} spots"
         yield _finding(place, what, "fewer chunks, or a larger batch", "contrastive.batch_size")
+    image, tower, model = contrastive.image, contrastive.gene_tower.kind, recipe.gene.model
+    trains = contrastive.trains.kind in ("all", "last_stage")
+    resnet = isinstance(image, TorchvisionConfig) and image.name.startswith(("resnet", "resnext", "wide_resnet"))
+    tuned = tower == "tuned" and isinstance(model, ScviConfig) and model.norm == "batch"
     # Other models are looked at when they are built.
     batch_norms = {
-        "contrastive.image.name": contrastive.image.name.startswith(("resnet", "resnext", "wide_resnet")),
-        "contrastive.gene_tower.kind": contrastive.gene_tower.kind == "mlp",
+        "contrastive.image.name": resnet and trains,
+        "contrastive.gene_tower.kind": tower == "mlp" or tuned,
         "contrastive.projection.kind": contrastive.projection.kind == "mlp",
     }
     having = [path for path, has in batch_norms.items() if has]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from stray.track.mlflow_client import is_transient, open_client, open_experiment, resolve_uri, sqlite_file
 from stray.track.mlflow_sender import Sender
 from stray.track.outbox import Item, Outbox, read_spill
-from stray.track.records import KEY
+from stray.track.records import KEY, WARNING
 from stray.track.tracker import RunStatus
 
 if TYPE_CHECKING:
@@ -155,6 +155,10 @@ class MlflowTracker:
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags of the run."""
         self._put("tags", {name: str(value) for name, value in values.items()})
+
+    def warn(self, subject: str, text: str) -> None:
+        """See `Tracker.warn`: a tag of the run."""
+        self.tags({f"{WARNING}{subject}": text})
 
     def artifact(self, path_local: str | os.PathLike[str], folder: str = "") -> None:
         """See `Tracker.artifact`."""

@@ -8,6 +8,8 @@ METHOD, FOLD, SEED, KIND = "stray.method", "stray.fold", "stray.seed", "stray.ki
 """Tags that place a run in an experiment."""
 DATASET, VERSION, JOB, KEY = "stray.dataset", "stray.version", "stray.job", "stray.key"
 """Tags that say what a run was made from, and which run it is: one with the same key is gone on with."""
+WARNING = "stray.warning."
+"""Prefix of the tags of a run that say what to look at, by subject."""
 CELL = "cell"
 """Value of `stray.kind` of a run that evaluated one method on one fold with one seed."""
 INNER_CELL = "inner"

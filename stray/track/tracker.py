@@ -30,6 +30,12 @@ class Tracker(Protocol):
         """
         ...
 
+    def warn(self, subject: str, text: str) -> None:
+        """Something that the person who runs it should look at: shown, and kept with the run under its subject (a word
+        without spaces); a later warning of the same subject takes its place.
+        """
+        ...
+
     def close(self, status: RunStatus = "FINISHED") -> None:
         """The run has ended. Nothing may be logged after it."""
         ...
@@ -47,6 +53,9 @@ class NullTracker:
     def artifact(self, path_local: str | os.PathLike[str], folder: str = "") -> None:
         """Forget the file."""
 
+    def warn(self, subject: str, text: str) -> None:
+        """Forget the warning."""
+
     def close(self, status: RunStatus = "FINISHED") -> None:
         """Do nothing."""
 
@@ -61,6 +70,8 @@ class MemoryTracker:
     """Every call of `metrics`: (step, values)."""
     artifacts: dict[str, str] = field(default_factory=dict)
     """Place in the run -> local path that was given."""
+    warnings: dict[str, str] = field(default_factory=dict)
+    """Subject -> text of every warning."""
     status: RunStatus | None = None
     """How the run ended; None while it is open."""
 
@@ -78,6 +89,10 @@ class MemoryTracker:
         if not os.path.exists(path):
             raise FileNotFoundError(path)
         self.artifacts["/".join(part for part in (folder, os.path.basename(path.rstrip("/"))) if part)] = path
+
+    def warn(self, subject: str, text: str) -> None:
+        """Keep the warning."""
+        self.warnings[subject] = text
 
     def close(self, status: RunStatus = "FINISHED") -> None:
         """Keep the status."""
@@ -108,6 +123,11 @@ class CompositeTracker:
         """Hand the file on."""
         for tracker in self._trackers:
             tracker.artifact(path_local, folder)
+
+    def warn(self, subject: str, text: str) -> None:
+        """Hand the warning on."""
+        for tracker in self._trackers:
+            tracker.warn(subject, text)
 
     def close(self, status: RunStatus = "FINISHED") -> None:
         """Close every tracker, also when one of them fails; the first failure is raised at the end."""

@@ -12,7 +12,7 @@ import torch
 from scipy.special import gammaln
 from torch import Tensor
 
-from stray.cohort.fragments import CountBlock, PatchBlock
+from stray.cohort.fragments import CompactRows, CountBlock, PatchBlock, PlacedBlock
 from stray.likelihood.counts import SparseCounts
 
 
@@ -63,18 +63,18 @@ class Patches(_Blocks):
 class Counts(_Blocks):
     """Counts over the panel of some global rows, sparse."""
 
-    def __init__(self, blocks: Sequence[CountBlock], rows: np.ndarray) -> None:
+    def __init__(self, blocks: Sequence[CountBlock | PlacedBlock], rows: np.ndarray) -> None:
         """Raises ValueError when a row is in no block."""
         super().__init__([b.rows for b in blocks], rows)
-        self._counts = [b.counts for b in blocks]
+        self._counts: list[sp.csr_matrix | CompactRows] = [b.counts for b in blocks]
         self.n_genes: int = blocks[0].n_genes
         first = np.cumsum([0, *(len(b.rows) for b in blocks)])
         place = first[self._block] + self._offset
         sums = zip(*(_row_sums(counts) for counts in self._counts), strict=True)
         self._total, self._log_factorial = (np.concatenate(of_blocks)[place] for of_blocks in sums)
-        # Where each position's entries start and end in its block.
+        # Where each position's entries start in its block, and how many they are.
         self._start = np.concatenate([m.indptr[:-1] for m in self._counts]).astype(np.int64)[place]
-        self._stop = np.concatenate([m.indptr[1:] for m in self._counts]).astype(np.int64)[place]
+        self._length = np.concatenate([np.diff(m.indptr) for m in self._counts]).astype(np.int64)[place]
 
     def totals(self) -> np.ndarray:
         """Counts over the panel of each position."""
@@ -86,7 +86,8 @@ class Counts(_Blocks):
 
     def matrix(self) -> sp.csr_matrix:
         """Counts (N, G) of all positions in their order, one copy in this process."""
-        stacked = sp.csr_matrix(sp.vstack(self._counts))
+        blocks = [m.matrix() if isinstance(m, CompactRows) else m for m in self._counts]
+        stacked = sp.csr_matrix(sp.vstack(blocks))
         first = np.cumsum([0, *(len(block.indptr) - 1 for block in self._counts)])
         return sp.csr_matrix(stacked[first[self._block] + self._offset])
 
@@ -99,22 +100,33 @@ class Counts(_Blocks):
         """Counts (n, G) as their non-zero entries, float32, in the order of `positions`: the same however the rows are
         spread over blocks.
         """
-        start_n, stop_n = self._start[positions], self._stop[positions]
-        # A slice a spot: to copy what lies together is several times faster than to index every entry, and of a large
-        # cohort a batch touches many blocks.
-        places = [
-            (self._counts[block], slice(start, stop))
-            for block, start, stop in zip(
-                self._block[positions].tolist(), start_n.tolist(), stop_n.tolist(), strict=True
-            )
-        ]
-        values = np.concatenate([np.empty(0, np.float32), *(m.data[at] for m, at in places)], dtype=np.float32)
-        genes = np.concatenate(
-            [np.empty(0, np.int64), *(m.indices[at] for m, at in places)], dtype=np.int64, casting="unsafe"
-        )
-        row_e = torch.from_numpy(np.repeat(np.arange(len(positions)), stop_n - start_n))
+        order = np.argsort(self._block[positions], kind="stable")
+        sorted_n = positions[order]
+        where_e = _runs(self._start[sorted_n], self._length[sorted_n])
+        values_e, genes_e = np.empty(len(where_e), np.float32), np.empty(len(where_e), np.int64)
+        before_n = np.cumsum(self._length[sorted_n]) - self._length[sorted_n]
+        blocks, first_n = np.unique(self._block[sorted_n], return_index=True)
+        ends = np.append(before_n[first_n], len(where_e))
+        for block, start, stop in zip(blocks, ends[:-1], ends[1:], strict=True):
+            held, where = self._counts[block], where_e[start:stop]
+            values_e[start:stop] = held.data.take(where)
+            genes_e[start:stop] = held.indices.take(where)
+        length_n = self._length[positions]
+        if len(blocks) > 1:
+            back_e = _runs(before_n[np.argsort(order)], length_n)
+            values_e, genes_e = values_e.take(back_e), genes_e.take(back_e)
+        row_e = np.repeat(np.arange(len(positions)), length_n)
         of_spots = (torch.from_numpy(a[positions].astype(np.float32)) for a in (self._total, self._log_factorial))
-        return SparseCounts(self.n_genes, row_e, torch.from_numpy(genes), torch.from_numpy(values), *of_spots)
+        of_entries = (torch.from_numpy(a) for a in (row_e, genes_e, values_e))
+        return SparseCounts(self.n_genes, *of_entries, *of_spots)
+
+
+def _runs(start_n: np.ndarray, length_n: np.ndarray) -> np.ndarray:
+    """start, start + 1, ... of each run, one run after the other."""
+    before_n = np.cumsum(length_n) - length_n
+    runs = np.repeat(start_n - before_n, length_n)
+    runs += np.arange(len(runs))
+    return runs
 
 
 _LOG_FACTORIAL = gammaln(np.arange(1, 2**16 + 1, dtype=np.float64))
@@ -122,7 +134,7 @@ _LOG_FACTORIAL = gammaln(np.arange(1, 2**16 + 1, dtype=np.float64))
 _ROWS_AT_ONCE = 1024
 
 
-def _row_sums(counts: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+def _row_sums(counts: sp.csr_matrix | CompactRows) -> tuple[np.ndarray, np.ndarray]:
     """Of each row: the sum of its counts, and of log(count!); some rows at a time, for blocks are large."""
     total, log_factorial = np.zeros(len(counts.indptr) - 1), np.zeros(len(counts.indptr) - 1)
     for first in range(0, len(total), _ROWS_AT_ONCE):

@@ -9,27 +9,31 @@ import torch
 from torch import Tensor
 
 from stray.collective import share
-from stray.config import ContrastiveConfig, FrozenTowerConfig
+from stray.config import ContrastiveConfig, FrozenTowerConfig, MlpTowerConfig, TunedTowerConfig
 from stray.likelihood.counts import SparseCounts
 from stray.losses.expression import Explained
 from stray.losses.gather import gather
 from stray.losses.mixture import Mixed, mixture
-from stray.models.towers import Coded, ContrastiveModel, FrozenCodes, MlpTower
+from stray.models.image_encoder import ImageEncoder
+from stray.models.towers import Coded, ContrastiveModel, FrozenCodes, MlpTower, TunedTower
 from stray.noise import Noise, torch_generator
 from stray.train.accumulate import check_batch_norm, in_chunks
 from stray.train.augment import augment
 from stray.train.averages import Averages
 from stray.train.blocks import Counts, Patches
+from stray.train.encoder_checks import check_encoder
 from stray.train.expression_data import ExpressionData
-from stray.train.plan import BatchPlan
-from stray.train.sampling import SampledPlan, check_batches
+from stray.train.frozen_features import FrozenFeatures
+from stray.train.pair_watch import PairWatch, collapse
+from stray.train.sampling import SampledPlan, plan_batches
 from stray.train.task import StepOutput
 
 
 @dataclass(frozen=True)
 class PairedBatch:
-    """Patches (n, 3, px, px) uint8, what the gene tower takes: codes (n, Z) or counts (n, G), and what some losses ask
-    for: classes (n,), -1 where a spot has none; counts with the batches (n,) that they come from.
+    """Patches (n, 3, px, px) uint8, or a frozen encoder's features (n, F) of them; what the gene tower takes: codes
+    (n, Z) or counts (n, G); and what some losses ask for: classes (n,), -1 where a spot has none; counts with the
+    batches (n,) that they come from.
     """
 
     patches_nCHW: Tensor
@@ -53,15 +57,19 @@ class ContrastiveTask:
         label_N: np.ndarray | None = None,
         patient_N: np.ndarray | None = None,
         expression: ExpressionData | None = None,
+        tuned: TunedTower | None = None,
+        watch: PairWatch | None = None,
     ) -> None:
-        """`patches` of the training spots, and for the same rows their frozen gene codes (N, Z) or their counts; their
-        classes, empty where they are not known, where a loss is guided by them or batches are balanced over them; their
-        patients, where batches are not plain; and their counts and decoder, where a loss decodes.
+        """`patches` of the training spots, and for the same rows their frozen gene codes (N, Z) or their counts, with
+        the gene tower where it is tuned; their classes, empty where they are not known, where a loss is guided by them
+        or batches are balanced over them; their patients, where batches are not plain; and their counts and decoder,
+        where a loss decodes. `watch` holds spots that do not train.
 
         Raises InputError when batches cannot be drawn, or not be taken in chunks, as `config` says.
         """
         self.config, self.device, self.epochs = config, device, config.epochs
-        self._patches, self._genes = patches, genes
+        self._patches, self._genes, self._watch = patches, genes, watch
+        self._last: tuple[Tensor, Tensor] | None = None
         self._half = half_precision(config.precision, device)
         self._class_N = None
         if config.losses.guided.weight > 0:
@@ -70,18 +78,26 @@ class ContrastiveTask:
             self._class_N = torch.from_numpy(np.where(label_N == "", -1, np.searchsorted(classes, label_N)))
         self._expression = expression
         self._chance = 0.0 if expression is None else expression.chance(device)
-        self.plan = _plan(config, len(patches), seed, patient_N, label_N)
+        self.plan = plan_batches(config, len(patches), seed, patient_N, label_N)
         n_latent = None if expression is None else expression.decoder.dim
-        self.module = build(config, genes, seed, n_latent).to(memory_format=torch.channels_last)
+        self.module = build(config, genes, seed, n_latent, tuned).to(memory_format=torch.channels_last)
+        check_encoder(self.module.encoder, patches, device)
         if config.accumulate > 1 and config.accumulate_batch_norm == "refuse":
             check_batch_norm(self.module)
         if config.compile:
             # In place, so that the names of the weights stay.
-            self.module.image_encoder.backbone.compile()
+            self.module.encoder.backbone.compile()
+        self._features = None
+        if config.trains.kind == "nothing":
+            encoder = self.module.encoder.to(device).to(memory_format=torch.channels_last)
+            self._features = FrozenFeatures(encoder, patches, config, seed, device, self._half)
 
     def gather(self, positions: np.ndarray, noise: Noise) -> PairedBatch:
         """The spots at `positions`, in pinned memory where a GPU waits for them."""
-        patches = self._patches.gather(positions)
+        if self._features is None:
+            patches = self._patches.gather(positions)
+        else:
+            patches = self._features.gather(positions, noise.epoch)
         genes = (
             self._genes[torch.from_numpy(positions)]
             if isinstance(self._genes, Tensor)
@@ -101,6 +117,7 @@ class ContrastiveTask:
         scales = self.module.scales()
         class_n = None if batch.class_n is None else batch.class_n.to(self.device, non_blocking=True)
         codes = gather(coded.image_nD, coded.gene_nD, noise.count, class_n)
+        self._last = codes.image_ND.detach(), codes.gene_ND.detach()
         explained = self._explain(coded.z_nZ, batch)
         mixed = mixture(self.config.losses, codes, scales, self.module.scales.siglip_bias, explained)
         # Before the loss, in which one code that is not finite meets all others.
@@ -116,13 +133,14 @@ class ContrastiveTask:
         return StepOutput(mixed.loss, sums, len(patches), finite)
 
     def _coded(self, patches_nCHW: Tensor, genes_nX: Tensor, noise: Noise) -> Coded:
-        """Codes of the augmented patches and of the genes."""
+        """Codes of the patches, augmented, or of a frozen encoder's features of them, and of the genes."""
 
         def code(rows: slice) -> tuple[Tensor, ...]:
-            mine = noise.part(rows)
-            x = augment(patches_nCHW[rows], self.config.augment, mine).contiguous(memory_format=torch.channels_last)
+            mine, images_nX = noise.part(rows), patches_nCHW[rows]
+            if self._features is None:
+                images_nX = augment(images_nX, self.config.augment, mine).contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.type, self._half, enabled=self._half is not None):
-                coded: Coded = self.module(x, genes_nX[rows], mine)
+                coded: Coded = self.module(images_nX, genes_nX[rows], mine)
             return tuple(codes for codes in coded if codes is not None)
 
         image_nD, gene_nD, *z = in_chunks(code, self.module, noise.count, self.config.accumulate)
@@ -161,9 +179,27 @@ class ContrastiveTask:
         """Clamp the logit scales."""
         self.module.scales.clamp()
 
+    @torch.no_grad()
     def validate(self, epoch: int) -> Averages:
-        """Nothing is held out of the training patients here: losses at two temperatures do not compare."""
-        return Averages()
+        """Retrieval on the held-out spots (never a loss: losses at two temperatures do not compare), with the weights
+        as they are, not their average, and without augmentation; spread and effective rank of these codes, or of those
+        of the epoch's last batch, as it trained, where no spots are held out.
+        """
+        averages = Averages()
+        if self._watch is not None:
+            self.module.eval()
+            averages.add(*self._watch.measure(self._code))
+        elif self._last is not None:
+            averages.add(*collapse(*self._last))
+        return averages
+
+    def _code(self, patches_nCHW: Tensor, genes_nX: Tensor) -> tuple[Tensor, Tensor]:
+        """Image and gene codes (n, D) as the step makes them, of a batch on the host."""
+        patches = patches_nCHW.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, self._half, enabled=self._half is not None):
+            images = patches if self._features is None else self.module.encoder(patches)
+            coded: Coded = self.module(images, genes_nX.to(self.device, non_blocking=True))
+        return coded.image_nD, coded.gene_nD
 
 
 def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
@@ -181,39 +217,30 @@ def multiplies_bf16(device: torch.device) -> bool:
     return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
-def _plan(
-    config: ContrastiveConfig, count: int, seed: int, patient_N: np.ndarray | None, label_N: np.ndarray | None
-) -> BatchPlan:
-    # A batch without its whole set of negatives would change the loss: the remainder sits the epoch out.
-    if config.batches.plain:
-        return BatchPlan(count, config.batch_size, seed, keep_remainder=False)
-    assert patient_N is not None
-    check_batches(config.batches, patient_N, label_N)
-    return SampledPlan(
-        count,
-        config.batch_size,
-        seed,
-        keep_remainder=False,
-        config=config.batches,
-        patient_N=patient_N,
-        class_N=label_N,
-    )
-
-
 def build(
-    config: ContrastiveConfig, genes: Tensor | Counts, seed: int, n_latent: int | None = None
+    config: ContrastiveConfig,
+    genes: Tensor | Counts,
+    seed: int,
+    n_latent: int | None = None,
+    tuned: TunedTower | None = None,
 ) -> ContrastiveModel:
-    """The model with its initial weights, a function of the seed alone; `n_latent` as in `ContrastiveModel`."""
+    """The model with its initial weights, a function of the seed alone; `n_latent` as in `ContrastiveModel`, `tuned`
+    as the gene stage left it.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(seed, "contrastive", "init").initial_seed())
-        if isinstance(config.gene_tower, FrozenTowerConfig):
-            assert isinstance(genes, Tensor)
-            tower = FrozenCodes(genes.shape[1])
-            tower.fit(genes)
-        else:
-            assert isinstance(genes, Counts)
-            tower = MlpTower(config.gene_tower, genes.n_genes)
-        return ContrastiveModel(config, tower, n_latent)
+        match config.gene_tower:
+            case FrozenTowerConfig():
+                assert isinstance(genes, Tensor)
+                tower = FrozenCodes(genes.shape[1])
+                tower.fit(genes)
+            case MlpTowerConfig():
+                assert isinstance(genes, Counts)
+                tower = MlpTower(config.gene_tower, genes.n_genes)
+            case TunedTowerConfig():
+                assert tuned is not None
+                tower = tuned
+        return ContrastiveModel(config, ImageEncoder(config.image), tower, n_latent)
 
 
 @torch.no_grad()

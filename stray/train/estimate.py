@@ -10,9 +10,17 @@ import numpy as np
 import torch
 
 from stray.cohort.fragments import CountBlock, PatchBlock, compact
-from stray.config import ContrastiveConfig, GeneConfig, ScviConfig
+from stray.config import (
+    ContrastiveConfig,
+    GeneConfig,
+    ScviConfig,
+    TrainsAllConfig,
+    TrainsNothingConfig,
+    TunedTowerConfig,
+)
 from stray.models.frozen_decoder import FrozenDecoder
 from stray.models.gene_vae import GeneVae
+from stray.models.towers import TunedTower
 from stray.noise import Noise
 from stray.train.blocks import Counts, Patches
 from stray.train.contrastive_task import ContrastiveTask
@@ -47,7 +55,10 @@ class Estimator:
             return len(stage.rows) * stage.config.epochs / self._rate(stage.config)
         if isinstance(stage, CodesStage):
             return 0.0
-        embedding = len(stage.embed_rows) / (3 * self._rate(stage.config))  # forward alone is a third of a step
+        whole, coded = replace(stage.config, trains=TrainsAllConfig()), len(stage.embed_rows)
+        if stage.train and isinstance(stage.config.trains, TrainsNothingConfig):
+            coded += len(stage.rows) * max(1, stage.config.trains.cached_views)
+        embedding = coded / (3 * self._rate(whole))  # forward alone is a third of a step
         return embedding + (len(stage.rows) * stage.config.epochs / self._rate(stage.config) if stage.train else 0.0)
 
     def group(self, group: Group) -> float:
@@ -83,7 +94,12 @@ class Estimator:
         n = config.batch_size
         pixels = np.zeros((n, self._patch_px, self._patch_px, 3), dtype=np.uint8)
         patches = Patches([PatchBlock(np.arange(n), pixels)], np.arange(n))
-        genes = torch.randn(n, 10) if config.gene_tower.kind == "frozen" else self._counts(n, min(1000, self._n_genes))
+        genes, tuned = torch.randn(n, 10), None
+        if isinstance(config.gene_tower, TunedTowerConfig):
+            vae = GeneVae(ScviConfig(), n_genes=min(1000, self._n_genes), n_batches=1)
+            tuned = TunedTower(vae.encoder, torch.randn(n, vae.dim), config.gene_tower.rate_share)
+        if config.gene_tower.kind != "frozen":
+            genes = self._counts(n, min(1000, self._n_genes))
         label_n, expression, device = np.resize(["x", "y"], n), None, torch.device("cpu")
         if config.losses.expression.weight > 0:
             counts = self._counts(n, min(1000, self._n_genes))
@@ -99,6 +115,7 @@ class Estimator:
             label_N=label_n,
             patient_N=patient_n,
             expression=expression,
+            tuned=tuned,
         )
 
 

@@ -20,6 +20,7 @@ from stray.train.averages import Averages
 from stray.train.blocks import Counts
 from stray.train.code_watch import CodeWatch
 from stray.train.gene_models import build_gene_model
+from stray.train.held_out import hold_out
 from stray.train.labelled import LabelledPlan
 from stray.train.plan import BatchPlan
 from stray.train.resident import ResidentCounts
@@ -81,7 +82,8 @@ class GeneTask:
         self._batch_N = torch.from_numpy(codes_N.astype(np.int64))
         # Beside a GPU, a step would wait for its entries to cross.
         self._counts = ResidentCounts(counts, device) if device.type == "cuda" else counts
-        self._train, self._held_out = _split(usable, codes_N, config.validation_share, seed)
+        drawn = numpy_generator(seed, "gene", "validation")
+        self._train, self._held_out = hold_out(usable, codes_N, config.validation_share, drawn)
         if len(self._train) < 2:
             what = f"{len(self._train)} of {len(totals_N)} spots have the counts to train, batch norm needs two"
             raise InputError(Problem("gene.min_count", what, "lower it, or take a panel with more counts"))
@@ -102,7 +104,8 @@ class GeneTask:
         )
         assert isinstance(model, GeneVae)
         self.module = model
-        self.module.compiled = config.compile
+        # Sizes of batches and numbers of counts change from step to step.
+        self._loss = torch.compile(model.loss, dynamic=True) if config.compile else model.loss
         log_totals = np.log(np.maximum(totals_N[self._train], 1))
         self.module.set_library_prior(torch.from_numpy(log_totals).float(), self._batch_N[self._train])
 
@@ -133,7 +136,7 @@ class GeneTask:
     def step(self, batch: GeneBatch, noise: Noise) -> StepOutput:
         """One draw of z; this rank's spots' terms over the global count."""
         batch = batch.to(self.device)
-        terms = self.module.loss(batch.x, batch.batch_n, noise)
+        terms = self._loss(batch.x, batch.batch_n, noise)
         weight = kl_weight(self.model, noise.epoch, self.epochs, noise.epoch * self.plan.steps + noise.step)
         loss = terms.weighted(weight).sum() / noise.count
         sums, finite = _sums(terms), _finite(batch.x, terms)
@@ -228,14 +231,3 @@ def _sums(terms: GeneLoss) -> dict[str, Tensor]:
         "elbo": terms.elbo_n.sum(),
     }
     return {name: value.detach() for name, value in sums.items()}
-
-
-def _split(usable: np.ndarray, codes_N: np.ndarray, held_out_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions that train, and the validation share of each batch (at least one spot of a batch always trains)."""
-    held_out = [usable[:0]]
-    generator = numpy_generator(seed, "gene", "validation")
-    for code in np.unique(codes_N[usable]):
-        members = generator.permutation(usable[codes_N[usable] == code])
-        held_out.append(members[: min(round(held_out_share * len(members)), len(members) - 1)])
-    validation = np.sort(np.concatenate(held_out))
-    return np.setdiff1d(usable, validation), validation

@@ -184,6 +184,7 @@ def cell(
         rows=pair_rows,
         label=label,
         patient=patient,
+        section=spots.section[pair_rows] if recipe.contrastive.validation_share > 0 else None,
         embed_rows=np.flatnonzero(embedded),
         root=root,
     )

@@ -7,9 +7,12 @@ from torch.amp import GradScaler
 from stray.config import OptimConfig
 from stray.noise import Noise
 from stray.track.tracker import Tracker
+from stray.train.allocator import keep_freed_memory
 from stray.train.checkpoints import Checkpoints, Every
 from stray.train.epoch import EpochSoFar
 from stray.train.finite import SpotsAt
+from stray.train.health import epochs_at_chance, warnings
+from stray.train.memory import peak_memory
 from stray.train.prefetch import Prefetcher
 from stray.train.schedules import learning_rate
 from stray.train.selection import Selection
@@ -47,6 +50,7 @@ def fit(
     finite, naming the step, the sections of the spots at fault (by `spots_at`, which knows the spots at places among
     the task's rows) and the last good checkpoint: none is left from that step on.
     """
+    keep_freed_memory()
     state = TrainState.start(task.module.to(worker.device), optim, scaler)
     if (saved := worker.restore()) is not None:
         state.load_state_dict(saved)
@@ -80,13 +84,17 @@ def fit(
             "learning_rate": rate,
             "spots_per_second": sum(map(len, batches)) / seconds,
             "waiting_for_data_share": so_far.waited_s / seconds,
+            **peak_memory(worker),
         }
         state.epoch_over(metrics)
+        metrics |= epochs_at_chance(state.history, optim, task.epochs)
         named = {f"{prefix}/{name}": value for name, value in metrics.items()}
         if worker.rank == 0:
             for step in range(0, steps, -(-steps // STEP_LOSSES)):
                 tracker.metrics({f"{prefix}/step_loss": float(losses[step])}, step=epoch * steps + step)
             tracker.metrics(named, step=state.epoch)
+            for subject, text in warnings(prefix, state.history, optim, task.epochs):
+                tracker.warn(subject, text)
         if selection and selection.keep_best and selection.best(state.history) == epoch:
             state.mark_best()
         last = state.epoch == task.epochs or (selection is not None and selection.stops(state.history))

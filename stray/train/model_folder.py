@@ -11,10 +11,11 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from stray import storage
-from stray.config import PatchConfig, TorchvisionConfig
+from stray.config import ImageConfig, PatchConfig, ProjectionConfig
 from stray.errors import InputError, Problem
 from stray.metrics.probe import Probe
-from stray.models.image_encoder import ImageEncoder
+from stray.models.backbones import restored
+from stray.models.towers import ImageCoder, image_coder
 from stray.train.results import DONE, ResultFolder
 
 
@@ -22,7 +23,7 @@ from stray.train.results import DONE, ResultFolder
 class TrainedModel:
     """What `stray embed` and `stray predict` use."""
 
-    encoder: ImageEncoder
+    encoder: ImageCoder
     probe: Probe | None
     """None where no training spot had a label."""
     patch: PatchConfig
@@ -40,7 +41,7 @@ class TrainedModel:
 class Classifier(nn.Module):
     """Encoder and probe in one module: from patches to class probabilities, for whoever has MLflow alone."""
 
-    def __init__(self, encoder: ImageEncoder, probe: Probe) -> None:
+    def __init__(self, encoder: ImageCoder, probe: Probe) -> None:
         super().__init__()
         self.encoder = encoder
         self.mean_D = nn.Buffer(torch.from_numpy(probe.mean_D).float())
@@ -59,18 +60,20 @@ class Classifier(nn.Module):
 def save(
     path: str,
     encoder_state: dict[str, Any],
-    image: TorchvisionConfig,
+    image: ImageConfig,
+    projection: ProjectionConfig | None,
     probe: Probe | None,
     patch: PatchConfig,
     recipe_yaml: str,
     facts: dict[str, Any],
 ) -> None:
-    """Write the folder; its mark of completion comes last."""
+    """Write the folder; its mark of completion comes last. `projection` is the head that belongs to the encoder, as
+    `kept_projection` says.
+    """
     folder = ResultFolder(path)
     folder.write_weights("encoder.pt", encoder_state)
-    folder.write_json(
-        "model.json", {"image": {**asdict(image), "weights": "none"}, "patch": asdict(patch), "facts": facts}
-    )
+    tree = {"image": asdict(restored(image)), "projection": None if projection is None else asdict(projection)}
+    folder.write_json("model.json", {**tree, "patch": asdict(patch), "facts": facts})
     storage.write_bytes(storage.join(folder.path, "recipe.yaml"), recipe_yaml.encode())
     if probe is not None:
         storage.write_bytes(storage.join(folder.path, "probe.npz"), probe.to_bytes())
@@ -84,7 +87,10 @@ def load(path: str) -> TrainedModel:
         what = "is no folder of a trained model" if not storage.exists(path) else f"has no {DONE}: it is not whole"
         raise InputError(Problem(path, what, "`stray train RECIPE --folds none` writes one, and says where"))
     tree = folder.read_json("model.json")
-    encoder = ImageEncoder(TypeAdapter(TorchvisionConfig).validate_python(tree["image"]))
+    image: ImageConfig = TypeAdapter(ImageConfig).validate_python(tree["image"])
+    # Folders of earlier versions know nothing of heads.
+    projection = TypeAdapter(ProjectionConfig | None).validate_python(tree.get("projection"))
+    encoder = image_coder(image, projection)
     encoder.load_state_dict(folder.read_weights("encoder.pt"))
     probe_path = storage.join(folder.path, "probe.npz")
     probe = Probe.from_bytes(storage.read_bytes(probe_path)) if storage.exists(probe_path) else None

@@ -13,23 +13,26 @@ from torch import Tensor
 
 from stray import storage
 from stray.collective import gather_rows, share
-from stray.config import LogCountsConfig, PcaConfig, ScviConfig, TorchvisionConfig
+from stray.config import ImageConfig, LogCountsConfig, PcaConfig, ScviConfig
 from stray.errors import InputError, Problem
 from stray.models.image_encoder import ImageEncoder
 from stray.models.pca import Pca
 from stray.models.scanvi import Scanvi
-from stray.noise import torch_generator
+from stray.noise import numpy_generator, torch_generator
 from stray.track.tracker import Tracker
 from stray.train.blocks import Counts
 from stray.train.checkpoints import Every
 from stray.train.code_figure import draw_codes
 from stray.train.contrastive_task import ContrastiveTask, embed
+from stray.train.encoder_checks import check_encoder
 from stray.train.expression_data import expression_data
-from stray.train.finite import sections
 from stray.train.gene_folder import load_gene_encoder
 from stray.train.gene_models import GeneModel, build_gene_model
 from stray.train.gene_task import GeneTask
+from stray.train.gene_towers import tower_input
+from stray.train.held_out import hold_out
 from stray.train.loop import fit
+from stray.train.pair_watch import PairWatch
 from stray.train.precision import matrix_products
 from stray.train.selection import Selection
 from stray.train.stages import CODES_FIGURE, CodesStage, GeneStage, ImageStage, Stage, StageData
@@ -162,24 +165,28 @@ def _over_all(code: Callable[[Tensor], Tensor], counts: Counts, worker: Worker) 
 def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callable[..., TrainState]) -> None:
     history: list[dict[str, float]] = []
     if stage.train:
-        genes = _codes(stage, data) if stage.needs_codes else data.counts(stage.gene.panel(), stage.rows)
+        trained, watched = _split(stage)
+        genes, tuned = tower_input(trained, data)
         task = ContrastiveTask(
-            stage.config,
-            data.patches(stage.rows),
+            trained.config,
+            data.patches(trained.rows),
             genes,
-            seed=stage.gene.seed,
+            seed=trained.gene.seed,
             device=worker.device,
-            label_N=stage.label,
-            patient_N=stage.patient,
-            expression=expression_data(stage, data, worker.device),
+            label_N=trained.label,
+            patient_N=trained.patient,
+            expression=expression_data(trained, data, worker.device),
+            tuned=tuned,
+            watch=None if watched is None else _watch(watched, data),
         )
-        train = partial(train, spots_at=lambda places: data.spots(stage.rows[places]))
+        train = partial(train, spots_at=lambda places: data.spots(trained.rows[places]))
         history = train(
             task, stage.config.optim, prefix="contrastive", seed=stage.gene.seed, scaler=task.scaler()
         ).history
-        encoder = task.module.image_encoder
+        encoder = task.module.coder()
     else:
         encoder = untrained(stage.config.image, stage.gene.seed).to(worker.device)
+        check_encoder(encoder, data.patches(stage.embed_rows), worker.device)
         encoder = encoder.to(memory_format=torch.channels_last)
     local_nD = embed(encoder, data.patches(stage.embed_rows), worker.device)
     features_ND = gather_rows(local_nD.to(worker.device), len(stage.embed_rows)).cpu()
@@ -196,25 +203,23 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callab
     worker.all_reduce(torch.zeros(1, device=worker.device))
 
 
-def _codes(stage: ImageStage, data: StageData) -> torch.Tensor:
-    """Frozen gene codes (N, Z) of the stage's rows, as the gene stage left them.
-
-    Raises InputError where some are not finite: the tower that standardises them would pass that on to all.
-    """
-    folder = stage.gene.folder
-    held = folder.read_array("rows.npy")
-    place = np.searchsorted(held, stage.rows)
-    codes_NZ = folder.read_array("codes.npy")[place]
-    bad = np.flatnonzero(~np.isfinite(codes_NZ).all(axis=1))
-    if len(bad):
-        found = sections(bad, lambda places: data.spots(stage.rows[places]))
-        what = f"codes of {len(bad)} of {len(codes_NZ)} spots are not finite: {found}"
-        remedy = "remove the folder, and train the gene stage with a lower gene.optim.lr"
-        raise InputError(Problem(folder.path, what, remedy))
-    return torch.from_numpy(codes_NZ)
+def _split(stage: ImageStage) -> tuple[ImageStage, ImageStage | None]:
+    """The stage on the spots that train, and on those held out; None where there are none."""
+    share, places = stage.config.validation_share, np.arange(len(stage.rows))
+    if share == 0:
+        return stage, None
+    assert stage.section is not None
+    drawn = numpy_generator(stage.gene.seed, "contrastive", "validation")
+    trains, watched = hold_out(places, stage.section.astype(str), share, drawn)
+    return stage.at(trains), stage.at(watched) if len(watched) else None
 
 
-def untrained(config: TorchvisionConfig, seed: int) -> ImageEncoder:
+def _watch(stage: ImageStage, data: StageData) -> PairWatch:
+    assert stage.section is not None
+    return PairWatch(data.patches(stage.rows), tower_input(stage, data)[0], stage.section)
+
+
+def untrained(config: ImageConfig, seed: int) -> ImageEncoder:
     """The image encoder as the contrastive stage would start it, but for the draw of its random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(seed, "untrained", "init").initial_seed())

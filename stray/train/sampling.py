@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from stray.config import BatchesConfig
+from stray.config import BatchesConfig, ContrastiveConfig
 from stray.errors import Problem, raise_if_any
 from stray.noise import numpy_generator
 from stray.train.plan import BatchPlan
@@ -28,6 +28,28 @@ def check_batches(config: BatchesConfig, patient_N: np.ndarray, class_N: np.ndar
         what = "no training spot has a class that batches could be balanced over"
         problems.append(Problem(f"{PLACE}.sampling", what, "take `patients` or `uniform`"))
     raise_if_any(problems)
+
+
+def plan_batches(
+    config: ContrastiveConfig, count: int, seed: int, patient_N: np.ndarray | None, class_N: np.ndarray | None
+) -> BatchPlan:
+    """The batches of `count` training spots as `config` says; their patients where batches are not plain, and their
+    classes, empty where they are not known. Raises InputError as `check_batches`.
+    """
+    # A batch without its whole set of negatives would change the loss: the remainder sits the epoch out.
+    if config.batches.plain:
+        return BatchPlan(count, config.batch_size, seed, keep_remainder=False)
+    assert patient_N is not None
+    check_batches(config.batches, patient_N, class_N)
+    return SampledPlan(
+        count,
+        config.batch_size,
+        seed,
+        keep_remainder=False,
+        config=config.batches,
+        patient_N=patient_N,
+        class_N=class_N,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

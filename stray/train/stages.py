@@ -122,7 +122,7 @@ class ImageStage:
     train: bool
     """False: the encoder stays as it was initialised."""
     gene: GeneStage
-    """Whose codes the frozen tower takes, or whose panel the MLP tower sees."""
+    """Whose codes the frozen tower takes, whose encoder is tuned, or whose panel the MLP tower sees."""
     rows: np.ndarray
     """Global rows of the training patients' spots with picture and counts."""
     label: np.ndarray | None = None
@@ -133,6 +133,8 @@ class ImageStage:
     """The patient of each; only where batches are drawn by patients or classes. A function of the rows, so no part of
     the key.
     """
+    section: np.ndarray | None = None
+    """The section of each; only where some spots are held out."""
     embed_rows: np.ndarray
     """Global rows of every spot with a picture."""
     root: str
@@ -146,12 +148,18 @@ class ImageStage:
     @property
     def needs_counts(self) -> bool:
         """Whether the counts over the panel must be placed."""
-        return self.train and (not self.needs_codes or self.config.losses.expression.weight > 0)
+        return self.train and (self.config.gene_tower.kind != "frozen" or self.config.losses.expression.weight > 0)
 
     @property
     def needs_codes(self) -> bool:
         """Whether the gene stage must come first."""
-        return self.train and self.config.gene_tower.kind == "frozen"
+        return self.train and self.config.gene_tower.kind in ("frozen", "tuned")
+
+    def at(self, places: np.ndarray) -> ImageStage:
+        """The same stage on some of its rows, to be trained or watched; its results have no folder of their own."""
+        given = {"label": self.label, "patient": self.patient, "section": self.section}
+        of = {name: values if values is None else values[places] for name, values in given.items()}
+        return replace(self, rows=self.rows[places], **of)
 
     @cached_property
     def key(self) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from stray.config import ContrastiveOptimConfig, OptimConfig
 from stray.models.image_encoder import ImageEncoder
+from stray.models.towers import TunedTower
 from stray.train.ema import WeightAverage
 
 RATE_SHARE = "rate_share"
@@ -38,7 +39,7 @@ def build_optimizer(module: torch.nn.Module, config: OptimConfig) -> torch.optim
 
 def rate_shares(module: torch.nn.Module, config: OptimConfig) -> dict[str, float]:
     """Each parameter's share of the learning rate, by name: layer_decay^depth in image encoders (depth as they count
-    it), 1 elsewhere.
+    it), what a tuned gene tower says in it, 1 elsewhere.
     """
     shares = {name: 1.0 for name, _ in module.named_parameters()}
     if isinstance(config, ContrastiveOptimConfig):
@@ -46,6 +47,8 @@ def rate_shares(module: torch.nn.Module, config: OptimConfig) -> dict[str, float
             if isinstance(part, ImageEncoder):
                 below = f"{place}." if place else ""
                 shares |= {below + name: config.layer_decay**depth for name, depth in part.depths().items()}
+            elif isinstance(part, TunedTower):
+                shares |= {f"{place}.{name}": part.rate_share for name, _ in part.named_parameters()}
     return shares
 
 

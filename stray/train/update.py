@@ -48,11 +48,12 @@ def sum_over_ranks(parameters: list[Parameter], loss: Tensor) -> Tensor:
 
     Each rank's loss is its share of the global one, so sums, not means, give the gradient of the whole batch.
     """
-    if world_size() == 1:
-        return loss
     for parameter in parameters:
         if parameter.grad is None:
+            # What no loss reaches (a part of someone's encoder that nothing uses) decays on one worker as on many.
             parameter.grad = torch.zeros_like(parameter)
+    if world_size() == 1:
+        return loss
     flat = torch.cat([*(p.grad.reshape(-1) for p in parameters if p.grad is not None), loss.reshape(1)])
     dist.all_reduce(flat)
     place = 0

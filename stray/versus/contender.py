@@ -13,7 +13,6 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,8 @@ from stray.track.tracker import NullTracker
 from stray.train.blocks import Counts
 from stray.train.gene_task import GeneTask
 from stray.train.loop import fit
+from stray.train.memory import process_memory
+from stray.train.precision import matrix_products
 from stray.train.worker import LocalWorker
 from stray.versus.products import product_rates
 
@@ -41,7 +42,10 @@ def by_stray(counts_NG: sp.csr_matrix, batch_N: np.ndarray, epochs: int, config:
     worker = LocalWorker()
     config = replace(config, epochs=epochs)
     task = GeneTask(config, counts, batch_N, unlabelled_N, seed=0, device=worker.device)
-    state = fit(task, config.optim, worker=worker, tracker=NullTracker(), prefix="gene", seed=0, spots_at=_nobody_asks)
+    with matrix_products(config.precision):
+        state = fit(
+            task, config.optim, worker=worker, tracker=NullTracker(), prefix="gene", seed=0, spots_at=_nobody_asks
+        )
     return [epoch["spots_per_second"] for epoch in state.history]
 
 
@@ -94,16 +98,6 @@ CONTENDERS: dict[str, Callable[[sp.csr_matrix, np.ndarray, int], list[float]]] =
 """Who can take part, by name."""
 
 
-def memory(name: str) -> int:
-    """This process's `VmRSS` (resident now) or `VmHWM` (at its peak) in bytes; 0 where the system does not tell.
-
-    Not `ru_maxrss`: that begins with the parent's.
-    """
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)
-
-
 def _nobody_asks(places: np.ndarray) -> SpotTable:
     raise AssertionError(f"the loss of the race is not finite at spots {places}")
 
@@ -122,9 +116,9 @@ def main(words: list[str]) -> int:
     counts, batch = sp.csr_matrix(sp.load_npz(args.counts)), np.load(args.batches)
     if args.name == "scvi-tools":
         import scvi  # noqa: F401  # pyright: ignore[reportMissingImports]  # loaded before memory is first looked at
-    loaded = memory("VmRSS")
+    loaded = process_memory("VmRSS")
     rates = CONTENDERS[args.name](counts, batch, args.epochs)
-    found = {"rates": rates, "peak": memory("VmHWM"), "loaded": loaded}
+    found = {"rates": rates, "peak": process_memory("VmHWM"), "loaded": loaded}
     sys.stdout.write(f"\n{json.dumps(found)}\n")
     return 0
 

@@ -15,7 +15,7 @@ from stray.train.worker import LocalWorker
 from tests.distributed.gloo import Job, run_on
 from tests.small_training import gene_task, image_task
 
-TIMES = ("spots_per_second", "waiting_for_data_share")
+TIMES = ("spots_per_second", "waiting_for_data_share", "peak_memory_gib")
 STAGES = ("gene", "contrastive")
 STEPS = {"gene": 6, "contrastive": 6}
 

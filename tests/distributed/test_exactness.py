@@ -7,15 +7,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from stray.collective import all_sum, gather_rows, share, world_size
-from stray.config import AugmentConfig, GeneConfig, ScanviConfig, ScviConfig
+from stray.config import (
+    AugmentConfig,
+    ContrastiveConfig,
+    GeneConfig,
+    MlpTowerConfig,
+    ProjectionConfig,
+    ScanviConfig,
+    ScviConfig,
+)
+from stray.losses.gather import gather
+from stray.losses.mixture import mixture
 from stray.models.gene_vae import GeneVae
 from stray.models.norm import globalise
 from stray.models.scanvi import Scanvi
+from stray.models.towers import ContrastiveModel, MlpTower
 from stray.noise import Noise
 from stray.train.augment import augment
 from tests.distributed.gloo import Job, run_on
+from tests.losses_at_hand import losses
 
 COUNT = 7  # an odd count: two workers hold four and three rows
 
@@ -67,6 +80,37 @@ def convolution_step() -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in found.items()}
 
 
+def resnet_step() -> dict[str, np.ndarray]:
+    """Gradients of a step of both towers: ResNet-18 in train mode on augmented patches, an MLP with dropout on counts,
+    heads with batch norm, and all losses between codes; the last workers have no labelled spot.
+    """
+    torch.manual_seed(0)
+    between = losses(clip=0.7, smoothed=0.5, guided=0.3, siglip=0.2)
+    config = ContrastiveConfig(
+        gene_tower=MlpTowerConfig(n_hidden=8), projection=ProjectionConfig(kind="mlp", size=6), losses=between
+    )
+    model = ContrastiveModel(config, MlpTower(MlpTowerConfig(n_hidden=8), 11)).double().train()
+    patches = torch.randint(0, 256, (COUNT, 3, 32, 32), dtype=torch.uint8)
+    x_NG, class_N = torch.poisson(torch.full((COUNT, 11), 3.0)).double(), torch.tensor([1, 0] + [-1] * (COUNT - 2))
+    noise = Noise.of_rank(3, 1, 0, COUNT)
+    features = model.image_encoder(augment(patches[noise.rows], AugmentConfig(), noise).double() / 255)
+    image_nD = F.normalize(model.image_head(features), dim=-1)
+    gene_nD = F.normalize(model.gene_head(model.gene_tower(x_NG[noise.rows], noise)), dim=-1)
+    codes = gather(image_nD, gene_nD, COUNT, class_N[noise.rows])
+    mixed = mixture(between, codes, model.scales(), model.scales.siglip_bias)
+    mixed.loss.backward()
+    found = {n: all_sum(p.grad) for n, p in model.named_parameters() if p.grad is not None}
+    assert len(found) == len(list(model.parameters()))
+    found |= {n: b for n, b in model.named_buffers() if b.dtype == torch.float64}
+    found["loss"] = all_sum(mixed.loss.detach())
+    # Eleven million numbers on every rank: their length and two hundred of each tensor say whether they are the same.
+    return {name: torch.cat([value.norm()[None], _few(value)]).numpy() for name, value in found.items()}
+
+
+def _few(value: torch.Tensor, most: int = 200) -> torch.Tensor:
+    return value.flatten()[:: max(1, value.numel() // most)]
+
+
 def gathered() -> tuple[int, np.ndarray]:
     local = torch.arange(COUNT, dtype=torch.float64)[share(COUNT)].reshape(-1, 1)
     return world_size(), gather_rows(local, COUNT).numpy()
@@ -76,6 +120,7 @@ JOBS: dict[str, Job] = {
     "scVI with dropout, latent noise and batch norm": (gene_step, ()),
     "scANVI with a learned library and few labelled spots": (scanvi_step, ()),
     "augmented convolutions with batch norm in train mode": (convolution_step, ()),
+    "ResNet-18 in train mode against an MLP on counts": (resnet_step, ()),
     "gather": (gathered, ()),
 }
 

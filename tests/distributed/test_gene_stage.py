@@ -19,7 +19,7 @@ from stray.train.worker import LocalWorker
 from tests.distributed.gloo import Job, run_on
 
 SEPARATION = ("batch_silhouette", "batch_knn_purity", "class_silhouette", "class_knn_purity")
-TIMES = ("spots_per_second", "waiting_for_data_share")
+TIMES = ("spots_per_second", "waiting_for_data_share", "peak_memory_gib")
 
 
 def history(kind: str) -> list[dict[str, float]]:

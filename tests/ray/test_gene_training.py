@@ -26,7 +26,7 @@ from tests.small_cohort import small_cell, small_dataset, small_recipe
 # Half a minute on quiet cores: among the slow ones, which `.ci/run` runs too.
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(600)]
 EPOCHS = 24
-TIMES = ("spots_per_second", "waiting_for_data_share")
+TIMES = ("spots_per_second", "waiting_for_data_share", "peak_memory_gib")
 """Metrics that no seed decides."""
 
 

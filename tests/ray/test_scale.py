@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from stray.cli import main
 from stray.on_ray import data
 from stray.on_ray.data import Placed, PlacedData, place_counts
 from stray.on_ray.scale import cohort, measure
+from stray.on_ray.session import _object_store_bytes
 from stray.on_ray.watch import NoWatch
 from stray.recipe import load_recipe
 from stray.train.local_data import LocalData
@@ -33,6 +35,13 @@ def test_joined_blocks_hold_the_same_counts(tmp_path: Path, monkeypatch: pytest.
         assert len(refs) == n_blocks
         placed = Placed(dataset).with_counts(panel.key, refs)
         assert PlacedData(placed).counts(panel, rows).gather(np.arange(len(rows))).equal(expected)
+
+
+def test_the_store_has_room_for_a_third_of_the_memory_where_less_is_not_asked_for() -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    free = os.statvfs("/dev/shm").f_bavail * os.statvfs("/dev/shm").f_frsize
+    assert _object_store_bytes(None) == pytest.approx(min(memory / 3, 0.8 * free), rel=0.05)
+    assert _object_store_bytes(0.25) == 2**28
 
 
 def test_a_cohort_is_measured(tmp_path: Path) -> None:

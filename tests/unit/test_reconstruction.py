@@ -9,13 +9,10 @@ from stray.likelihood import nb_log_prob, zinb_log_prob
 from stray.likelihood.counts import SparseCounts
 from stray.likelihood.reconstruction import count_log_prob
 
-MODES = pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 
-
-@MODES
 @pytest.mark.parametrize("extra_zeros", [False, True], ids=["NB", "ZINB"])
 @pytest.mark.parametrize("per_spot", [False, True], ids=["a dispersion a gene", "a dispersion a gene and spot"])
-def test_it_is_the_plain_formula_in_value_and_gradient(extra_zeros: bool, per_spot: bool, compiled: bool) -> None:
+def test_it_is_the_plain_formula_in_value_and_gradient(extra_zeros: bool, per_spot: bool) -> None:
     rng = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -30,7 +27,7 @@ def test_it_is_the_plain_formula_in_value_and_gradient(extra_zeros: bool, per_sp
     weight = torch.arange(1.0, 6.0, dtype=torch.float64)
     plain = (zinb_log_prob(x, mu, theta, pi) if extra_zeros else nb_log_prob(x, mu, theta)).sum(dim=1)
     given = (SparseCounts.of(x), logits, library, theta, pi if extra_zeros else None)
-    found = count_log_prob(*given, compiled=compiled)
+    found = count_log_prob(*given)
     torch.testing.assert_close(found, plain, rtol=1e-12, atol=1e-12)
     wanted = [logits, library, theta, pi][: 4 if extra_zeros else 3]
     gradients = [torch.autograd.grad((value * weight).sum(), wanted) for value in (found, plain)]

@@ -43,6 +43,7 @@ def test_what_is_logged_can_be_read_back(uri: str, experiment: str, tmp_path: Pa
         cell.params({"optim.lr": 3e-4, "seeds": [0, 1], "methods.clip.set": {"a": 1}, "none": None})
         for epoch in range(3):
             cell.metrics({"contrastive/loss": 3.0 - epoch, "eval/annotated/probe/recall/in situ": 0.5}, epoch)
+        cell.warn("loss_clip", "at chance for 3 epochs")
         cell.artifact(figure, "figures")
         cell.artifact(folder)
         figure.unlink()
@@ -55,6 +56,7 @@ def test_what_is_logged_can_be_read_back(uri: str, experiment: str, tmp_path: Pa
     assert run.parent == parent.run_id
     assert (run.name, run.status, run.run_id) == ("clip A 0", "FINISHED", cell.run_id)
     assert run.params["optim.lr"] == "0.0003"
+    assert run.tags["stray.warning.loss_clip"] == "at chance for 3 epochs"
     assert json.loads(run.params["seeds"]) == [0, 1]
     assert json.loads(run.params["methods.clip.set"]) == {"a": 1}
     assert reader.history(run.run_id, "contrastive/loss") == [(0, 3.0), (1, 2.0), (2, 1.0)]

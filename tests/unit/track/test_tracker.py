@@ -17,6 +17,7 @@ def test_the_null_tracker_takes_everything(tmp_path: Path) -> None:
     tracker.params({"a": 1})
     tracker.metrics({"b": 2.0}, 3)
     tracker.artifact(tmp_path / "absent")
+    tracker.warn("loss", "at chance")
     tracker.close("FAILED")
 
 
@@ -47,9 +48,11 @@ def test_the_composite_closes_all_even_if_one_fails() -> None:
     both = CompositeTracker(first, Broken(), last)
     both.params({"a": 1})
     both.metrics({"loss": 1.0}, 4)
+    both.warn("loss", "at chance")
     with pytest.raises(OSError, match="no space"):
         both.close("KILLED")
     for tracker in (first, last):
         assert tracker.logged_params == {"a": 1}
         assert tracker.series("loss") == [(4, 1.0)]
+        assert tracker.warnings == {"loss": "at chance"}
         assert tracker.status == "KILLED"

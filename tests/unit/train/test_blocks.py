@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 from scipy.special import gammaln
 
-from stray.cohort.fragments import CountBlock, compact
+from stray.cohort.fragments import CompactRows, CountBlock, PlacedBlock, compact
 from stray.columns import GENE_COUNT, GENE_INDEX, ROWS
 from stray.on_ray.data import _count_block
 from stray.train.blocks import Counts
@@ -48,16 +48,31 @@ def test_what_depends_on_counts_alone_is_summed_exactly(dense: np.ndarray, large
     dense = dense.copy()
     dense[2000, 3] = 70_000 if large else 65_535
     counts = Counts(blocks(dense, [1100]), np.arange(N))
-    assert counts._counts[1].dtype == (np.uint32 if large else np.uint16)
+    assert counts._counts[1].data.dtype == (np.uint32 if large else np.uint16)
     np.testing.assert_array_equal(counts.totals(), dense.sum(axis=1))
     np.testing.assert_allclose(counts._log_factorial, gammaln(dense + 1.0).sum(axis=1), rtol=1e-13, atol=1e-12)
 
 
 def test_a_worker_reads_what_was_placed_without_a_copy(dense: np.ndarray) -> None:
     counts = compact(sp.csr_matrix(dense))
-    lists = [pa.LargeListArray.from_arrays(counts.indptr.astype(np.int64), v) for v in (counts.indices, counts.data)]
+    genes = counts.indices.astype(np.uint16)
+    lists = [pa.LargeListArray.from_arrays(counts.indptr.astype(np.int64), v) for v in (genes, counts.data)]
     table = pa.table({ROWS: np.arange(N), GENE_INDEX: lists[0], GENE_COUNT: lists[1]})
     block = _count_block(table, GENES)
     assert np.shares_memory(block.counts.data, counts.data)
-    assert np.shares_memory(block.counts.indices, counts.indices)
+    assert np.shares_memory(block.counts.indices, genes)
     assert np.shares_memory(block.rows, table.column(ROWS).chunk(0).to_numpy())
+
+
+def test_placed_counts_are_the_counts(dense: np.ndarray) -> None:
+    held = [CountBlock(b.rows, b.counts) for b in blocks(dense, [700, 1100])]
+    placed = []
+    for block in held:
+        m = block.counts
+        compacted = CompactRows(m.indptr, m.indices.astype(np.uint16), m.data, (len(block.rows), GENES))
+        placed.append(PlacedBlock(block.rows, compacted))
+    rows = np.random.default_rng(1).permutation(N)[:900]
+    a, b = Counts(held, rows), Counts(placed, rows)
+    positions = np.random.default_rng(2).permutation(len(rows))[:200]
+    assert a.gather(positions).equal(b.gather(positions))
+    np.testing.assert_array_equal(b.matrix().toarray(), dense[rows])

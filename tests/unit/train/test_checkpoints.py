@@ -22,7 +22,7 @@ from stray.train.state import TrainState
 from stray.train.worker import LocalWorker
 from tests.small_training import gene_task, image_task
 
-TIMES = ("spots_per_second", "waiting_for_data_share")
+TIMES = ("spots_per_second", "waiting_for_data_share", "peak_memory_gib")
 STAGES = ("gene", "contrastive", "contrastive in fp16")
 
 

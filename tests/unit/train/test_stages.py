@@ -298,10 +298,10 @@ def test_more_components_than_spots_are_refused(recipe: Recipe, dataset: PairedD
         )
 
 
+# torch looks at what is no leaf itself, and hides its warning, but not from a filter that makes it an error.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.slow
-def test_a_compiled_likelihood_trains_to_the_same_losses(
-    recipe: Recipe, dataset: PairedDataset, tmp_path: Path
-) -> None:
+def test_a_compiled_model_trains_to_the_same_losses(recipe: Recipe, dataset: PairedDataset, tmp_path: Path) -> None:
     found = []
     for compiled in (False, True):
         made, tracker = prepared_cell(apply(recipe, {"gene.compile": compiled}), dataset, tmp_path), MemoryTracker()

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from stray.cli import main
-from stray.versus.gene_speed import Raced, drawn, race, ratios
+from stray.cohort.panel import fit_panel
+from stray.config import PanelConfig
+from stray.train.gene_task import GeneTask
+from stray.train.local_data import LocalData
+from stray.versus.contender import CONTENDERS
+from stray.versus.gene_speed import Raced, drawn, of_cohort, race, ratios
+from tests.small_cohort import small_dataset
 
 
 def test_the_drawn_matrix_is_as_sparse_as_tissue_and_the_same_every_time() -> None:
@@ -35,6 +43,29 @@ def test_contenders_train_in_turn_each_round_and_tell_their_speed_and_memory() -
         assert min(one.rates) > 0
         assert 0 <= one.training_bytes < one.peak_bytes
     assert raced[1].spots_per_second > raced[0].spots_per_second, "products alone are faster than all that stray does"
+
+
+def test_the_matrix_of_a_cohort_is_its_counts_over_the_panel_with_the_patients(tmp_path: Path) -> None:
+    dataset = small_dataset(tmp_path)
+    config = PanelConfig(kind="mean", n_genes=12)
+    counts, batch = of_cohort(str(dataset.path), config)
+    panel = fit_panel(dataset, tuple(sorted(set(dataset.spots().patient))), config)
+    rows = np.arange(len(dataset.spots()))
+    assert batch.tolist() == dataset.spots().patient.tolist()
+    held = LocalData(dataset).counts(panel, rows).gather(rows).numpy()
+    np.testing.assert_array_equal(counts.toarray(), held)
+
+
+def test_each_contender_of_stray_multiplies_in_the_precision_of_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[str]()
+    step = GeneTask.step
+    monkeypatch.setattr(
+        GeneTask, "step", lambda *given: (seen.append(torch.get_float32_matmul_precision()), step(*given))[1]
+    )
+    counts, batch = drawn(200, 30, 2)
+    for name in ("stray", "stray, fp32"):
+        CONTENDERS[name](counts, batch, 1)
+    assert seen == ["medium", "medium", "highest", "highest"]
 
 
 def test_a_contender_that_fails_ends_the_race_with_its_own_words() -> None:
