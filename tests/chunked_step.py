@@ -78,8 +78,7 @@ def double_batch(task: ContrastiveTask, step: int, size: int | None = None) -> t
 
 
 def _double(x: SparseCounts) -> SparseCounts:
-    values = (x.x_e.double(), x.total_n.double(), x.log_factorial_n.double())
-    return SparseCounts(x.n_genes, x.row_e, x.gene_e, *values)
+    return replace(x, x_e=x.x_e.double(), total_n=x.total_n.double(), log_factorial_n=x.log_factorial_n.double())
 
 
 def chunked_step(case: str, chunks: int, size: int | None = None) -> dict[str, np.ndarray]:

@@ -93,7 +93,7 @@ def image_task(norm: nn.Module | None = None, **changes: Any) -> ContrastiveTask
     )
     torch.manual_seed(2)
     small: Any = net(nn.BatchNorm2d(4) if norm is None else norm)
-    task.module.image_encoder.backbone = globalise(small)
+    task.module.encoder.backbone = globalise(small)
     if config.compile:
         small.compile()
     return task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import replace
 
 from rich.table import Table
@@ -22,7 +23,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a row a contender. Raises InputError when scvi-tools is asked for and is not installed."""
+    # Read as torch is loaded: its profiler logs that there is no GPU as an error.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     from stray.versus import gene_speed, scvi_tools
+    from stray.versus.profile import time_by_part
 
     if args.against:
         scvi_tools.require()
@@ -69,5 +73,10 @@ def run(args: argparse.Namespace) -> int:
     say(
         "products: the matrix products of a step alone, in the precision of `stray`, or exact (fp32); ratios are "
         "medians over rounds, with their range"
+    )
+    shares = sorted(time_by_part(counts, batch, args.cpus).items(), key=lambda item: -item[1])
+    say(
+        "where the operations of a step of `stray` spend their time (torch's profiler): "
+        + ", ".join(f"{name} {share:.0%}" for name, share in shares)
     )
     return 0

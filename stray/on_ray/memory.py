@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-INTERVAL_S = 0.5
-MOST = 0.02
-"""Share of the time that looking may take: the kernel walks all pages of large processes, which then wait."""
+SHORTEST_S, LONGEST_S = 0.5, 5.0
+"""Between two looks."""
+MOST = 0.05
+"""Share of the time that looking may take, within these: the kernel walks all pages of large processes, which wait."""
 
 
 class PeakMemory:
     """A context manager whose `peak_bytes` is the most that was seen, looked at every half second, or less often where
-    that takes long.
+    that takes long, and at the end.
 
     The proportional set size (PSS: pages that several processes share count once) of this process and of all its
     descendants, without shared memory, and the pages of the object store that were ever written: the store keeps them.
@@ -39,11 +40,14 @@ class PeakMemory:
         self._thread.join()
 
     def _run(self) -> None:
+        over = False
         while True:
             started = time.perf_counter()
             self.peak_bytes = max(self.peak_bytes, memory_bytes(os.getpid()))
-            if self._stop.wait(max(INTERVAL_S, (time.perf_counter() - started) / MOST)):
+            if over:
                 return
+            pause_s = (time.perf_counter() - started) / MOST
+            over = self._stop.wait(min(max(SHORTEST_S, pause_s), LONGEST_S))
 
 
 def memory_bytes(pid: int) -> int:

@@ -121,8 +121,8 @@ def _stages(recipe: Recipe) -> Iterator[Finding]:
             yield _finding(place, f"{pattern!r} is no regular expression: {error}", "escape what is meant literally")
     yield from _gene(recipe)
     yield from _losses(recipe)
-    yield from _accumulation(recipe)
     yield from _towers(recipe)
+    yield from _accumulation(recipe)
 
 
 def _towers(recipe: Recipe) -> Iterator[Finding]:
@@ -157,13 +157,13 @@ def _accumulation(recipe: Recipe) -> Iterator[Finding]:
     if chunks > contrastive.batch_size:
         what = f"{chunks} chunks of a batch of {contrastive.batch_size} spots"
         yield _finding(place, what, "fewer chunks, or a larger batch", "contrastive.batch_size")
-    image, tower, model = contrastive.image, contrastive.gene_tower.kind, recipe.gene.model
-    trains = contrastive.trains.kind in ("all", "last_stage")
-    resnet = isinstance(image, TorchvisionConfig) and image.name.startswith(("resnet", "resnext", "wide_resnet"))
+    tower, model = contrastive.gene_tower.kind, recipe.gene.model
     tuned = tower == "tuned" and isinstance(model, ScviConfig) and model.norm == "batch"
     # Other models are looked at when they are built.
     batch_norms = {
-        "contrastive.image.name": resnet and trains,
+        "contrastive.image.name": isinstance(contrastive.image, TorchvisionConfig)
+        and contrastive.image.name.startswith(("resnet", "resnext", "wide_resnet"))
+        and contrastive.trains.kind in ("all", "last_stage"),
         "contrastive.gene_tower.kind": tower == "mlp" or tuned,
         "contrastive.projection.kind": contrastive.projection.kind == "mlp",
     }

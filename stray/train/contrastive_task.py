@@ -25,7 +25,8 @@ from stray.train.encoder_checks import check_encoder
 from stray.train.expression_data import ExpressionData
 from stray.train.frozen_features import FrozenFeatures
 from stray.train.pair_watch import PairWatch, collapse
-from stray.train.sampling import SampledPlan, plan_batches
+from stray.train.precision import half_precision
+from stray.train.sampling import SampledPlan, plan_of
 from stray.train.task import StepOutput
 
 
@@ -78,19 +79,19 @@ class ContrastiveTask:
             self._class_N = torch.from_numpy(np.where(label_N == "", -1, np.searchsorted(classes, label_N)))
         self._expression = expression
         self._chance = 0.0 if expression is None else expression.chance(device)
-        self.plan = plan_batches(config, len(patches), seed, patient_N, label_N)
+        self.plan = plan_of(config, len(patches), seed, patient_N, label_N)
         n_latent = None if expression is None else expression.decoder.dim
         self.module = build(config, genes, seed, n_latent, tuned).to(memory_format=torch.channels_last)
         check_encoder(self.module.encoder, patches, device)
+        self._features = None
+        if config.trains.kind == "nothing":
+            encoder = self.module.encoder.to(device).to(memory_format=torch.channels_last)
+            self._features = FrozenFeatures(encoder, patches, config, seed, device, self._half)
         if config.accumulate > 1 and config.accumulate_batch_norm == "refuse":
             check_batch_norm(self.module)
         if config.compile:
             # In place, so that the names of the weights stay.
             self.module.encoder.backbone.compile()
-        self._features = None
-        if config.trains.kind == "nothing":
-            encoder = self.module.encoder.to(device).to(memory_format=torch.channels_last)
-            self._features = FrozenFeatures(encoder, patches, config, seed, device, self._half)
 
     def gather(self, positions: np.ndarray, noise: Noise) -> PairedBatch:
         """The spots at `positions`, in pinned memory where a GPU waits for them."""
@@ -133,14 +134,15 @@ class ContrastiveTask:
         return StepOutput(mixed.loss, sums, len(patches), finite)
 
     def _coded(self, patches_nCHW: Tensor, genes_nX: Tensor, noise: Noise) -> Coded:
-        """Codes of the patches, augmented, or of a frozen encoder's features of them, and of the genes."""
+        """Codes of the augmented patches, or of the features of a frozen encoder, and of the genes."""
 
         def code(rows: slice) -> tuple[Tensor, ...]:
-            mine, images_nX = noise.part(rows), patches_nCHW[rows]
+            mine = noise.part(rows)
+            x = patches_nCHW[rows]
             if self._features is None:
-                images_nX = augment(images_nX, self.config.augment, mine).contiguous(memory_format=torch.channels_last)
+                x = augment(x, self.config.augment, mine).contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.type, self._half, enabled=self._half is not None):
-                coded: Coded = self.module(images_nX, genes_nX[rows], mine)
+                coded: Coded = self.module(x, genes_nX[rows], mine)
             return tuple(codes for codes in coded if codes is not None)
 
         image_nD, gene_nD, *z = in_chunks(code, self.module, noise.count, self.config.accumulate)
@@ -188,33 +190,18 @@ class ContrastiveTask:
         averages = Averages()
         if self._watch is not None:
             self.module.eval()
-            averages.add(*self._watch.measure(self._code))
+            averages.add(*self._watch.measure(self._code_held_out))
         elif self._last is not None:
             averages.add(*collapse(*self._last))
         return averages
 
-    def _code(self, patches_nCHW: Tensor, genes_nX: Tensor) -> tuple[Tensor, Tensor]:
+    def _code_held_out(self, patches_nCHW: Tensor, genes_nX: Tensor) -> tuple[Tensor, Tensor]:
         """Image and gene codes (n, D) as the step makes them, of a batch on the host."""
         patches = patches_nCHW.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self._half, enabled=self._half is not None):
             images = patches if self._features is None else self.module.encoder(patches)
             coded: Coded = self.module(images, genes_nX.to(self.device, non_blocking=True))
         return coded.image_nD, coded.gene_nD
-
-
-def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """What the towers multiply in under `precision`; None: in the type of their weights."""
-    if precision == "auto":
-        return torch.bfloat16 if multiplies_bf16(device) else None
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 faster than fp32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # A private name, so its absence means no.
-    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
 def build(

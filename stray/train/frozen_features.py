@@ -29,7 +29,7 @@ class FrozenFeatures:
         device: torch.device,
         half: torch.dtype | None,
     ) -> None:
-        """Every rank must call it, with `encoder` on `device`; `half` is what it multiplies in, None its own type."""
+        """Every rank must call it, with `encoder` on `device`; it multiplies in `half`, where that is not None."""
         assert isinstance(config.trains, TrainsNothingConfig)
         self._seed, self._augments = seed, config.trains.cached_views > 0
         views, n = max(1, config.trains.cached_views), len(patches)

@@ -1,4 +1,4 @@
-"""How exact products of float32 matrices are."""
+"""In what numbers a stage multiplies: how exact products of float32 matrices are, and half precision."""
 
 from __future__ import annotations
 
@@ -23,3 +23,18 @@ def matrix_products(precision: Literal["fp32", "mixed"]) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
+    """What the towers multiply in under `precision`; None: in the type of their weights."""
+    if precision == "auto":
+        return torch.bfloat16 if multiplies_bf16(device) else None
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 faster than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # A private name, so its absence means no.
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())

@@ -30,28 +30,6 @@ def check_batches(config: BatchesConfig, patient_N: np.ndarray, class_N: np.ndar
     raise_if_any(problems)
 
 
-def plan_batches(
-    config: ContrastiveConfig, count: int, seed: int, patient_N: np.ndarray | None, class_N: np.ndarray | None
-) -> BatchPlan:
-    """The batches of `count` training spots as `config` says; their patients where batches are not plain, and their
-    classes, empty where they are not known. Raises InputError as `check_batches`.
-    """
-    # A batch without its whole set of negatives would change the loss: the remainder sits the epoch out.
-    if config.batches.plain:
-        return BatchPlan(count, config.batch_size, seed, keep_remainder=False)
-    assert patient_N is not None
-    check_batches(config.batches, patient_N, class_N)
-    return SampledPlan(
-        count,
-        config.batch_size,
-        seed,
-        keep_remainder=False,
-        config=config.batches,
-        patient_N=patient_N,
-        class_N=class_N,
-    )
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SampledPlan(BatchPlan):
     """Batches of `batch_size` spots (all where there are fewer), as many an epoch as of uniform draws.
@@ -224,3 +202,26 @@ def equal_parts(count: int, size_K: np.ndarray) -> np.ndarray:
         part_K[room] += each
         left -= each * len(room)
     return part_K + base + (np.arange(len(size_K)) < extra)
+
+
+def plan_of(
+    config: ContrastiveConfig, count: int, seed: int, patient_N: np.ndarray | None, label_N: np.ndarray | None
+) -> BatchPlan:
+    """The batches of a contrastive stage over `count` spots, of patients and classes (N,) where these are known.
+
+    Raises InputError as `check_batches` does.
+    """
+    # A batch without its whole set of negatives would change the loss: the remainder sits the epoch out.
+    if config.batches.plain:
+        return BatchPlan(count, config.batch_size, seed, keep_remainder=False)
+    assert patient_N is not None
+    check_batches(config.batches, patient_N, label_N)
+    return SampledPlan(
+        count,
+        config.batch_size,
+        seed,
+        keep_remainder=False,
+        config=config.batches,
+        patient_N=patient_N,
+        class_N=label_N,
+    )

@@ -157,9 +157,8 @@ class ImageStage:
 
     def at(self, places: np.ndarray) -> ImageStage:
         """The same stage on some of its rows, to be trained or watched; its results have no folder of their own."""
-        given = {"label": self.label, "patient": self.patient, "section": self.section}
-        of = {name: values if values is None else values[places] for name, values in given.items()}
-        return replace(self, rows=self.rows[places], **of)
+        of = [values if values is None else values[places] for values in (self.label, self.patient, self.section)]
+        return replace(self, rows=self.rows[places], label=of[0], patient=of[1], section=of[2])
 
     @cached_property
     def key(self) -> str:

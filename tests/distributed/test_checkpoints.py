@@ -15,7 +15,7 @@ from stray.train.worker import LocalWorker
 from tests.distributed.gloo import Job, run_on
 from tests.small_training import gene_task, image_task
 
-TIMES = ("spots_per_second", "waiting_for_data_share", "peak_memory_gib")
+MEASURED = ("spots_per_second", "waiting_for_data_share", "peak_memory_gib")
 STAGES = ("gene", "contrastive")
 STEPS = {"gene": 6, "contrastive": 6}
 
@@ -52,7 +52,7 @@ def train(stage: str, checkpoint: str | None, end_at: int | None = None) -> tupl
         )
     except Interrupted:
         return [], {}
-    history = [{name: value for name, value in epoch.items() if name not in TIMES} for epoch in state.history]
+    history = [{name: value for name, value in epoch.items() if name not in MEASURED} for epoch in state.history]
     return history, {name: value.numpy() for name, value in state.module.state_dict().items()}
 
 

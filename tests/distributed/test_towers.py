@@ -71,7 +71,7 @@ def features() -> dict[str, np.ndarray]:
     pixels = np.random.default_rng(0).integers(0, 256, (COUNT, 16, 16, 3), dtype=np.uint8)
     patches = Patches([PatchBlock(np.arange(COUNT), pixels)], np.arange(COUNT))
     config = ContrastiveConfig(trains=TrainsNothingConfig(cached_views=3))
-    held = FrozenFeatures(encoder, patches, config, 0, torch.device("cpu"), bf16=False)
+    held = FrozenFeatures(encoder, patches, config, 0, torch.device("cpu"), half=None)
     return {f"epoch {epoch}": held.gather(np.arange(COUNT), epoch).numpy() for epoch in range(4)}
 
 

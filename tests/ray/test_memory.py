@@ -4,17 +4,21 @@ workers of other tests would end meanwhile, and the store keeps the pages that t
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import ray
 
-from stray.on_ray.memory import PeakMemory
+from stray.on_ray.memory import LONGEST_S, PeakMemory
 from stray.on_ray.session import SessionInfo
 
 
 def test_memory_is_that_of_descendants_and_of_the_object_store(ray_session: SessionInfo) -> None:
     @ray.remote(num_cpus=1)
     def hold(megabytes: int) -> int:
-        return int(np.ones(megabytes * 2**17).sum())
+        held = np.ones(megabytes * 2**17)
+        time.sleep(LONGEST_S + 1)  # until it has been seen
+        return int(held.sum())
 
     with PeakMemory() as before:
         ray.get(hold.remote(1))

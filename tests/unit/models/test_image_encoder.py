@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from stray.config import (
     TrainsNothingConfig,
 )
 from stray.errors import InputError
-from stray.models.adapters import fold, train_only
+from stray.models.adapters import LowRank, fold, train_only
 from stray.models.backbones import restored
 from stray.models.image_encoder import ImageEncoder
 from stray.models.keyed_dropout import KeyedDropout
@@ -205,6 +206,8 @@ def test_keyed_dropout_keeps_its_share_scaled_by_what_it_zeroes(per: str) -> Non
     alike = {"value": found.flatten()[:, None], "channel": found.flatten(2), "spot": found.flatten(1)}[per]
     assert (alike.std(dim=-1, correction=0) == 0).all(), "what belongs together is dropped together"
     assert (found == 0).float().mean() == pytest.approx(0.25, abs=0.1)
+    dropout.noise = replace(noise(200), rows=slice(50, 60))
+    assert torch.equal(dropout(torch.ones(10, 5, 3, 3)), found[50:60]), "a worker takes its rows of the draw"
 
 
 TRAINS: dict[str, TrainsConfig] = {
@@ -284,6 +287,16 @@ def test_adapters_start_at_the_untouched_encoder_and_fold_into_its_weights(name:
     again = seeded(NETWORKS[name], seed=1)
     again.load_state_dict(encoder.state_dict())
     torch.testing.assert_close(again.eval()(patches()), encoder(patches()))
+
+
+def test_an_adapter_adds_its_factors_times_alpha_over_rank() -> None:
+    weight = torch.randn(6, 3, 2, 2)
+    adapter = LowRank(TrainsAdaptersConfig(rank=4, alpha=12), weight)
+    assert (adapter.up.shape, adapter.down.shape) == ((6, 4), (4, 12))
+    torch.nn.init.normal_(adapter.up)
+    change = torch.einsum("or,rk->ok", adapter.up, adapter.down).view(6, 3, 2, 2)
+    torch.testing.assert_close(adapter(weight), weight + 3 * change)
+    assert LowRank(TrainsAdaptersConfig(rank=9), weight).up.shape == (6, 6), "no more than the weight has"
 
 
 def test_adapters_of_attention_reach_queries_keys_values_and_output() -> None:

@@ -70,7 +70,7 @@ def test_no_more_than_a_chunk_is_held_at_a_time(chunks: int, sizes: list[int]) -
             passes.append((len(grad), True))
             return grad
 
-    first = next(m for m in task.module.image_encoder.backbone.modules() if isinstance(m, nn.Conv2d))
+    first = next(m for m in task.module.encoder.backbone.modules() if isinstance(m, nn.Conv2d))
     first.register_forward_hook(lambda module, args, out: Told.apply(out))
     batch, noise = double_batch(task, 0)
     task.step(batch, noise).loss.backward()
@@ -95,6 +95,7 @@ def test_batch_norm_by_the_batchs_own_statistics_is_refused_where_chunks_lack_th
         {"contrastive.image.name": "resnet34"},
         {"contrastive.gene_tower.kind": "mlp"},
         {"contrastive.projection.kind": "mlp"},
+        {"contrastive.gene_tower.kind": "tuned", "contrastive.trains.kind": "adapters"},
     ],
 )
 def test_a_recipe_with_batch_norm_and_chunks_is_refused_unless_it_says_per_chunk(changes: dict[str, Any]) -> None:

@@ -32,7 +32,6 @@ def faults(word: str) -> int:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tells glibc, which only Linux has")
-def test_a_step_like_the_one_before_it_faults_no_page() -> None:
-    kept = faults("kept")
-    assert kept < 100
-    assert faults("as it comes") > 10 * (kept + 10)
+def test_a_step_like_the_one_before_it_takes_no_new_pages() -> None:
+    # Not none at all: the system may reclaim what lies idle.
+    assert 5 * faults("kept") < faults("as it comes")

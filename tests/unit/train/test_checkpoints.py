@@ -22,7 +22,7 @@ from stray.train.state import TrainState
 from stray.train.worker import LocalWorker
 from tests.small_training import gene_task, image_task
 
-TIMES = ("spots_per_second", "waiting_for_data_share", "peak_memory_gib")
+MEASURED = ("spots_per_second", "waiting_for_data_share", "peak_memory_gib")
 STAGES = ("gene", "contrastive", "contrastive in fp16")
 
 
@@ -75,17 +75,17 @@ def train(
 
 
 def untimed(history: Any) -> list[dict[str, float]]:
-    return [{name: value for name, value in epoch.items() if name not in TIMES} for epoch in history]
+    return [{name: value for name, value in epoch.items() if name not in MEASURED} for epoch in history]
 
 
 def assert_equal(found: Any, expected: Any, place: str = "state") -> None:
-    """Bit for bit, through dicts and lists; times excepted."""
+    """Bit for bit, through dicts and lists; what was measured of the run excepted."""
     if isinstance(expected, torch.Tensor):
         assert found.dtype == expected.dtype, place
         assert torch.equal(found, expected), place
     elif isinstance(expected, Mapping):
         assert found.keys() == expected.keys(), place
-        for name in expected.keys() - {*TIMES, "seconds", "waited"}:
+        for name in expected.keys() - {*MEASURED, "seconds", "waited"}:
             assert_equal(found[name], expected[name], f"{place}.{name}")
     elif isinstance(expected, list):
         assert len(found) == len(expected), place

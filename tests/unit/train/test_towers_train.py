@@ -25,7 +25,7 @@ from stray.train import model_folder
 from stray.train.augment import augment
 from stray.train.blocks import Patches
 from stray.train.contrastive_task import ContrastiveTask, embed
-from stray.train.frozen_features import CHUNK, FrozenFeatures
+from stray.train.frozen_features import FrozenFeatures
 from stray.train.gene_towers import tower_input
 from stray.train.local_data import LocalData
 from stray.train.loop import fit
@@ -123,6 +123,10 @@ def test_only_adapters_and_heads_move_and_the_encoder_is_changed_by_their_rank(
             assert torch.equal(value, start[name]), name
 
 
+CHUNK = 32
+"""Patches that are coded together: the 80 spots of the stage take three rounds, the last of them smaller."""
+
+
 class EveryStep(FrozenFeatures):
     """Features of a frozen encoder, computed anew whenever they are asked for."""
 
@@ -143,7 +147,7 @@ class EveryStep(FrozenFeatures):
             patch = self._patches.gather(np.array([position]))
             if self._n_views:
                 chunk, place = divmod(position, CHUNK)
-                count = min(CHUNK, len(self._patches) - chunk * CHUNK)
+                count = min(CHUNK, len(self._patches) - CHUNK * chunk)
                 patch = augment(
                     patch, self._config, Noise(key(0, "cached views"), view, chunk, count, slice(place, place + 1))
                 )
@@ -153,8 +157,9 @@ class EveryStep(FrozenFeatures):
 
 @pytest.mark.parametrize("views", [0, 3], ids=["the patch itself", "three views"])
 def test_frozen_features_equal_those_computed_at_every_step(
-    views: int, stage_of: Callable[..., ImageStage], dataset: PairedDataset
+    views: int, stage_of: Callable[..., ImageStage], dataset: PairedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("stray.train.frozen_features.CHUNK", CHUNK)
     changes = {"contrastive.trains": {"kind": "nothing", "cached_views": views}, "contrastive.epochs": 3}
     stage = stage_of(changes | ({} if views else {"contrastive.augment": OFF}))
     found = []

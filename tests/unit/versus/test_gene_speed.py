@@ -16,6 +16,7 @@ from stray.train.gene_task import GeneTask
 from stray.train.local_data import LocalData
 from stray.versus.contender import CONTENDERS
 from stray.versus.gene_speed import Raced, drawn, of_cohort, race, ratios
+from stray.versus.profile import time_by_part
 from tests.small_cohort import small_dataset
 
 
@@ -66,6 +67,15 @@ def test_each_contender_of_stray_multiplies_in_the_precision_of_its_settings(mon
     for name in ("stray", "stray, fp32"):
         CONTENDERS[name](counts, batch, 1)
     assert seen == ["medium", "medium", "highest", "highest"]
+
+
+def test_the_profile_of_a_step_names_every_operations_part() -> None:
+    threads = torch.get_num_threads()
+    shares = time_by_part(*drawn(300, 200, 2), 1)
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert min(share for name, share in shares.items() if name != "the rest") > 0
+    assert shares["the rest"] < 0.5, "operations that the parts do not know"
+    assert torch.get_num_threads() == threads
 
 
 def test_a_contender_that_fails_ends_the_race_with_its_own_words() -> None:
