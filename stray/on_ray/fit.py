@@ -59,7 +59,8 @@ def fit(
     number of `max_failures`: the step would fail again. So is a checkpoint that cannot be written a NotKeptError.
     """
     # The same stages find the same run, and with it the checkpoint that a driver which was ended left behind.
-    name = "group-" + digest([a.stage.key for a in assignments])
+    # By the last stage: a driver that is started again leaves out what is done, and must find the checkpoints.
+    name = "group-" + digest(assignments[-1].stage.key)
     tidy(storage.join(storage.absolute(folder), name))
     trainer = TorchTrainer(
         _work,
