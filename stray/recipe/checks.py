@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import urlparse
 
 from stray.columns import ANNOTATED
-from stray.config import CallableConfig, ChoiceConfig, Recipe, TorchvisionConfig, TrainsNothingConfig
+from stray.config import CallableConfig, ChoiceConfig, Recipe, ScviConfig, TorchvisionConfig, TrainsNothingConfig
 from stray.errors import Problem
 
 Finding = tuple[tuple[str, ...], Problem]
@@ -157,12 +157,14 @@ def _accumulation(recipe: Recipe) -> Iterator[Finding]:
     if chunks > contrastive.batch_size:
         what = f"{chunks} chunks of a batch of {contrastive.batch_size} spots"
         yield _finding(place, what, "fewer chunks, or a larger batch", "contrastive.batch_size")
+    tower, model = contrastive.gene_tower.kind, recipe.gene.model
+    tuned = tower == "tuned" and isinstance(model, ScviConfig) and model.norm == "batch"
     # Other models are looked at when they are built.
     batch_norms = {
         "contrastive.image.name": isinstance(contrastive.image, TorchvisionConfig)
         and contrastive.image.name.startswith(("resnet", "resnext", "wide_resnet"))
         and contrastive.trains.kind in ("all", "last_stage"),
-        "contrastive.gene_tower.kind": contrastive.gene_tower.kind == "mlp",
+        "contrastive.gene_tower.kind": tower == "mlp" or tuned,
         "contrastive.projection.kind": contrastive.projection.kind == "mlp",
     }
     having = [path for path, has in batch_norms.items() if has]

@@ -135,6 +135,22 @@ def test_workers_killed_at_any_step_end_with_the_weights_of_an_uninterrupted_tra
         assert set(losses) == set(whole.step_losses()[step])
 
 
+def test_a_worker_killed_within_an_epoch_goes_on_at_the_step_that_was_checkpointed(setup: Setup, whole: Heard) -> None:
+    epoch, _ = draw()
+    assignments, marks = killed(setup, "within", (1,), (epoch, 1))
+    heard = setup.train(assignments, "within", workers=2, failures=1, every_steps=1)
+    assert [path.name for path in marks.iterdir()] == ["rank-1"]
+    assert {note for note in heard.notes() if note.startswith("goes on")} == {
+        f"goes on after step 1 of epoch {epoch + 1}"
+    }
+    assert_same(setup, "within")
+    # Losses are said at an epoch's end: those before the kill came with the checkpoint.
+    assert {step: set(losses) for step, losses in heard.step_losses().items()} == {
+        step: set(losses) for step, losses in whole.step_losses().items()
+    }
+    assert all(len(losses) == 1 for losses in heard.step_losses().values())
+
+
 def test_a_training_goes_on_with_another_number_of_workers_and_keeps_the_count_of_epochs(
     setup: Setup, whole: Heard
 ) -> None:

@@ -79,7 +79,15 @@ class Setup:
                 target.symlink_to(path)
         return made
 
-    def train(self, assignments: list[Assignment], name: str, *, workers: int, failures: int = 1) -> Heard:
+    def train(
+        self,
+        assignments: list[Assignment],
+        name: str,
+        *,
+        workers: int,
+        failures: int = 1,
+        every_steps: int | None = None,
+    ) -> Heard:
         heard = Heard()
         with heard_by(heard) as mailbox:
             fit(
@@ -88,6 +96,7 @@ class Setup:
                 layout=WorkerPlan(workers, 1, False),
                 max_failures=failures,
                 checkpoint_every=1,
+                checkpoint_every_steps=every_steps,
                 folder=str(self.folder / "checkpoints" / name),
                 mailbox=mailbox,
             )

@@ -95,6 +95,7 @@ def test_batch_norm_by_the_batchs_own_statistics_is_refused_where_chunks_lack_th
         {"contrastive.image.name": "resnet34"},
         {"contrastive.gene_tower.kind": "mlp"},
         {"contrastive.projection.kind": "mlp"},
+        {"contrastive.gene_tower.kind": "tuned", "contrastive.trains.kind": "adapters"},
     ],
 )
 def test_a_recipe_with_batch_norm_and_chunks_is_refused_unless_it_says_per_chunk(changes: dict[str, Any]) -> None:
