@@ -36,6 +36,8 @@ from tests.ray.test_training import EPOCHS, Heard, Setup
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(1500)]
 STEPS = 2
 """Steps of an epoch of the small cohort."""
+HEARD_S = 5.0
+"""Seconds in which Ray's controller, which asks every two, has heard of a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,8 @@ class Killed(ImageStage):
     """Folder in which a rank that was killed leaves a mark."""
     driver: int
     """The process that stays."""
+    wait_s: float = 0.0
+    """Seconds that a rank waits before it kills itself: a checkpoint counts once the controller has heard of it."""
 
     @staticmethod
     def of(stage: ImageStage, **facts: Any) -> Killed:
@@ -72,6 +76,7 @@ class Killed(ImageStage):
             mark = Path(self.marks) / f"rank-{rank}"
             if rank in self.ranks and (noise.epoch, noise.step) == self.at and not mark.exists():
                 mark.write_text(str(os.getpid()))
+                time.sleep(self.wait_s)
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(task, batch, noise)
 
@@ -97,12 +102,14 @@ def draw(most: int = EPOCHS) -> tuple[int, int]:
     return epoch, step
 
 
-def killed(setup: Setup, name: str, ranks: tuple[int, ...], at: tuple[int, int]) -> tuple[list[Assignment], Path]:
+def killed(
+    setup: Setup, name: str, ranks: tuple[int, ...], at: tuple[int, int], wait_s: float = 0.0
+) -> tuple[list[Assignment], Path]:
     marks = setup.folder / f"{name}-marks"
     marks.mkdir()
     stage = setup.cell(name).scored
     assert isinstance(stage, ImageStage)
-    trapped = Killed.of(stage, ranks=ranks, at=at, marks=str(marks))
+    trapped = Killed.of(stage, ranks=ranks, at=at, marks=str(marks), wait_s=wait_s)
     assert trapped.key == stage.key
     return [Assignment(stage=trapped, targets=(), title=name, epochs=EPOCHS)], marks
 
@@ -113,10 +120,15 @@ def assert_same(setup: Setup, name: str) -> None:
     assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
-def assert_goes_on(heard: Heard, after: int) -> None:
-    """The workers went on after so many epochs; with none behind them they said nothing."""
+def gone_on(heard: Heard) -> str:
+    """What the workers said when they went on; nothing when no epoch was behind them."""
     noted = {note for note in heard.notes() if note.startswith("goes on")}
-    assert noted == ({f"goes on after epoch {after}"} if after else set())
+    assert len(noted) <= 1
+    return "".join(noted)
+
+
+def after(epochs: int) -> str:
+    return f"goes on after epoch {epochs}" if epochs else ""
 
 
 @pytest.mark.parametrize("ranks", [(0,), (1,), (0, 1)], ids=["the first worker", "the second worker", "all workers"])
@@ -129,7 +141,8 @@ def test_workers_killed_at_any_step_end_with_the_weights_of_an_uninterrupted_tra
     # A worker that waits for the first to die is ended before it comes to its own end.
     assert {path.name for path in marks.iterdir()} <= {f"rank-{rank}" for rank in ranks}
     assert list(marks.iterdir())
-    assert_goes_on(heard, at[0])
+    # The controller may not have heard of the last checkpoint when a worker dies right after it.
+    assert gone_on(heard) in {after(at[0]), after(max(at[0] - 1, 0))}
     assert_same(setup, name)
     for step, losses in heard.step_losses().items():
         assert set(losses) == set(whole.step_losses()[step])
@@ -137,7 +150,7 @@ def test_workers_killed_at_any_step_end_with_the_weights_of_an_uninterrupted_tra
 
 def test_a_worker_killed_within_an_epoch_goes_on_at_the_step_that_was_checkpointed(setup: Setup, whole: Heard) -> None:
     epoch, _ = draw()
-    assignments, marks = killed(setup, "within", (1,), (epoch, 1))
+    assignments, marks = killed(setup, "within", (1,), (epoch, 1), wait_s=HEARD_S)
     heard = setup.train(assignments, "within", workers=2, failures=1, every_steps=1)
     assert [path.name for path in marks.iterdir()] == ["rank-1"]
     assert {note for note in heard.notes() if note.startswith("goes on")} == {
@@ -156,11 +169,11 @@ def test_a_training_goes_on_with_another_number_of_workers_and_keeps_the_count_o
 ) -> None:
     at = draw(EPOCHS - 1)
     at = (at[0] + 1, at[1])
-    assignments, _ = killed(setup, "fewer", (1,), at)
+    assignments, _ = killed(setup, "fewer", (1,), at, wait_s=HEARD_S)
     with pytest.raises(Exception, match=r"died|killed|SIGKILL|unavailable"):
         setup.train(assignments, "fewer", workers=2, failures=0)
     heard = setup.train(setup.image("fewer"), "fewer", workers=1, failures=0)
-    assert_goes_on(heard, at[0])
+    assert gone_on(heard) == after(at[0])
     history = setup.cell("fewer").scored.folder.read_json("history.json")
     expected = setup.cell("whole").scored.folder.read_json("history.json")
     assert len(history) == len(expected) == EPOCHS
@@ -209,14 +222,14 @@ def test_a_full_disk_keeps_the_checkpoint_before_whole_says_so_and_the_training_
     assert str(left[-1]) in problem.what
     subprocess.run(["mount", "-o", "remount,size=1g", small_disk], check=True)
     heard = setup.train(setup.image("full"), "full", workers=2)
-    assert_goes_on(heard, 2)
+    assert gone_on(heard) == after(2)
     assert_same(setup, "full")
 
 
 def test_checkpoints_are_found_without_rays_list_of_them_and_what_was_half_written_goes(
     setup: Setup, whole: Heard
 ) -> None:
-    assignments, _ = killed(setup, "lost", (0,), (3, 1))
+    assignments, _ = killed(setup, "lost", (0,), (3, 1), wait_s=HEARD_S)
     with pytest.raises(Exception, match=r"died|killed|SIGKILL|unavailable"):
         setup.train(assignments, "lost", workers=2, failures=0)
     (run,) = (setup.folder / "checkpoints" / "lost").iterdir()
@@ -227,7 +240,7 @@ def test_checkpoints_are_found_without_rays_list_of_them_and_what_was_half_writt
     torn.mkdir()
     (torn / f"{STATE}.0123abcd.partial").write_bytes(b"half")
     heard = setup.train(setup.image("lost"), "lost", workers=2)
-    assert_goes_on(heard, 3)
+    assert gone_on(heard) == after(3)
     assert not torn.exists()
     assert_same(setup, "lost")
 
