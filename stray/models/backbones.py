@@ -70,7 +70,9 @@ def _torchvision(config: TorchvisionConfig) -> Backbone:
         model: Any = torchvision.models.get_model(
             config.name, weights="DEFAULT" if config.weights == "DEFAULT" else None, **_options(config)
         )
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # what came may also have another hash
+        if config.weights != "DEFAULT":
+            raise
         what = f"torchvision's weights could not be downloaded ({error})"
         remedy = "download the weights where there is a network and give the file's path"
         raise InputError(Problem(f"{PLACE}.weights", what, remedy)) from error
