@@ -68,7 +68,8 @@ def test_default_weights_are_downloaded_once_and_are_those_of_the_encoder(
     encoder = ImageEncoder(CONFIG)
     expected = {key: value for key, value in trained().state_dict().items() if not key.startswith("fc.")}
     found = {key.removeprefix("backbone."): value for key, value in encoder.state_dict().items()}
-    assert expected.items() and all(torch.equal(found[key], value) for key, value in expected.items())
+    assert expected
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
     (kept,) = (tmp_path / "torch_home").rglob("*.pth")
     assert kept.name == name
     (folder / name).unlink()  # it is not asked for again
