@@ -14,7 +14,7 @@ from stray.config import Recipe
 from stray.likelihood.counts import SparseCounts
 from stray.recipe import load_recipe
 from stray.train.blocks import Counts
-from stray.train.grid import Cell, cell
+from stray.train.cells import Cell, cell
 from stray.train.local_data import LocalData
 
 

@@ -8,8 +8,9 @@ from stray import storage
 from stray.cli.console import say, stdout
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
+from stray.train.cells import fold_title, with_start
 from stray.train.estimate import Estimator
-from stray.train.grid import fold_title, grid, recipe_folds, with_start
+from stray.train.grid import grid, recipe_folds
 from stray.train.stages import CodesStage, GeneStage
 
 

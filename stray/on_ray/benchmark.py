@@ -17,7 +17,7 @@ from stray.on_ray.data import place_counts, place_patches
 from stray.on_ray.fit import fit_alone
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.watch import Watch
-from stray.train.grid import cell
+from stray.train.cells import cell
 from stray.train.stages import GeneStage, ImageStage, Stage
 
 GENE_EPOCHS = 25

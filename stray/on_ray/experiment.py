@@ -25,7 +25,8 @@ from stray.on_ray.tracking import Tracking
 from stray.on_ray.visibility import check_paths_visible
 from stray.on_ray.watch import NoWatch, Watch
 from stray.track.place import experiment_name
-from stray.train.grid import Cell, Group, fold_title, grid, recipe_folds
+from stray.train.cells import Cell, Group, fold_title
+from stray.train.grid import grid, recipe_folds
 from stray.train.results import digest
 from stray.train.stages import CodesStage, GeneStage, ImageStage, Stage
 

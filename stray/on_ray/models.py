@@ -11,7 +11,7 @@ from stray.evaluate import fit_probe
 from stray.models.towers import image_coder, kept_projection
 from stray.recipe import dump_yaml
 from stray.track.mlflow import MlflowTracker
-from stray.train.grid import Cell
+from stray.train.cells import Cell
 from stray.train.model_folder import Classifier, save
 from stray.train.stages import ImageStage
 

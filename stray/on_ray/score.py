@@ -24,7 +24,7 @@ from stray.on_ray.watch import Watch
 from stray.report.figures import confusion_figure
 from stray.track import records
 from stray.track.mlflow import MlflowTracker
-from stray.train.grid import Cell, Choice, Group, with_start
+from stray.train.cells import Cell, Choice, Group, with_start
 from stray.train.results import ResultFolder, digest
 from stray.train.stages import CODES_FIGURE, CodesStage, ImageStage, Stage
 

@@ -20,7 +20,7 @@ from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.score import log_codes
 from stray.recipe import for_method
-from stray.train.grid import Cell, Group, cell
+from stray.train.cells import Cell, Group, cell
 from stray.train.results import digest
 from stray.train.stages import GeneStage
 

@@ -23,10 +23,10 @@ from stray.models.gene_vae import GeneVae
 from stray.models.towers import TunedTower
 from stray.noise import Noise
 from stray.train.blocks import Counts, Patches
+from stray.train.cells import Group
 from stray.train.contrastive_task import ContrastiveTask
 from stray.train.expression_data import ExpressionData
 from stray.train.gene_task import GeneTask
-from stray.train.grid import Group
 from stray.train.results import digest
 from stray.train.stages import CodesStage, GeneStage, Stage
 from stray.train.state import TrainState

@@ -23,8 +23,8 @@ from stray.noise import Noise
 from stray.recipe import for_method
 from stray.track.tracker import NullTracker
 from stray.train.blocks import Counts
+from stray.train.cells import Cell, cell, with_start
 from stray.train.gene_task import GeneTask
-from stray.train.grid import Cell, cell, with_start
 from stray.train.local_data import LocalData
 from stray.train.results import ResultFolder, digest
 from stray.train.run_stage import CHUNK, run_stage

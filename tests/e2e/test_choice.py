@@ -22,7 +22,7 @@ from stray.recipe import for_method, load_recipe
 from stray.track.mlflow_reader import MlflowReader
 from stray.track.records import RunRecord
 from stray.track.tracker import NullTracker
-from stray.train.grid import cell
+from stray.train.cells import cell
 from stray.train.local_data import LocalData
 from stray.train.run_stage import run_stage
 from stray.train.worker import LocalWorker

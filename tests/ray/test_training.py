@@ -23,7 +23,7 @@ from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.session import SessionInfo
 from stray.recipe import apply
-from stray.train.grid import Cell
+from stray.train.cells import Cell
 from tests.small_cohort import small_cell, small_dataset, small_recipe
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(600)]

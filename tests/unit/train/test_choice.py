@@ -12,7 +12,8 @@ from stray.cohort.dataset import PairedDataset, SpotTable
 from stray.config import Recipe
 from stray.errors import InputError
 from stray.recipe import apply
-from stray.train.grid import Choice, Group, fold_title, grid, recipe_folds
+from stray.train.cells import Choice, Group, fold_title
+from stray.train.grid import grid, recipe_folds
 from stray.train.stages import ImageStage
 from tests.small_cohort import small_recipe
 

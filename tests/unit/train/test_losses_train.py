@@ -15,9 +15,9 @@ from stray.config import Recipe
 from stray.errors import InputError
 from stray.recipe import apply
 from stray.track.tracker import MemoryTracker
+from stray.train.cells import Cell
 from stray.train.expression_data import expression_data
 from stray.train.gene_folder import load_gene_encoder
-from stray.train.grid import Cell
 from stray.train.local_data import LocalData
 from stray.train.run_stage import run_stage
 from stray.train.stages import ImageStage

@@ -167,7 +167,7 @@ def test_nothing_that_is_fitted_depends_on_the_held_out_patient(
 
 def test_a_cell_without_pairs_is_refused_by_name(recipe: Recipe, dataset: PairedDataset, tmp_path: Path) -> None:
     from stray.cohort.split import Fold
-    from stray.train.grid import cell
+    from stray.train.cells import cell
 
     with pytest.raises(InputError, match="0 spots of the training patients have both a picture and counts"):
         cell(recipe, dataset, Fold("x", ("P1",), ()), 0, str(tmp_path), method="clip_scvi")
