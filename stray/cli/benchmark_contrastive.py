@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     say("DataLoader: over the encoded patches in memory, the faster of decoding in its process and in worker processes")
     say(f"reading the patches through Ray Data took {found.place_s:.1f} s, once for all rounds: {found.residence}")
     stdout.print(_loading(found))
-    say("the decoder alone: every patch decoded and thrown away, the faster of threads and processes")
+    say("cold Parquet: files that are not in the system's cache, read and decoded; of the DataLoader with the start of")
+    say("its processes; the decoder alone: every patch decoded and thrown away; the faster of threads and processes")
     return 0
 
 
@@ -84,11 +85,12 @@ def _training(found: ImageSpeed) -> Table:
 
 
 def _loading(found: ImageSpeed) -> Table:
-    from stray.on_ray.image_speed import DECODERS, LOADERS
+    from stray.on_ray.image_speed import COLD, COLD_LOADERS, DECODERS, LOADERS
     from stray.versus.image_speed import faster, ratio
 
     limit: Loaded = faster(DECODERS, found.loaded)
     loader: Loaded = faster(LOADERS, found.loaded)
+    cold: Loaded = faster(COLD_LOADERS, found.loaded)
     table = Table(title=f"Loading alone, {found.workers * found.threads} threads", title_justify="left")
     names = (
         "patches from",
@@ -100,11 +102,17 @@ def _loading(found: ImageSpeed) -> Table:
     for name in names:
         table.add_column(name, justify="left" if name == names[0] else "right")
     for one in found.loaded:
-        if one.name in (*LOADERS, *DECODERS) and one not in (limit, loader):
+        if one.name in (*LOADERS, *COLD_LOADERS, *DECODERS) and one not in (limit, loader, cold):
             continue
         rates = f"{min(one.rates):,.0f} to {max(one.rates):,.0f}"
         share = f"{ratio(one, limit)[0]:.0%}"
-        table.add_row(one.name, f"{one.patches_per_second:,.0f}", rates, share, _range(ratio(one, loader)))
+        table.add_row(
+            one.name,
+            f"{one.patches_per_second:,.0f}",
+            rates,
+            share,
+            _range(ratio(one, cold if one.name in (COLD, *COLD_LOADERS) else loader)),
+        )
     return table
 
 

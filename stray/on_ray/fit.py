@@ -21,6 +21,7 @@ from stray.on_ray.interruptible import interruptible
 from stray.on_ray.logger import Letter, MailboxTracker, heard_by
 from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.worker import RayWorker
+from stray.train.allocator import ONE_ARENA
 from stray.train.results import digest
 from stray.train.run_stage import run_stage
 from stray.train.stages import Stage
@@ -80,6 +81,7 @@ def fit(
             failure_config=FailureConfig(max_failures=max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             callbacks=list(callbacks),
+            worker_runtime_env={"env_vars": ONE_ARENA},
         ),
     )
     try:

@@ -5,6 +5,7 @@ and a plain DataLoader over the same files, in turn; and loading alone, without 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +32,7 @@ MEMORY, STRAY = "tensors in memory", "stray"
 LOADERS = ("DataLoader, in the process", "DataLoader, worker processes")
 DECODERS = ("the decoder alone, threads", "the decoder alone, processes")
 COLD = "cold Parquet"
+COLD_LOADERS = ("DataLoader, cold Parquet, in the process", "DataLoader, cold Parquet, worker processes")
 RESIDENT = {"encoded residence": "encoded", "decoded residence": "decoded"}
 LOAD_S = 3.0
 """Seconds that loading is measured for, at least, in each round."""
@@ -48,7 +50,7 @@ def measure(
         raise InputError(Problem("--workers", f"{workers} workers on {cpus} CPUs", f"at most {cpus}"))
     race = _prepare(recipe, root, workers, cpus, epochs, watch)
     found: dict[str, list[list[dict[str, float]]]] = {name: [] for name in (MEMORY, STRAY, *LOADERS)}
-    loads: dict[str, list[float]] = {name: [] for name in (COLD, *race.resident, *LOADERS, *DECODERS)}
+    loads: dict[str, list[float]] = {name: [] for name in (COLD, *COLD_LOADERS, *race.resident, *LOADERS, *DECODERS)}
     watch.start("race", "rounds", total=rounds * (len(found) + len(loads)))
     done = 0
     for number in range(rounds):
@@ -88,6 +90,8 @@ class _Race:
     resident: dict[str, Placed]
     """The patches both ways, where they fit the memory budget."""
     place_s: float
+    niceness: int
+    """Of Ray's workers, and so of everyone's."""
     root: str
     workers: int
     cpus: int
@@ -115,12 +119,13 @@ class _Race:
         if name in self.resident:
             rate = _resident.options(num_cpus=self.cpus).remote(self.resident[name], self.stage, self.cpus)
             return ray.get(rate)
-        what = {COLD: "read and decode", **dict.fromkeys(LOADERS, "load"), **dict.fromkeys(DECODERS, "decode")}[name]
-        processes = self.cpus if name in (LOADERS[1], DECODERS[1]) else 0
+        does = {LOADERS: "load", COLD_LOADERS: "read and load", DECODERS: "decode", (COLD,): "read and decode"}
+        what = next(what for names, what in does.items() if name in names)
+        processes = self.cpus if name in (LOADERS[1], COLD_LOADERS[1], DECODERS[1]) else 0
         return self._job(what=what, stage=self.stage, workers=1, threads=self.cpus, processes=processes)["rate"]
 
     def _job(self, **what: Any) -> dict[str, Any]:
-        job = Job(dataset=self.recipe.dataset, seconds=LOAD_S, **what)
+        job = Job(dataset=self.recipe.dataset, seconds=LOAD_S, niceness=self.niceness, **what)
         return run_job(job, storage.join(self.root, "jobs"))
 
 
@@ -163,10 +168,16 @@ def _prepare(recipe: Recipe, root: str, workers: int, cpus: int, epochs: int, wa
         placed=placed,
         resident=resident,
         place_s=place_s,
+        niceness=ray.get(_niceness.remote()),
         root=root,
         workers=workers,
         cpus=cpus,
     )
+
+
+@ray.remote(num_cpus=0)
+def _niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, 0)
 
 
 @ray.remote

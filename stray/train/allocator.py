@@ -12,6 +12,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 2**30
 """Tensors of up to this size come out of memory that the process keeps, and up to this much of it is kept unused."""
 
+ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
+"""Environment of a process that trains in another thread than its main one. glibc gives such a thread heaps of 64 MiB
+of its own and returns each as soon as it is empty, whatever it is told; it asks for this as the process starts.
+"""
+
 
 @cache
 def keep_freed_memory() -> bool:

@@ -13,7 +13,7 @@ import pickle
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +29,14 @@ from stray.cohort.fragments import fragments
 from stray.cohort.residence import shards
 from stray.config import RunConfig
 from stray.train.decoding import PatchDecoder
+from stray.train.patch_source import PatchSource
 from stray.train.plan import BatchPlan
 from stray.train.stages import ImageStage
 from stray.train.stream_plan import Stream, StreamPlan
 from stray.train.streamed import StreamedPatches
 from stray.versus.loader import EncodedImages, InMemoryData, LoaderData, LoaderPatches
 
-What = Literal["train in memory", "train from a loader", "decode", "load", "read and decode"]
+What = Literal["train in memory", "train from a loader", "decode", "load", "read and load", "read and decode"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,8 @@ class Job:
     """That decode for each; 0: its own."""
     seconds: float = 1.0
     """How long is decoded or loaded, at least."""
+    niceness: int = 0
+    """Of its processes, for the system's scheduler."""
 
     @property
     def batches(self) -> list[np.ndarray]:
@@ -75,12 +78,11 @@ def train(job: Job) -> dict[str, Any]:
     return {}
 
 
-def per_second(once: Callable[[], int], seconds: float, *, warm: bool = True) -> float:
+def per_second(once: Callable[[], int], seconds: float) -> float:
     """Patches a second of `once`, which tells how many it did, called until `seconds` are over; after a first call that
-    does not count.
+    does not count: it imports and starts what a process needs once.
     """
-    if warm:
-        once()
+    once()
     done, started = 0, time.perf_counter()
     while (took := time.perf_counter() - started) < seconds or not done:
         done += once()
@@ -90,12 +92,23 @@ def per_second(once: Callable[[], int], seconds: float, *, warm: bool = True) ->
 def load(job: Job) -> dict[str, float]:
     """The batches of an epoch from the DataLoader."""
     source = LoaderPatches(PairedDataset.open(job.dataset), job.stage.rows, job.processes)
+    return {"rate": per_second(lambda: _epoch_of(source, job.batches), job.seconds)}
 
-    def epoch() -> int:
-        source.expect(job.batches)
-        return sum(len(source.gather(positions)) for positions in job.batches)
 
-    return {"rate": per_second(epoch, job.seconds)}
+def read_and_load(job: Job) -> dict[str, float]:
+    """The same with everything that a first epoch costs the DataLoader: reading the files, starting its processes."""
+    dataset = PairedDataset.open(job.dataset)
+
+    def once() -> int:
+        _forget(dataset)
+        return _epoch_of(LoaderPatches(dataset, job.stage.rows, job.processes), job.batches)
+
+    return {"rate": per_second(once, job.seconds)}
+
+
+def _epoch_of(source: PatchSource, batches: Sequence[np.ndarray]) -> int:
+    source.expect(batches)
+    return sum(len(source.gather(positions)) for positions in batches)
 
 
 def decode(job: Job) -> dict[str, float]:
@@ -124,26 +137,25 @@ def _call(numbers: list[int]) -> int:
 
 
 def read_and_decode(job: Job) -> dict[str, float]:
-    """An epoch streamed from the files, which are not in the system's cache where it lets go of them."""
+    """Epochs streamed from the files, which are not in the system's cache where it lets go of them."""
     dataset, rows = PairedDataset.open(job.dataset), job.stage.rows
     source = StreamedPatches(dataset, rows, PatchDecoder(dataset.manifest.patch.size_px, job.threads))
     stream = Stream(window=RunConfig().window_spots, shard_N=shards(dataset, rows))
     batches = StreamPlan(len(rows), job.stage.config.batch_size, 0, keep_remainder=True, stream=stream).batches(0)
-    for file in fragments(dataset, images=True):
-        _forget(file.path)
 
     def once() -> int:
-        source.expect(batches)
-        return sum(len(source.gather(positions)) for positions in batches)
+        _forget(dataset)
+        return _epoch_of(source, batches)
 
-    return {"rate": per_second(once, 0.0, warm=False)}
+    return {"rate": per_second(once, job.seconds)}
 
 
-def _forget(path: str) -> None:
-    """Drop a local file from the system's cache."""
-    if os.path.exists(path) and hasattr(os, "posix_fadvise"):
-        with open(path, "rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+def _forget(dataset: PairedDataset) -> None:
+    """Drop the pictures' files from the system's cache, where they are local ones."""
+    for path in [file.path for file in fragments(dataset, images=True)] if hasattr(os, "posix_fadvise") else []:
+        if os.path.exists(path):
+            with open(path, "rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 DOES: dict[What, Callable[[Job], dict[str, Any]]] = {
@@ -151,6 +163,7 @@ DOES: dict[What, Callable[[Job], dict[str, Any]]] = {
     "train from a loader": train,
     "decode": decode,
     "load": load,
+    "read and load": read_and_load,
     "read and decode": read_and_decode,
 }
 
@@ -160,6 +173,7 @@ def main(words: list[str]) -> None:
     warnings.simplefilter("ignore")
     file, rank = Path(words[0]), int(words[1])
     job: Job = pickle.loads(file.read_bytes())
+    os.setpriority(os.PRIO_PROCESS, 0, job.niceness)
     torch.set_num_threads(job.threads)
     if job.workers > 1:
         backend = "nccl" if torch.cuda.is_available() else "gloo"

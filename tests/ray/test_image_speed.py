@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stray.cli import main
-from stray.on_ray.image_speed import COLD, DECODERS, LOADERS, MEMORY, RESIDENT, STRAY
+from stray.on_ray.image_speed import COLD, COLD_LOADERS, DECODERS, LOADERS, MEMORY, RESIDENT, STRAY
 from stray.train.local_data import LocalData
 from stray.versus.image_speed import Loaded, faster, ratio
 from stray.versus.loader import InMemoryPatches, LoaderPatches
@@ -26,7 +26,7 @@ def test_the_race_tells_every_contender_on_two_workers(tmp_path: Path, capsys: p
     found = json.loads(file.read_text())
     assert (found["spots"], found["workers"], found["threads"], found["residence"]) == (120, 2, 1, "decoded")
     assert [one["name"] for one in found["trained"]] == [MEMORY, STRAY, *LOADERS]
-    assert [one["name"] for one in found["loaded"]] == [COLD, *RESIDENT, *LOADERS, *DECODERS]
+    assert [one["name"] for one in found["loaded"]] == [COLD, *COLD_LOADERS, *RESIDENT, *LOADERS, *DECODERS]
     assert all(rate > 0 for one in found["trained"] + found["loaded"] for rate in one["rates"])
     told = capsys.readouterr().out
     for words_of in ("ratio of stray to it", "waiting for data", "Loading alone, 2 threads", "cold Parquet"):
