@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from html import escape
 from importlib import resources
 
 from stray.report import figures
 from stray.report.definitions import definitions
+from stray.report.html_tables import auc_table, fold_table, main_table, table_of, text_table
 from stray.report.style import to_svg
 from stray.report.tables import (
     METRIC_NAMES,
     Comparison,
-    MethodRow,
     SourceTable,
-    cells_text,
-    delta_text,
-    number,
-    p_text,
     score_text,
 )
-from stray.report.text import TextTable, choice_tables, patient_tables
+from stray.report.text import choice_tables, patient_tables
 
 _RECIPE_FACTS = {
     "dataset": "Dataset",
@@ -92,7 +87,7 @@ def _source(comparison: Comparison, table: SourceTable) -> str:
             "<p>These labels are not truth: read the scores as agreement with them, and do not set them beside scores "
             "on annotated labels.</p>"
         )
-    parts.append(_main_table(comparison, table))
+    parts.append(main_table(comparison, table))
     for fold, names in table.missing_classes.items():
         parts.append(
             f'<p class="muted">Fold {escape(fold)}: no training patient has {escape(", ".join(names))}, so no method '
@@ -122,10 +117,10 @@ def _source(comparison: Comparison, table: SourceTable) -> str:
             )
         )
     parts.append(f'<div class="figures">{"".join(drawn)}</div>')
-    parts.append("<h3>Fold by fold</h3>" + _fold_table(table))
-    parts += map(_text_table, patient_tables(table))
+    parts.append("<h3>Fold by fold</h3>" + fold_table(table))
+    parts += map(text_table, patient_tables(table))
     if any(row.auc for row in rows):
-        parts.append("<h3>Each class against the rest: AUC</h3>" + _auc_table(table))
+        parts.append("<h3>Each class against the rest: AUC</h3>" + auc_table(table))
     matrices = [
         _figure(
             to_svg(
@@ -143,93 +138,9 @@ def _source(comparison: Comparison, table: SourceTable) -> str:
     return "\n".join(parts)
 
 
-def _main_table(comparison: Comparison, table: SourceTable) -> str:
-    name = METRIC_NAMES[comparison.metric]
-    head = [
-        "Method",
-        f"{name.capitalize()}<small>mean ± sd over cells</small>",
-        f"kNN<small>{name}</small>",
-        "Accuracy<small>pooled</small>",
-        "Balanced accuracy<small>pooled</small>",
-        "Macro-F1<small>pooled</small>",
-        "Cells",
-    ]
-    if comparison.baseline:
-        head.insert(2, f"Against {escape(comparison.baseline)}<small>paired; sign-flip test</small>")
-    best = max((row.mean for row in table.rows[1:] if math.isfinite(row.mean)), default=math.nan)
-    rows = []
-    for index, row in enumerate(table.rows):
-        strength = "head best" if row.mean == best and index else "head"
-        cells = [
-            f'<th scope="row">{escape(row.method)}</th>',
-            f'<td class="{strength}">{score_text(row)}</td>',
-            f"<td>{number(row.knn_mean)}</td>",
-            f"<td>{number(row.accuracy)}</td>",
-            f"<td>{number(row.balanced_accuracy)}</td>",
-            f"<td>{number(row.macro_f1)}</td>",
-            f"<td>{_cells(row)}</td>",
-        ]
-        if comparison.baseline:
-            test = f"<small>{p_text(row.delta)}</small>" if row.delta else ""
-            cells.insert(2, f"<td>{delta_text(row.delta)}{test}</td>")
-        rows.append(f"<tr{' class=reference' if index == 0 else ''}>{''.join(cells)}</tr>")
-    return _table(head, rows)
-
-
-def _fold_table(table: SourceTable) -> str:
-    rows = []
-    for index, row in enumerate(table.rows):
-        cells = [f'<th scope="row">{escape(row.method)}</th>']
-        for fold in table.folds:
-            own = {cell: value for cell, value in row.cells.items() if cell[0] == fold}
-            if not own:
-                cells.append("<td>missing</td>")
-                continue
-            text = number(sum(own.values()) / len(own))
-            bounds = [row.intervals[cell] for cell in own if cell in row.intervals]
-            if bounds:
-                text += _bounds((min(low for low, _ in bounds), max(high for _, high in bounds)))
-            cells.append(f"<td>{text}</td>")
-        rows.append(f"<tr{' class=reference' if index == 0 else ''}>{''.join(cells)}</tr>")
-    note = "Mean over seeds; below it the 95% interval over blocks of tissue (with several seeds, the widest)."
-    return _table(["Method", *(f"Fold {escape(fold)}" for fold in table.folds)], rows) + f'<p class="muted">{note}</p>'
-
-
 def _choices(comparison: Comparison) -> str:
-    tables = "".join(map(_text_table, choice_tables(comparison)))
+    tables = "".join(map(text_table, choice_tables(comparison)))
     return f"<h2>What was chosen</h2>\n{tables}" if tables else ""
-
-
-def _text_table(table: TextTable) -> str:
-    rows = [
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in others)}</tr>'
-        for first, *others in table.rows
-    ]
-    note = f'<p class="muted">{escape(table.note)}</p>' if table.note else ""
-    return f"<h3>{escape(table.title)}</h3>{_table([*map(escape, table.head)], rows)}{note}"
-
-
-def _auc_table(table: SourceTable) -> str:
-    shown = [name for name in table.classes if any(name in row.auc for row in table.rows)]
-    rows = [
-        f'<tr><th scope="row">{escape(row.method)}</th>'
-        + "".join(
-            f"<td>{number(row.auc.get(name, math.nan))}{_bounds(row.auc_interval.get(name))}</td>" for name in shown
-        )
-        + "</tr>"
-        for row in table.rows[1:]
-        if row.auc
-    ]
-    return _table(["Method", *map(escape, shown)], rows)
-
-
-def _cells(row: MethodRow) -> str:
-    grid, _, missing = cells_text(row).partition(", ")
-    return f"{grid}<small>{missing}</small>" if missing else grid
-
-
-def _bounds(interval: tuple[float, float] | None) -> str:
-    return f"<small>{number(interval[0])} to {number(interval[1])}</small>" if interval else ""
 
 
 def _curves(comparison: Comparison) -> str:
@@ -249,7 +160,7 @@ def _params(comparison: Comparison) -> str:
     if not comparison.params:
         return ""
     rows = [f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>" for key, value in comparison.params.items()]
-    return f"<details><summary>The whole recipe</summary>{_table(['Setting', 'Value'], rows)}</details>"
+    return f"<details><summary>The whole recipe</summary>{table_of(['Setting', 'Value'], rows)}</details>"
 
 
 def _fact(name: str, value: str) -> str:
@@ -262,11 +173,6 @@ def _section(title: str, content: str) -> str:
 
 def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
     return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(text)}</dd>' for name, text in pairs)}</dl>"
-
-
-def _table(head: Sequence[str], rows: Sequence[str]) -> str:
-    names = "".join(f'<th scope="col">{name}</th>' for name in head)
-    return f'<div class="scroll"><table><thead><tr>{names}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _figure(svg: str, caption: str) -> str:
