@@ -91,7 +91,7 @@ def _loading(found: ImageSpeed) -> Table:
     limit: Loaded = faster(DECODERS, found.loaded)
     loader: Loaded = faster(LOADERS, found.loaded)
     cold: Loaded = faster(COLD_LOADERS, found.loaded)
-    table = Table(title=f"Loading alone, {found.workers * found.threads} threads", title_justify="left")
+    table = Table(title=f"Loading alone, {_count(found.workers * found.threads, 'thread')}", title_justify="left")
     names = (
         "patches from",
         "patches/s",
