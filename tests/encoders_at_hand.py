@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 from torchvision.ops import StochasticDepth
 
+from stray.config import ImageConfig
+from stray.models.image_encoder import ImageEncoder
+from stray.noise import Noise
+
 FACTORY = "tests.encoders_at_hand:tiny"
 CALLS: list[dict[str, Any]] = []
 """With what `tiny` was called."""
@@ -125,3 +129,16 @@ def drawn_elsewhere() -> nn.Module:
     net = Tiny(4, 0.0)
     nn.init.normal_(net.stem.weight, generator=torch.Generator().manual_seed(os.getpid()))
     return net
+
+
+def seeded(config: ImageConfig, seed: int = 0) -> ImageEncoder:
+    torch.manual_seed(seed)
+    return ImageEncoder(config)
+
+
+def patches(n: int = 4, px: int = 32) -> torch.Tensor:
+    return torch.randint(0, 256, (n, 3, px, px), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def noise(n: int = 4, step: int = 0) -> Noise:
+    return Noise(0, 0, step, n, slice(0, n))

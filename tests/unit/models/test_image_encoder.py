@@ -12,7 +12,6 @@ from torch import nn
 
 from stray.config import (
     CallableConfig,
-    ImageConfig,
     TorchvisionConfig,
 )
 from stray.errors import InputError
@@ -20,9 +19,8 @@ from stray.models.backbones import restored
 from stray.models.image_encoder import ImageEncoder
 from stray.models.keyed_dropout import KeyedDropout
 from stray.models.norm import GlobalBatchNorm
-from stray.noise import Noise
 from tests import encoders_at_hand
-from tests.encoders_at_hand import FACTORY
+from tests.encoders_at_hand import FACTORY, noise, patches, seeded
 
 FEATURES = {
     "convnext_tiny": (768, 5),
@@ -38,19 +36,6 @@ FEATURES = {
     "vit_b_32": (768, 13),
 }
 """Features, and layers with the stem."""
-
-
-def seeded(config: ImageConfig, seed: int = 0) -> ImageEncoder:
-    torch.manual_seed(seed)
-    return ImageEncoder(config)
-
-
-def patches(n: int = 4, px: int = 32) -> torch.Tensor:
-    return torch.randint(0, 256, (n, 3, px, px), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-
-
-def noise(n: int = 4, step: int = 0) -> Noise:
-    return Noise(0, 0, step, n, slice(0, n))
 
 
 def codes_without_weights(name: str) -> ImageEncoder:

@@ -16,22 +16,7 @@ from stray.config import (
 )
 from stray.models.adapters import LowRank, fold, train_only
 from stray.models.image_encoder import ImageEncoder
-from stray.noise import Noise
-from tests.encoders_at_hand import FACTORY
-
-
-def seeded(config: ImageConfig, seed: int = 0) -> ImageEncoder:
-    torch.manual_seed(seed)
-    return ImageEncoder(config)
-
-
-def patches(n: int = 4, px: int = 32) -> torch.Tensor:
-    return torch.randint(0, 256, (n, 3, px, px), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-
-
-def noise(n: int = 4, step: int = 0) -> Noise:
-    return Noise(0, 0, step, n, slice(0, n))
-
+from tests.encoders_at_hand import FACTORY, noise, patches, seeded
 
 NETWORKS: dict[str, ImageConfig] = {
     "callable": CallableConfig(factory=FACTORY, options={"drop": 0.3}),

@@ -23,20 +23,10 @@ from stray.train.decoding import EncodedPatches, PatchDecoder
 from stray.train.local_data import LocalData
 from stray.train.prefetch import Prefetcher
 from stray.train.stages import ImageStage
-from tests.small_cohort import small_cell, small_dataset, small_recipe
+from tests.small_cohort import small_cell, small_recipe
 
 GIB = 2**30
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cohort")
-
-
-@pytest.fixture(scope="module")
-def dataset(folder: Path) -> PairedDataset:
-    return small_dataset(folder)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
