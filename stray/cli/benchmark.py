@@ -81,14 +81,11 @@ def run(args: argparse.Namespace) -> int:
 def _stages(args: argparse.Namespace) -> int:
     """A row a stage."""
     recipe = recipe_from(args)
-    from stray.cli.ingest import show_event
-    from stray.on_ray import benchmark, ingest, session
-    from stray.recipe import apply
+    from stray.cli.ingest import with_dataset
+    from stray.on_ray import benchmark, session
 
     with tempfile.TemporaryDirectory() as folder, session.session(num_cpus=args.cpus), Progress() as progress:
-        if not recipe.dataset:
-            recipe = apply(recipe, {"dataset": f"{folder}/dataset"})
-            ingest.ingest(recipe.ingest, recipe.dataset, on_event=lambda event: show_event(progress, event))
+        recipe = with_dataset(recipe, folder, progress)
         short = benchmark.shortened(recipe, max(2, args.epochs))
         found = benchmark.measure(short, root=f"{folder}/results", cpus=args.cpus, watch=progress)
     table = Table(

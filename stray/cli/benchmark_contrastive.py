@@ -6,6 +6,7 @@ import argparse
 import json
 import tempfile
 from dataclasses import asdict
+from statistics import median
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -21,14 +22,11 @@ def run(args: argparse.Namespace) -> int:
     """Print both tables; `--json` keeps the numbers. Raises InputError for what is at fault in the input."""
     recipe = recipe_from(args)
     from stray import storage
-    from stray.cli.ingest import show_event
-    from stray.on_ray import image_speed, ingest, session
-    from stray.recipe import apply
+    from stray.cli.ingest import with_dataset
+    from stray.on_ray import image_speed, session
 
     with tempfile.TemporaryDirectory() as folder, session.session(num_cpus=args.cpus), Progress() as progress:
-        if not recipe.dataset:
-            recipe = apply(recipe, {"dataset": f"{folder}/dataset"})
-            ingest.ingest(recipe.ingest, recipe.dataset, on_event=lambda event: show_event(progress, event))
+        recipe = with_dataset(recipe, folder, progress)
         found = image_speed.measure(
             recipe,
             root=f"{folder}/results",
@@ -58,54 +56,44 @@ def _training(found: ImageSpeed) -> Table:
 
     of: dict[str, Trained] = {one.name: one for one in found.trained}
     loader: Trained = faster(LOADERS, found.trained)
-    table = Table(
-        title=f"{found.spots:,} spots of {found.patch_px} px, {found.encoder}, batches of {found.batch_size}; "
+    shape = (
+        f"{found.spots:,} spots of {found.patch_px} px, {found.encoder}, batches of {found.batch_size}; "
         f"{_count(found.workers, 'worker')} of {_count(found.threads, 'thread')}, {_count(found.rounds, 'round')} of "
-        f"{_count(found.epochs, 'epoch')} after the first",
-        title_justify="left",
+        f"{_count(found.epochs, 'epoch')} after the first"
     )
-    names = (
-        "the same step on",
+    measured = (
         "spots/s",
         "slowest to fastest round",
         "ratio of stray to it",
         "waiting for data",
         "first epoch, spots/s",
     )
-    for name in names:
-        table.add_column(name, justify="left" if name == names[0] else "right")
+    table = _table(shape, "the same step on", *measured)
     for one in (of[MEMORY], of[STRAY], loader):
         title = f"{STRAY}, {found.residence} through Ray" if one.name == STRAY else one.name
         to = "" if one.name == STRAY else _range(ratio(of[STRAY], one))
         rates = f"{min(one.rates):,.0f} to {max(one.rates):,.0f}"
-        waiting = f"{sorted(one.waiting)[len(one.waiting) // 2]:.1%}"
-        first = f"{sorted(one.first)[len(one.first) // 2]:,.0f}"
+        waiting = f"{median(one.waiting):.1%}"
+        first = f"{median(one.first):,.0f}"
         table.add_row(title, f"{one.spots_per_second:,.0f}", rates, to, waiting, first)
     return table
 
 
 def _loading(found: ImageSpeed) -> Table:
-    from stray.on_ray.image_speed import COLD, COLD_LOADERS, DECODERS, LOADERS
+    from stray.on_ray.image_speed import COLD, COLD_LOADERS, DECODERS, LOADERS, RESIDENT
     from stray.versus.image_speed import faster, ratio
 
     limit: Loaded = faster(DECODERS, found.loaded)
     loader: Loaded = faster(LOADERS, found.loaded)
     cold: Loaded = faster(COLD_LOADERS, found.loaded)
-    table = Table(title=f"Loading alone, {_count(found.workers * found.threads, 'thread')}", title_justify="left")
-    names = (
-        "patches from",
-        "patches/s",
-        "slowest to fastest round",
-        "share of the decoder's",
-        "ratio to the DataLoader",
-    )
-    for name in names:
-        table.add_column(name, justify="left" if name == names[0] else "right")
+    measured = ("patches/s", "slowest to fastest round", "share of the decoder's", "ratio to the DataLoader")
+    table = _table(f"Loading alone, {_count(found.workers * found.threads, 'thread')}", "patches from", *measured)
     for one in found.loaded:
         if one.name in (*LOADERS, *COLD_LOADERS, *DECODERS) and one not in (limit, loader, cold):
             continue
         rates = f"{min(one.rates):,.0f} to {max(one.rates):,.0f}"
-        share = f"{ratio(one, limit)[0]:.0%}"
+        # What is decoded already has no decoder above it.
+        share = "" if RESIDENT.get(one.name) == "decoded" else f"{ratio(one, limit)[0]:.0%}"
         table.add_row(
             one.name,
             f"{one.patches_per_second:,.0f}",
@@ -113,6 +101,15 @@ def _loading(found: ImageSpeed) -> Table:
             share,
             _range(ratio(one, cold if one.name in (COLD, *COLD_LOADERS) else loader)),
         )
+    return table
+
+
+def _table(title: str, name: str, *measured: str) -> Table:
+    """Without rows: a name, and columns of numbers."""
+    table = Table(title=title, title_justify="left")
+    table.add_column(name)
+    for column in measured:
+        table.add_column(column, justify="right")
     return table
 
 

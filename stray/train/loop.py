@@ -48,7 +48,7 @@ def fit(
 
     Metrics go to `tracker` as `prefix/name` with the epoch as step, and `prefix/step_loss` with the step, of
     `STEP_LOSSES` steps an epoch at most; every epoch ends with `worker.report`, with a checkpoint as often as
-    `checkpoint_every` says and at the end. `batches_ahead` of them are gathered beside the step.
+    `checkpoint_every` says and at the end. `batches_ahead` batches are gathered beside the step.
 
     Raises NotFiniteError on every rank when the loss or a gradient is not finite, naming the step, the sections of the
     spots at fault (by `spots_at`, which knows the spots at places among the task's rows) and the last good checkpoint:

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
 
+from stray.train.allocator import ONE_ARENA
+
 # A step's tensors in turn: pages that the kernel must hand out anew are counted as minor faults of the process.
 FAULTS = """
-import resource, sys
+import resource, sys, threading
 import torch
 from stray.train.allocator import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 def step():
-    made = [torch.ones(12 * 2**20) for _ in range(2)]
+    made = [torch.ones(int(sys.argv[2]) * 2**20) for _ in range(2)]
     return sum(float(t[0]) for t in made)
-for _ in range(5):
-    step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
-    step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+def train():
+    for _ in range(5):
+        step()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        step()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+if sys.argv[3] == "thread":
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+else:
+    train()
 """
 
 
-def faults(word: str) -> int:
-    done = subprocess.run([sys.executable, "-c", FAULTS, word], capture_output=True, text=True, check=True)
+def faults(word: str, millions: int = 12, where: str = "main", **environment: str) -> int:
+    command = [sys.executable, "-c", FAULTS, word, str(millions), where]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | environment)
     return int(done.stdout)
 
 
@@ -35,3 +46,9 @@ def faults(word: str) -> int:
 def test_a_step_like_the_one_before_it_takes_no_new_pages() -> None:
     # Not none at all: the system may reclaim what lies idle.
     assert 5 * faults("kept") < faults("as it comes")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tells glibc, which only Linux has")
+def test_nor_does_one_in_another_thread_where_there_is_one_arena() -> None:
+    # 40 MB a tensor: each takes a heap of its own, of those that threads have.
+    assert 5 * faults("kept", 10, "thread", **ONE_ARENA) < faults("kept", 10, "thread")
