@@ -34,7 +34,7 @@ def test_every_tensor_of_a_batch_is_changed_and_nothing_else() -> None:
 
 
 def test_on_the_cpu_batches_pass_as_they_are_one_ahead_of_the_one_in_use() -> None:
-    made = []
+    made, came = [], []
 
     def batches():
         for key in range(4):
@@ -42,9 +42,10 @@ def test_on_the_cpu_batches_pass_as_they_are_one_ahead_of_the_one_in_use() -> No
             yield key, batch(key)
 
     for key, found in DeviceFeed(CPU).over(batches()):
+        came.append(key)
         assert len(made) == min(key + 2, 4)
         assert found.x.dense(found.x.x_e).tolist() == [[0.0, float(key)], [1.0, 0.0]]
-    assert made == [0, 1, 2, 3]
+    assert came == made == [0, 1, 2, 3]
     assert list(DeviceFeed(CPU).over([])) == []
     one = batch(1.0)
     assert pinned(one, CPU) is one
@@ -56,8 +57,11 @@ def test_on_a_gpu_batches_arrive_whole_while_steps_run() -> None:
     host = [pinned(torch.full((256, 1024), float(i)), device) for i in range(8)]
     assert host[0].is_pinned()
     weights = torch.randn(1024, 1024, device=device)
+    came = []
     for key, found in DeviceFeed(device).over(enumerate(host)):
+        came.append(key)
         for _ in range(20):
             weights = torch.nn.functional.normalize(weights @ weights)
         assert found.device == device
         assert bool((found == key).all())
+    assert came == list(range(8))
