@@ -46,6 +46,7 @@ start() {
   running && die "already running; stop it first"
   mkdir -p "$dir"
   : >"$pids"
+  echo "$port" >"$dir/port"
   # Jobs find this environment's python by its name, as the nodes of a real cluster would.
   PATH="$(dirname "$(command -v ray)"):$PATH"
   export PATH RAY_USAGE_STATS_ENABLED=0
@@ -99,7 +100,10 @@ stop() {
     kill -KILL -- "-$pid" 2>/dev/null || true
   done
   if [ -f "$dir/worker-folder" ]; then rm -rf -- "$(cat "$dir/worker-folder")"; fi
-  rm -f "$pids" "$dir/worker-folder"
+  # Where Ray's tools look for a cluster when nobody names one: they would wait for one that is gone.
+  local current="${RAY_TMPDIR:-${TMPDIR:-/tmp}}/ray/ray_current_cluster"
+  if [ -f "$dir/port" ] && grep -q ":$(cat "$dir/port")$" "$current" 2>/dev/null; then rm -f -- "$current"; fi
+  rm -f "$pids" "$dir/worker-folder" "$dir/port"
   echo "stopped"
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import ray
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.ray_constants import RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE as API_SERVER
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._private.worker import BaseContext
 
@@ -41,10 +43,18 @@ SETTINGS = {
 }
 """Environment of the driver, its controllers and workers, where the user has not set another value."""
 
+LOCAL_SETTINGS = {
+    # Nobody takes this machine away with notice; the watcher would take a second to start for every worker group.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+"""The same for a local cluster, and only as long as it lives."""
+
 GIB = 1024**3
 
 _session: SessionInfo | None = None
 _log: logging.FileHandler | None = None
+_environment: dict[str, str | None] = {}
+"""What a local session has changed in the environment, as it was before."""
 
 
 @dataclass(frozen=True)
@@ -97,20 +107,26 @@ def start(*, num_cpus: int | None = None, object_store_gib: float | None = None)
         _session = _info(local=local, dashboard=context.dashboard_url or "")
         _quiet(Path(_session.logs))
     except ConnectionError as error:
-        ray.shutdown()
+        _end()
         if local:
             raise
         remedy = "start the cluster, correct RAY_ADDRESS, or unset it to run here"
         raise InputError(Problem("RAY_ADDRESS", f"no cluster answers at {address}: {error}", remedy)) from error
     except BaseException:
         # Interrupted half-way: what is running already ends here.
-        _session = None
-        ray.shutdown()
+        _end()
         raise
     return _session
 
 
 def _start_local(num_cpus: int | None, object_store_gib: float | None) -> BaseContext:
+    for name, value in LOCAL_SETTINGS.items():
+        _change(name, os.environ.get(name, value))
+    # Not Ray's usual one, for which sessions that start at the same time would fight.
+    dashboard_port = _free_port()
+    # Ray's clean-up asks the cluster of the environment, else whichever was last started on this machine, about its own
+    # actors: one that is gone keeps every training waiting for 12 s at its end, one that is there says they are dead.
+    _change(API_SERVER, f"http://127.0.0.1:{dashboard_port}")
     return ray.init(
         # `local`, because Ray would otherwise join any cluster that happens to run on this machine.
         address="local",
@@ -119,10 +135,22 @@ def _start_local(num_cpus: int | None, object_store_gib: float | None) -> BaseCo
         # Tune's clean-up goes through the dashboard: without it a stopped trial keeps its resources for ever.
         include_dashboard=True,
         dashboard_host="127.0.0.1",
+        dashboard_port=dashboard_port,
         # Workers print what they like; what goes wrong in them reaches the driver as an exception all the same.
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+
+
+def _change(name: str, value: str) -> None:
+    _environment.setdefault(name, os.environ.get(name))
+    os.environ[name] = value
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _connect(address: str) -> BaseContext:
@@ -137,15 +165,25 @@ def _connect(address: str) -> BaseContext:
 
 def stop() -> None:
     """End the cluster that `start` started, or leave the one that it joined. Without a session it does nothing."""
-    global _session, _log
+    global _log
     if _log is not None:
         for name in _LOGGERS:
             logging.getLogger(name).removeHandler(_log)
         _log.close()
         _log = None
     if _session is not None:
-        _session = None
-        ray.shutdown()
+        _end()
+
+
+def _end() -> None:
+    global _session
+    _session = None
+    ray.shutdown()
+    for name, value in _environment.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    _environment.clear()
 
 
 def in_job() -> bool:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -24,6 +25,26 @@ if __name__ == "__main__":
     with session(num_cpus=1, object_store_gib=0.2) as info:
         print(info.address, flush=True)
         time.sleep(120)
+"""
+
+ASK = """
+import ray
+from stray.on_ray.session import session
+
+class Actor:
+    def ready(self):
+        return True
+
+    def state_of(self, actor):
+        from ray.util.state import get_actor
+
+        return getattr(get_actor(actor, timeout=10), "state", "unknown")
+
+if __name__ == "__main__":
+    with session(num_cpus=1, object_store_gib=0.2):
+        one, other = (ray.remote(num_cpus=0)(Actor).remote() for _ in range(2))
+        ray.get(one.ready.remote())
+        print(ray.get(other.state_of.remote(one._actor_id.hex())))
 """
 
 
@@ -72,6 +93,29 @@ def test_rays_chatter_goes_to_a_file_and_not_to_the_console(
     shown = capfd.readouterr()
     assert shown.out + shown.err == ""
     assert "Execution" in Path(ray_session.logs, f"stray-driver-{os.getpid()}.log").read_text(encoding="utf-8")
+
+
+def test_a_session_asks_its_own_cluster_about_its_actors_not_the_one_last_started_on_the_machine() -> None:
+    # As Ray's clean-up after a training does. In a folder with a short name: paths of sockets may not be long.
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        (Path(folder) / "ray").mkdir()
+        (Path(folder) / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+        script = Path(folder) / "ask.py"
+        script.write_text(ASK, encoding="utf-8")
+        environment = os.environ | {"RAY_TMPDIR": folder}
+        command = [sys.executable, str(script)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "ALIVE", done.stderr
+
+
+def test_what_a_local_session_sets_for_itself_is_as_before_when_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    session.stop()
+    monkeypatch.setenv(session.API_SERVER, "http://elsewhere:8265")
+    with session.session(num_cpus=1, object_store_gib=0.2) as info:
+        assert os.environ[session.API_SERVER] == f"http://{info.dashboard}"
+        assert session.LOCAL_SETTINGS.items() <= os.environ.items()
+    assert os.environ[session.API_SERVER] == "http://elsewhere:8265"
+    assert not session.LOCAL_SETTINGS.keys() & os.environ.keys()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "kill"])
