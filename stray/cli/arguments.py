@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from stray.config import Recipe
 from stray.recipe import load_recipe, shipped_recipes
+
+
+def all_cpus() -> int:
+    """How many this machine has."""
+    return os.cpu_count() or 1
 
 
 def add_recipe(parser: argparse.ArgumentParser, *, default: str | None = None, optional: bool = False) -> None:

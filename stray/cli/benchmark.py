@@ -21,13 +21,12 @@ python jobs/benchmark.py scale --spots 50000 1000000 --genes 2000
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 
 from rich.table import Table
 
 from stray.cli import benchmark_contrastive, benchmark_gene, benchmark_quality, benchmark_scale
-from stray.cli.arguments import add_recipe, recipe_from
+from stray.cli.arguments import add_recipe, all_cpus, recipe_from
 from stray.cli.console import Progress, say, stdout
 
 HELP = "measure stray: its speed on this machine, its gene codes against scvi-tools'"
@@ -48,7 +47,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)"
     )
     parser.add_argument("--epochs", metavar="N", type=int, default=4, help=more)
-    parser.add_argument("--cpus", metavar="N", type=int, default=os.cpu_count(), help="threads (default: all CPUs)")
+    threads = "threads (default: all CPUs; while `contrastive` trains, all but one, which is left to Ray)"
+    parser.add_argument("--cpus", metavar="N", type=int, help=threads)
     parser.add_argument(
         "--against",
         choices=("scvi-tools",),
@@ -69,6 +69,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what was measured."""
     args.recipe = args.recipe or RECIPES[args.what]
+    if args.what != "contrastive":
+        args.cpus = args.cpus or all_cpus()
     of = {
         "gene": benchmark_gene.run,
         "contrastive": benchmark_contrastive.run,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from stray.cli.arguments import recipe_from
+from stray.cli.arguments import all_cpus, recipe_from
 from stray.cli.console import Progress, say, stdout
 
 if TYPE_CHECKING:
@@ -25,13 +25,18 @@ def run(args: argparse.Namespace) -> int:
     from stray.cli.ingest import with_dataset
     from stray.on_ray import image_speed, session
 
-    with tempfile.TemporaryDirectory() as folder, session.session(num_cpus=args.cpus), Progress() as progress:
+    workers = args.workers or 1
+    loading_cpus = args.cpus or all_cpus()
+    # Ray's own processes need a core: where the threads of a step have all of them, each wake-up halts the step.
+    cpus = args.cpus or max(loading_cpus - 1, min(workers, loading_cpus))
+    with tempfile.TemporaryDirectory() as folder, session.session(num_cpus=loading_cpus), Progress() as progress:
         recipe = with_dataset(recipe, folder, progress)
         found = image_speed.measure(
             recipe,
             root=f"{folder}/results",
-            workers=args.workers or 1,
-            cpus=args.cpus,
+            workers=workers,
+            cpus=cpus,
+            loading_cpus=loading_cpus,
             rounds=args.rounds,
             epochs=max(1, args.epochs),
             watch=progress,
@@ -87,7 +92,7 @@ def _loading(found: ImageSpeed) -> Table:
     loader: Loaded = faster(LOADERS, found.loaded)
     cold: Loaded = faster(COLD_LOADERS, found.loaded)
     measured = ("patches/s", "slowest to fastest round", "share of the decoder's", "ratio to the DataLoader")
-    table = _table(f"Loading alone, {_count(found.workers * found.threads, 'thread')}", "patches from", *measured)
+    table = _table(f"Loading alone, {_count(found.loading_threads, 'thread')}", "patches from", *measured)
     for one in found.loaded:
         if one.name in (*LOADERS, *COLD_LOADERS, *DECODERS) and one not in (limit, loader, cold):
             continue

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from stray.cli.arguments import recipe_from
+from stray.cli.arguments import all_cpus, recipe_from
 from stray.cli.console import Progress, say, stdout
 from stray.cli.text_tables import drawn
 from stray.report.tables import number
@@ -51,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from stray import storage
     from stray.on_ray import quality, session
 
-    workers = args.workers or os.cpu_count() or 1
+    workers = args.workers or all_cpus()
     with session.session(num_cpus=workers), Progress() as progress:
         found = quality.compare_quality(recipe, methods=args.methods, workers=workers, watch=progress)
     path = args.json or storage.join(quality.results_folder(recipe), "quality.json")

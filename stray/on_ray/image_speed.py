@@ -39,16 +39,24 @@ LOAD_S = 3.0
 
 
 def measure(
-    recipe: Recipe, *, root: str, workers: int, cpus: int, rounds: int, epochs: int, watch: Watch
+    recipe: Recipe,
+    *,
+    root: str,
+    workers: int,
+    cpus: int,
+    loading_cpus: int,
+    rounds: int,
+    epochs: int,
+    watch: Watch,
 ) -> ImageSpeed:
     """Race on all patients of `recipe.dataset`, with `workers` of `cpus` CPUs in all: `rounds` times an epoch and then
-    `epochs` that count. Results go under `root`, which should be fresh.
+    `epochs` that count; loading alone has `loading_cpus`. Results go under `root`, which should be fresh.
 
     Raises InputError when there are more workers than CPUs.
     """
     if workers > cpus:
         raise InputError(Problem("--workers", f"{workers} workers on {cpus} CPUs", f"at most {cpus}"))
-    race = _prepare(recipe, root, workers, cpus, epochs, watch)
+    race = _prepare(recipe, root, workers, cpus, loading_cpus, epochs, watch)
     found: dict[str, list[list[dict[str, float]]]] = {name: [] for name in (MEMORY, STRAY, *LOADERS)}
     loads: dict[str, list[float]] = {name: [] for name in (COLD, *COLD_LOADERS, *race.resident, *LOADERS, *DECODERS)}
     watch.start("race", "rounds", total=rounds * (len(found) + len(loads)))
@@ -72,6 +80,7 @@ def measure(
         batch_size=stage.config.batch_size,
         workers=workers,
         threads=race.threads,
+        loading_threads=loading_cpus,
         rounds=rounds,
         epochs=epochs,
         residence=race.placed.residence,
@@ -95,6 +104,8 @@ class _Race:
     root: str
     workers: int
     cpus: int
+    """That train."""
+    loading_cpus: int
 
     @property
     def threads(self) -> int:
@@ -115,21 +126,22 @@ class _Race:
         return stage.folder.read_json("history.json")
 
     def load(self, name: str) -> float:
-        """Patches a second, with all CPUs."""
+        """Patches a second, without a model."""
+        cpus = self.loading_cpus
         if name in self.resident:
-            rate = _resident.options(num_cpus=self.cpus).remote(self.resident[name], self.stage, self.cpus)
+            rate = _resident.options(num_cpus=cpus).remote(self.resident[name], self.stage, cpus)
             return ray.get(rate)
         does = {LOADERS: "load", COLD_LOADERS: "read and load", DECODERS: "decode", (COLD,): "read and decode"}
         what = next(what for names, what in does.items() if name in names)
-        processes = self.cpus if name in (LOADERS[1], COLD_LOADERS[1], DECODERS[1]) else 0
-        return self._job(what=what, stage=self.stage, workers=1, threads=self.cpus, processes=processes)["rate"]
+        processes = cpus if name in (LOADERS[1], COLD_LOADERS[1], DECODERS[1]) else 0
+        return self._job(what=what, stage=self.stage, workers=1, threads=cpus, processes=processes)["rate"]
 
     def _job(self, **what: Any) -> dict[str, Any]:
         job = Job(dataset=self.recipe.dataset, seconds=LOAD_S, niceness=self.niceness, **what)
         return run_job(job, storage.join(self.root, "jobs"))
 
 
-def _prepare(recipe: Recipe, root: str, workers: int, cpus: int, epochs: int, watch: Watch) -> _Race:
+def _prepare(recipe: Recipe, root: str, workers: int, cpus: int, loading_cpus: int, epochs: int, watch: Watch) -> _Race:
     """Everything that the contrastive stage needs: panel, gene stage, counts and patches in the object store."""
     recipe = replace(
         recipe,
@@ -148,7 +160,7 @@ def _prepare(recipe: Recipe, root: str, workers: int, cpus: int, epochs: int, wa
     resident = {}
     for name, kept in RESIDENT.items():
         with contextlib.suppress(InputError):  # it does not fit
-            both = {"residence": kept, "decode_threads": cpus}
+            both = {"residence": kept, "decode_threads": loading_cpus}
             resident[name] = place_patches(dataset, replace(recipe.run, **both))
     watch.finish("place")
     fit_panels(dataset, [(made.scored.gene, fold.train)])
@@ -172,6 +184,7 @@ def _prepare(recipe: Recipe, root: str, workers: int, cpus: int, epochs: int, wa
         root=root,
         workers=workers,
         cpus=cpus,
+        loading_cpus=loading_cpus,
     )
 
 

@@ -60,6 +60,8 @@ class ImageSpeed:
     workers: int
     threads: int
     """Of each worker."""
+    loading_threads: int
+    """That load without a model."""
     rounds: int
     epochs: int
     """Of a round, after its first."""
