@@ -129,7 +129,7 @@ class _Race:
         """Patches a second, without a model."""
         cpus = self.loading_cpus
         if name in self.resident:
-            rate = _resident.options(num_cpus=cpus).remote(self.resident[name], self.stage, cpus)
+            rate = _resident.options(num_cpus=cpus).remote(self.resident[name], self.stage, cpus, LOAD_S)
             return ray.get(rate)
         does = {LOADERS: "load", COLD_LOADERS: "read and load", DECODERS: "decode", (COLD,): "read and decode"}
         what = next(what for names, what in does.items() if name in names)
@@ -194,8 +194,8 @@ def _niceness() -> int:
 
 
 @ray.remote
-def _resident(placed: Placed, stage: ImageStage, threads: int) -> float:
+def _resident(placed: Placed, stage: ImageStage, threads: int, seconds: float) -> float:
     """Patches a second that a worker gathers of what lies in the object store."""
     job = Job(what="load", stage=stage, dataset="", workers=1, threads=threads)
     source = PlacedData(placed).patches(stage.rows)
-    return per_second(lambda: sum(len(source.gather(positions)) for positions in job.batches), LOAD_S)
+    return per_second(lambda: sum(len(source.gather(positions)) for positions in job.batches), seconds)

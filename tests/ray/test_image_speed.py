@@ -11,6 +11,7 @@ import torch
 
 from stray.cli import main
 from stray.cli.arguments import all_cpus
+from stray.on_ray import image_speed
 from stray.on_ray.image_speed import COLD, COLD_LOADERS, DECODERS, LOADERS, MEMORY, RESIDENT, STRAY
 from stray.train.local_data import LocalData
 from stray.versus.image_speed import Loaded, faster, ratio
@@ -20,7 +21,10 @@ from tests.small_cohort import small_dataset
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_race_tells_every_contender_on_two_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_race_tells_every_contender_on_two_workers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_speed, "LOAD_S", 0.1)
     file = tmp_path / "speed.json"
     words = ["--workers", "2", "--rounds", "1", "--epochs", "1", "--json", str(file)]
     assert main(["benchmark", "contrastive", "smoke", *words]) == 0
