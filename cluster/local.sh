@@ -102,7 +102,7 @@ stop() {
   if [ -f "$dir/worker-folder" ]; then rm -rf -- "$(cat "$dir/worker-folder")"; fi
   # Where Ray's tools look for a cluster when nobody names one: they would wait for one that is gone.
   local current="${RAY_TMPDIR:-${TMPDIR:-/tmp}}/ray/ray_current_cluster"
-  if [ -f "$dir/port" ] && grep -q ":$(cat "$dir/port")$" "$current" 2>/dev/null; then rm -f -- "$current"; fi
+  if [ -f "$dir/port" ] && grep -q ":$(cat "$dir/port")$" "$current" 2>/dev/null; then rm -f -- "$current" || true; fi
   rm -f "$pids" "$dir/worker-folder" "$dir/port"
   echo "stopped"
 }
