@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ray._common.utils import get_ray_address_file
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOCAL = ROOT / "cluster" / "local.sh"
@@ -79,6 +80,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
         process for process in psutil.process_iter(["cmdline"]) if str(port) in " ".join(process.info["cmdline"] or [])
     ]
     assert not ours, "`cluster/local.sh stop` ends what it started"
+    current = Path(get_ray_address_file(None))
+    left = current.read_text() if current.exists() else ""
+    assert not left.endswith(f":{port}"), "nobody is sent to a cluster that is gone"
 
 
 @pytest.fixture
