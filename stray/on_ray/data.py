@@ -164,7 +164,8 @@ def _size(table: pa.Table) -> int:
 
 @ray.remote(num_cpus=0.1)
 def _join(*tables: pa.Table) -> pa.Table:
-    return pa.concat_tables(tables).combine_chunks()
+    # Counts are uint16 in one block and uint32 in the next, where a spot of it has 65,536 or more of a gene.
+    return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
 
 
 class PlacedData:

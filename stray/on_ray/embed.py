@@ -47,7 +47,7 @@ class _GeneCoder:
 
     @torch.no_grad()
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        x_nG = torch.from_numpy(batch[COUNTS].astype(np.float32)).to(self._device)
+        x_nG = torch.from_numpy(batch[COUNTS]).to(self._device)
         found = {ROWS: batch[ROWS], CODES: self._model.encode(x_nG).cpu().numpy()}
         if isinstance(self._model, Scanvi):
             found[PROBABILITIES] = self._model.probabilities(x_nG).cpu().numpy()
@@ -100,7 +100,8 @@ def code_genes(
         for block in read_counts(fragment, place[present], n_genes):
             for start in range(0, len(block.rows), 1024):  # dense, so a few at a time
                 part = slice(start, start + 1024)
-                x_nG = np.zeros((len(block.rows[part]), len(place)), dtype=block.counts.dtype)
+                # One type for all blocks, which Ray Data joins: `CountBlock` is uint16 or uint32 by what it holds.
+                x_nG = np.zeros((len(block.rows[part]), len(place)), dtype=np.float32)
                 x_nG[:, present] = block.counts[part].toarray()
                 yield pa.table({ROWS: block.rows[part], COUNTS: ArrowTensorArray.from_numpy(x_nG)})
 

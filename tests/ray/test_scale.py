@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 
 from stray.cli import main
-from stray.config import RunConfig
+from stray.cohort.build import build_dataset
+from stray.cohort.dataset import PairedDataset
+from stray.cohort.panel import Panel
+from stray.config import GeneConfig, LogCountsConfig, RunConfig
+from stray.config.ingest import H5adSourceConfig, IngestConfig
 from stray.on_ray import data
 from stray.on_ray.data import Placed, PlacedData, place_counts, place_patches
+from stray.on_ray.embed import code_genes
 from stray.on_ray.scale import cohort, measure
 from stray.on_ray.session import _object_store_bytes
 from stray.on_ray.watch import NoWatch
 from stray.recipe import load_recipe
 from stray.train.local_data import LocalData
+from stray.train.results import ResultFolder
 from tests.small_cohort import small_cell, small_dataset, small_recipe
+from tests.unit.cohort.tiny import GENES, counts_of, make_h5ad
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(600)]
 
@@ -36,6 +46,36 @@ def test_joined_blocks_hold_the_same_counts(tmp_path: Path, monkeypatch: pytest.
         assert len(refs) == n_blocks
         placed = Placed(dataset).with_counts(panel.key, refs)
         assert PlacedData(placed).counts(panel, rows).gather(np.arange(len(rows))).equal(expected)
+
+
+def test_one_count_that_16_bits_do_not_hold_is_placed_and_coded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = {}
+    for name, most in (("A1", 70_000), ("B1", 3), ("C1", 4)):
+        data_of_section = make_h5ad(name, name[0])
+        del data_of_section.uns["spatial"][name]["images"]
+        counts[name] = counts_of(len(counts), data_of_section.n_obs, len(GENES))
+        counts[name][3, 1] = most
+        data_of_section.X = csr_matrix(counts[name])
+        data_of_section.write_h5ad(tmp_path / f"{name}.h5ad")
+    build_dataset(IngestConfig(sources=(H5adSourceConfig(path=str(tmp_path)),)), str(tmp_path / "dataset"))
+    dataset, panel = PairedDataset.open(str(tmp_path / "dataset")), Panel(GENES, tuple(range(len(GENES))))
+    whole = np.concatenate(list(counts.values()))
+    for room in (0, 2**30):
+        monkeypatch.setattr(data, "JOINED_BYTES", room)
+        placed = Placed(dataset).with_counts(panel.key, place_counts(dataset, panel, ("A", "B", "C")))
+        rows = np.arange(len(dataset))
+        np.testing.assert_array_equal(PlacedData(placed).counts(panel, rows).gather(rows).numpy(), whole)
+    folder = ResultFolder(str(tmp_path / "gene"))
+    model = LogCountsConfig()
+    folder.write_json("config.json", {"gene": asdict(GeneConfig(model=model)), "batches": [], "classes": [], "seed": 0})
+    folder.write_json("panel.json", json.loads(panel.to_json()))
+    folder.write_weights("weights.pt", {})
+    folder.finish({"kind": "gene"})
+    _, found, _ = code_genes(folder.path, dataset)
+    expected = np.log1p(whole / whole.sum(axis=1, keepdims=True).clip(1) * model.target_sum)
+    np.testing.assert_allclose(found["codes"], expected, rtol=1e-5)
 
 
 def test_patches_are_placed_decoded_or_encoded_and_are_the_same(tmp_path: Path) -> None:
