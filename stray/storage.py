@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pyarrow as pa
 from pyarrow import fs
+
+_OBJECT_STORES = ("s3", "gcs")
+"""Arrow's names of the filesystems whose files appear, whole, when their stream is closed."""
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
@@ -54,13 +60,34 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 def write_at(filesystem: fs.FileSystem, inner: str, content: bytes | memoryview) -> None:
     """`write_bytes` to a place of a filesystem."""
+    with new_file(filesystem, inner) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def new_file(filesystem: fs.FileSystem, inner: str) -> Iterator[pa.NativeFile]:
+    """Yield a stream whose file stands at `inner` once the block has ended; where the block fails, no file does.
+
+    An object store shows a file when its stream is closed, and copies none above 5 GiB in one request, so it is written
+    in place there. Elsewhere the file is written beside `inner` and moved; the old file stands until then.
+    """
     filesystem.create_dir(inner.rsplit("/", 1)[0], recursive=True)
-    partial = f"{inner}.{uuid.uuid4().hex[:8]}.partial"
+    in_place = filesystem.type_name in _OBJECT_STORES
+    place = inner if in_place else f"{inner}.{uuid.uuid4().hex[:8]}.partial"
     try:
-        with filesystem.open_output_stream(partial) as stream:
-            stream.write(content)
-        filesystem.move(partial, inner)
+        stream = filesystem.open_output_stream(place)
+        try:
+            yield stream
+        except BaseException:
+            # Arrow cannot abort an upload: a stream that closes leaves a file, whole or not.
+            with suppress(OSError):
+                stream.close()
+                filesystem.delete_file(place)
+            raise
+        stream.close()
+        if not in_place:
+            filesystem.move(place, inner)
     except BaseException:
-        if filesystem.get_file_info(partial).type != fs.FileType.NotFound:
-            filesystem.delete_file(partial)
+        if not in_place and filesystem.get_file_info(place).type != fs.FileType.NotFound:
+            filesystem.delete_file(place)
         raise

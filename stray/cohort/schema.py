@@ -57,6 +57,6 @@ def folder_name(name: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9._-]', '-', name).lstrip('.-') or 'x'}-{digest}"
 
 
-def shard_path(patient: str, section: str) -> str:
-    """Place of a section's spots, relative to the dataset."""
-    return f"spots/{folder_name(patient)}/{folder_name(section)}/part-00000.parquet"
+def shard_path(patient: str, section: str, part: int = 0) -> str:
+    """Place of one file of a section's spots, relative to the dataset."""
+    return f"spots/{folder_name(patient)}/{folder_name(section)}/part-{part:05}.parquet"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,9 @@ from stray.cohort.section import Section, keep_spots
 from stray.cohort.sources import SectionTask
 from stray.config.ingest import PatchConfig
 from stray.errors import InputError, Problem
+
+PART_BYTES = 2**30
+"""A section's file is closed, and the next one begun, when it has grown to this size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,36 +78,43 @@ def note_path(patient: str, section: str) -> str:
     return f".ingest/{folder_name(patient)}/{folder_name(section)}.json"
 
 
-def write_table(tables: Iterator[pa.Table], schema: pa.Schema, out: str, relative: str) -> FileEntry:
-    """Write `tables`, a row group each, as one Parquet file that appears whole or not at all.
+def write_parts(tables: Iterator[pa.Table], out: str, patient: str, section: str) -> tuple[FileEntry, ...]:
+    """Write the spots of a section, a row group each of `tables`, in files of about `PART_BYTES`.
 
     Raises InputError when the place cannot be written.
     """
+    files: list[FileEntry] = []
+    while (first := next(tables, None)) is not None:
+        relative = shard_path(patient, section, len(files))
+        files.append(write_table(chain([first], tables), SPOTS, out, relative, most_bytes=PART_BYTES))
+    return tuple(files)
+
+
+def write_table(
+    tables: Iterator[pa.Table], schema: pa.Schema, out: str, relative: str, *, most_bytes: float = math.inf
+) -> FileEntry:
+    """Write `tables`, a row group each, as one Parquet file that appears whole or not at all.
+
+    Takes no further table once `most_bytes` are written. Raises InputError when the place cannot be written.
+    """
     place = storage.join(out, relative)
-    filesystem, inner = storage.resolve(place)
-    partial = f"{inner}.{uuid.uuid4().hex[:8]}.partial"
     rows = 0
     try:
-        filesystem.create_dir(inner.rsplit("/", 1)[0], recursive=True)
-        try:
-            with filesystem.open_output_stream(partial) as stream:
-                sink = _HashingSink(stream)
-                repeated = [name for name in (c.PATIENT, c.SECTION, c.LABEL, c.LABEL_SOURCE) if name in schema.names]
-                # Dictionaries pay for repeated strings only; encoded pictures and counts would fill them in vain.
-                with pq.ParquetWriter(
-                    pa.PythonFile(sink, mode="w"),
-                    schema,
-                    compression="zstd",
-                    use_dictionary=repeated,  # type: ignore[arg-type]  # pyarrow takes a list of columns too
-                ) as writer:
-                    for table in tables:
-                        writer.write_table(table, row_group_size=ROW_GROUP_SPOTS)
-                        rows += table.num_rows
-            filesystem.move(partial, inner)
-        except BaseException:
-            if filesystem.get_file_info(partial).is_file:
-                filesystem.delete_file(partial)
-            raise
+        with storage.new_file(*storage.resolve(place)) as stream:
+            sink = _HashingSink(stream)
+            repeated = [name for name in (c.PATIENT, c.SECTION, c.LABEL, c.LABEL_SOURCE) if name in schema.names]
+            # Dictionaries pay for repeated strings only; encoded pictures and counts would fill them in vain.
+            with pq.ParquetWriter(
+                pa.PythonFile(sink, mode="w"),
+                schema,
+                compression="zstd",
+                use_dictionary=repeated,  # type: ignore[arg-type]  # pyarrow takes a list of columns too
+            ) as writer:
+                for table in tables:
+                    writer.write_table(table, row_group_size=ROW_GROUP_SPOTS)
+                    rows += table.num_rows
+                    if sink.size >= most_bytes:
+                        break
     except OSError as error:
         raise InputError(
             Problem(
@@ -180,8 +191,7 @@ def _write_section(task: SectionTask, out: str) -> SectionEntry:
             )
         )
     tables = row_groups(section, labels, label_sources, image, task.gene_index, task.patch)
-    relative = shard_path(section.patient, section.name)
-    file = write_table(tables, SPOTS, out, relative)
+    files = write_parts(tables, out, section.patient, section.name)
     entry = SectionEntry(
         name=section.name,
         patient=section.patient,
@@ -197,7 +207,7 @@ def _write_section(task: SectionTask, out: str) -> SectionEntry:
         labels=count_labels(labels, label_sources),
         dropped=dict(section.dropped),
         warnings=(*section.warnings, *warnings),
-        files=(file,),
+        files=files,
     )
     note = json.dumps(asdict(entry), sort_keys=True).encode()
     storage.write_bytes(storage.join(out, note_path(section.patient, section.name)), note)

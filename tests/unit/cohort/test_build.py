@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from stray.cohort import write
 from stray.cohort.build import build_dataset, run_here
 from stray.cohort.dataset import PairedDataset
+from stray.cohort.fragments import fragments, read_counts
 from stray.cohort.manifest import Manifest
 from stray.cohort.sources import SectionTask
 from stray.cohort.write import SectionOutcome
@@ -235,3 +237,22 @@ def test_synthetic_sections_join_a_cohort(source: Path, out: str) -> None:
     assert [section.name for section in manifest.sections] == ["A1", "A2", "P1S1", "P2S1"]
     assert manifest.n_genes == 54
     assert PairedDataset.open(out).spots().has_counts.all()
+
+
+def test_a_large_section_in_several_files_reads_the_same(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = SyntheticSourceConfig(patients=2, sections_per_patient=1, spots_per_section=4200, genes=50, images=False)
+    build_dataset(config_of(cohort), out)
+    monkeypatch.setattr(write, "PART_BYTES", 1)
+    manifest = build_dataset(config_of(cohort), f"{out}-parts")
+    files = [[(Path(file.path).name, file.rows) for file in section.files] for section in manifest.sections]
+    assert files == 2 * [[("part-00000.parquet", 4096), ("part-00001.parquet", 104)]]
+    whole, parts = PairedDataset.open(out), PairedDataset.open(f"{out}-parts")
+    parts.verify()
+    rows = np.random.default_rng(0).permutation(len(whole))
+    np.testing.assert_array_equal(parts.counts(rows).toarray(), whole.counts(rows).toarray())
+    assert parts.spots().spot_id.tolist() == whole.spots().spot_id.tolist()
+    panel = np.arange(50)
+    blocks = [block for fragment in fragments(parts, counts=True) for block in read_counts(fragment, panel, 50)]
+    read = np.concatenate([block.counts.toarray() for block in blocks])
+    np.testing.assert_array_equal(read, whole.counts(np.arange(len(whole))).toarray())
+    assert build(config_of(cohort), f"{out}-parts")[1] == {"P1S1": "kept", "P2S1": "kept"}
