@@ -26,8 +26,9 @@ def write(folder: Path) -> None:
 def _settings_page() -> Iterator[str]:
     yield "# Settings of a recipe"
     yield ""
-    yield "Every setting, read from the configuration classes of this version. Write one as `--set PATH=VALUE`, in a recipe"
-    yield "file, in a method's `set` or in the search space. `NAME` stands for a name of your choice, `0` for a place in a list."
+    yield "Every setting, read from the configuration classes of this version. Write one as `--set PATH=VALUE`,"
+    yield "in a recipe file, in a method's `set` or in the search space. `NAME` stands for a name of your choice,"
+    yield "`0` for a place in a list."
     yield from _group(ROOT, "")
 
 
@@ -71,7 +72,8 @@ def _cell(text: str) -> str:
 def _command_page() -> Iterator[str]:
     yield "# Command line"
     yield ""
-    yield "`stray VERB --help` prints the same. Exit codes: 0 done, 2 the input is at fault, 130 interrupted, 143 terminated."
+    yield "`stray VERB --help` prints the same."
+    yield "Exit codes: 0 done, 2 the input is at fault, 130 interrupted, 143 terminated."
     for verb in (verb for verbs in VERBS.values() for verb in verbs):
         module = importlib.import_module(f"stray.cli.{verb}")
         parser = argparse.ArgumentParser(
