@@ -9,13 +9,15 @@ import argparse
 import ast
 import difflib
 import importlib
+import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import Any
 
 import stray
 
@@ -47,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Errors that are not the input's fault keep their traceback.
     """
+    if argv is None:  # as a program
+        sys.excepthook = _show_traceback
     try:
         code = _main(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -74,11 +78,18 @@ def _main(words: list[str]) -> int:
 
 
 def _run(verb: str, words: list[str]) -> int:
-    from stray.cli.console import print_problems
+    from stray.cli import console
     from stray.errors import InputError
 
+    class Parser(argparse.ArgumentParser):
+        def _print_message(self, message: str, file: Any = None) -> None:
+            super()._print_message(console.visible(message), file)
+
+    logger = logging.getLogger("stray")
+    if not any(isinstance(handler, console.LogHandler) for handler in logger.handlers):
+        logger.addHandler(console.LogHandler(logging.WARNING))
     module = importlib.import_module(f"stray.cli.{verb}")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"stray {verb}",
         description=module.__doc__ or module.HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -88,7 +99,7 @@ def _run(verb: str, words: list[str]) -> int:
     try:
         return module.run(parser.parse_args(words))
     except InputError as error:
-        print_problems(error)
+        console.print_problems(error)
         return 2
     except KeyboardInterrupt:
         print("stray: interrupted", file=sys.stderr)
@@ -99,6 +110,12 @@ def _run(verb: str, words: list[str]) -> int:
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
+
+
+def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    from stray.cli.console import show_traceback
+
+    show_traceback(kind, error, trace)
 
 
 def _end_politely_on_sigterm() -> signal.Handlers | None:

@@ -1,19 +1,29 @@
-"""What a person sees: results on stdout, progress and problems on stderr; live on a terminal, plain lines elsewhere."""
+"""What a person sees: results on stdout, progress and problems on stderr; live on a terminal, plain lines elsewhere.
+
+Names of patients, files and classes come from strangers. The two consoles here read no markup and let no control
+character through, so whatever is printed goes through them.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+import traceback
+import unicodedata
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
+from rich.segment import Segment
+from rich.text import Text
 
 from stray.errors import InputError, NotFiniteError, NotKeptError
 
@@ -24,10 +34,62 @@ PLAIN_INTERVAL_S = 10.0
 """Shortest time between two plain lines of one task."""
 
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def visible(text: str, *, colours: bool = False) -> str:
+    """Return `text` with control characters written as escapes: `\\x1b`, `\\u202e`. Newlines and tabs stay.
+
+    Besides the control characters, what changes the direction of text, joins or ends lines in Unicode's way, and halves
+    of surrogate pairs, which no stream can encode. `colours` keeps the sequences that only set colours.
+    """
+    if text.isprintable():
+        return text
+    if colours:
+        kept = _COLOUR.findall(text)
+        parts = [visible(part) for part in _COLOUR.split(text)]
+        return "".join(part + colour for part, colour in zip(parts, [*kept, ""], strict=True))
+    return "".join(_escaped(char) if unicodedata.category(char) in _UNSAFE else char for char in text)
+
+
+_UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def _escaped(char: str) -> str:
+    # A zero-width joiner is part of how some scripts are written.
+    return char if char in "\n\t\u200d" else char.encode("unicode_escape").decode()
+
+
+def one_line(text: str) -> str:
+    """Return `text` as `visible` does, with newlines written as `\\n` too."""
+    return visible(text).replace("\n", "\\n")
+
+
+def _block(text: str, indent: int) -> str:
+    """Indent all lines but the first: a newline in a name must not look like a new message."""
+    return text.rstrip("\n").replace("\n", "\n" + " " * indent)
+
+
+class SafeConsole(Console):
+    """Console that reads no markup and writes control characters as escapes."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"highlight": False, "emoji": False, "markup": False, **options})
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Escape before the width is measured: tables stay aligned."""
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Escape what came as `Text`; the console's own control segments pass."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     wide = None if stream.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
-    return Console(stderr=stderr, highlight=False, emoji=False, width=wide)
+    return SafeConsole(stderr=stderr, width=wide)
 
 
 stdout = _console(stderr=False)
@@ -43,7 +105,20 @@ def plain() -> bool:
 
 def say(text: str) -> None:
     """A note to the person who waits; not markup."""
-    stderr.print(escape(text), soft_wrap=True)
+    stderr.print(_block(text, 4), soft_wrap=True)
+
+
+def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error that nobody expected, as Python does, through the console (for `sys.excepthook`)."""
+    stderr.print("".join(traceback.format_exception(kind, error, trace)).rstrip(), soft_wrap=True)
+
+
+class LogHandler(logging.Handler):
+    """Warnings of stray's own modules as lines of the console."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the record's message."""
+        say(record.getMessage())
 
 
 def print_problems(error: InputError) -> None:
@@ -51,11 +126,12 @@ def print_problems(error: InputError) -> None:
     count = len(error.problems)
     noun = "problem" if count == 1 else "problems"
     where = "in the training" if isinstance(error, NotFiniteError | NotKeptError) else "with the input"
-    stderr.print(f"[bold red]stray: {count} {noun} {where}[/]", soft_wrap=True)
+    stderr.print(Text(f"stray: {count} {noun} {where}", style="bold red"), soft_wrap=True)
     for problem in error.problems:
-        stderr.print(f"  [bold]{escape(problem.place)}[/]: {escape(problem.what)}", soft_wrap=True)
+        place, what = (one_line(problem.place), "bold"), _block(problem.what, 8)
+        stderr.print(Text.assemble("  ", place, ": ", what), soft_wrap=True)
         if problem.remedy:
-            stderr.print(f"      [green]{escape(problem.remedy)}[/]", soft_wrap=True)
+            stderr.print(Text.assemble("      ", (_block(problem.remedy, 8), "green")), soft_wrap=True)
 
 
 @dataclass
@@ -87,11 +163,11 @@ class Progress:
         self._live: RichProgress | None = None
         if live if live is not None else not plain():
             self._live = RichProgress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
-                TextColumn("[dim]{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", style="dim", markup=False),
                 console=stderr,
                 # Ray's and others' prints would tear the display if they bypassed it.
                 redirect_stdout=False,
@@ -118,9 +194,9 @@ class Progress:
                 self._line(task, "started")
             elif old and old.row is not None:
                 task.row = old.row
-                self._live.reset(task.row, description=escape(label), total=total, note="")  # type: ignore[arg-type]
+                self._live.reset(task.row, description=one_line(label), total=total, note="")  # type: ignore[arg-type]
             else:
-                task.row = self._live.add_task(escape(label), total=total, note="")
+                task.row = self._live.add_task(one_line(label), total=total, note="")
 
     def update(self, key: str, done: float | None = None, note: str | None = None, *, advance: float = 0.0) -> None:
         """How far a task is: `done` in all, or `advance` further; `note` is what a person wants to read beside it."""
@@ -129,7 +205,7 @@ class Progress:
             task.done = (task.done if done is None else done) + advance
             task.note = task.note if note is None else note
             if self._live and task.row is not None:
-                self._live.update(task.row, completed=task.done, note=escape(task.note))  # type: ignore[arg-type]
+                self._live.update(task.row, completed=task.done, note=one_line(task.note))  # type: ignore[arg-type]
             elif self._clock() - task.printed >= PLAIN_INTERVAL_S:
                 task.printed = self._clock()
                 self._line(task, self._count(task))
@@ -142,7 +218,7 @@ class Progress:
             task.note = task.note if note is None else note
             if self._live and task.row is not None:
                 total = task.total if task.total is not None else max(task.done, 1)
-                changes = {"completed": total, "total": total, "note": escape(task.note)}
+                changes = {"completed": total, "total": total, "note": one_line(task.note)}
                 self._live.update(task.row, **changes)  # type: ignore[arg-type]
                 self._live.stop_task(task.row)  # type: ignore[arg-type]
             elif not self._live:
@@ -151,7 +227,7 @@ class Progress:
     def say(self, text: str) -> None:
         """A line that stays, above the live display or among the plain lines."""
         if self._live:
-            self._live.console.print(escape(text), soft_wrap=True)
+            self._live.console.print(_block(text, 4), soft_wrap=True)
         else:
             _print_line(text)
 
@@ -161,8 +237,8 @@ class Progress:
 
     @staticmethod
     def _line(task: _Task, state: str) -> None:
-        _print_line("  ".join(part for part in (task.label, state, task.note) if part))
+        _print_line(one_line("  ".join(part for part in (task.label, state, task.note) if part)))
 
 
 def _print_line(text: str) -> None:
-    stderr.print(f"{time.strftime('%H:%M:%S')}  {escape(text)}", soft_wrap=True)
+    stderr.print(f"{time.strftime('%H:%M:%S')}  {_block(text, 4)}", soft_wrap=True)

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 
 from rich import box
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -48,7 +47,7 @@ def _head(dataset: PairedDataset, verified: bool) -> Panel:
     checked = "every file agrees with its checksum" if verified else "file sizes agree; --verify compares checksums"
     text = Text("\n".join(lines))
     text.append(f"\n{checked}", style="green" if verified else "dim")
-    return Panel(text, title=escape(dataset.path), title_align="left", box=box.ROUNDED, expand=False)
+    return Panel(text, title=Text(dataset.path), title_align="left", box=box.ROUNDED, expand=False)
 
 
 def _table(title: str, *columns: str, numbers: Iterable[str] = ()) -> Table:
@@ -72,7 +71,7 @@ def _patients(manifest: Manifest) -> Table:
     for patient in manifest.patients:
         sections = [section for section in manifest.sections if section.patient == patient]
         table.add_row(
-            escape(patient),
+            patient,
             _number(len(sections)),
             _number(sum(section.n_spots for section in sections)),
             _number(sum(section.n_spots for section in sections if section.has_image)),
@@ -89,8 +88,8 @@ def _sections(manifest: Manifest) -> Table:
     table = _table("Sections", *columns, numbers=numbers)
     for section in manifest.sections:
         table.add_row(
-            escape(section.name),
-            escape(section.source),
+            section.name,
+            section.source,
             _number(section.n_spots),
             "yes" if section.has_image else "-",
             _number(section.n_genes),
@@ -113,7 +112,7 @@ def _columns(manifest: Manifest) -> Iterator[Table]:
         shown = ", ".join(f"{value} ({number})" for value, number in found.most_common(_NAMES_SHOWN))
         more = f" and {len(found) - _NAMES_SHOWN} more (manifest.json)" if len(found) > _NAMES_SHOWN else ""
         without = len(manifest.sections) - found.total()
-        table.add_row(escape(column), _number(found.total()), _number(without), escape(shown + more))
+        table.add_row(column, _number(found.total()), _number(without), shown + more)
     yield table
 
 
@@ -128,13 +127,12 @@ def _classes(manifest: Manifest) -> Iterator[Table]:
     sources = sorted({source for by in spots.values() for source in by}, key=lambda name: (name != ANNOTATED, name))
     if not sources:
         return
-    numbers = [escape(source) for source in sources]
-    columns = [column for number in numbers for column in (number, "patients")]
-    table = _table("Classes by label source", "class", *columns, numbers=numbers)
+    columns = [column for number in sources for column in (number, "patients")]
+    table = _table("Classes by label source", "class", *columns, numbers=sources)
     for label in sorted(spots, key=lambda label: -sum(spots[label].values())):
-        cells = [escape(label)]
+        cells = [label]
         for source in sources:
-            cells += [_number(spots[label][source]), escape(", ".join(sorted(patients[label][source])))]
+            cells += [_number(spots[label][source]), ", ".join(sorted(patients[label][source]))]
         table.add_row(*cells)
     totals = [sum(by.get(source, 0) for by in spots.values()) for source in sources]
     table.add_row("total", *(cell for total in totals for cell in (f"{total:,}", "")), style="dim")
@@ -152,7 +150,7 @@ def _dropped(manifest: Manifest) -> Iterator[Table]:
     for reason, names in sorted(by_reason.items(), key=lambda item: -len(item[1])):
         shown = ", ".join(names[:_NAMES_SHOWN])
         more = f" and {len(names) - _NAMES_SHOWN} more (manifest.json)" if len(names) > _NAMES_SHOWN else ""
-        table.add_row(escape(reason), _number(len(names)), escape(shown + more))
+        table.add_row(reason, _number(len(names)), shown + more)
     yield table
 
 

@@ -14,6 +14,8 @@ import argparse
 import contextlib
 import time
 
+from rich.text import Text
+
 from stray import storage
 from stray.cli.arguments import add_overrides
 from stray.cli.console import Progress, say, stdout
@@ -62,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
     show(compare(outcome.uri, outcome.experiment, page), stdout)
     show_trials(found.trials)
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
-    stdout.print(f"[bold]Page:[/]        {page}", soft_wrap=True)
-    stdout.print(f"[bold]MLflow:[/]      {outcome.uri}   (mlflow ui --backend-store-uri {outcome.uri})", soft_wrap=True)
-    stdout.print(f"[bold]Best recipe:[/] {found.path}", soft_wrap=True)
+    served = f"{outcome.uri}   (mlflow ui --backend-store-uri {outcome.uri})"
+    for name, place in {"Page:": page, "MLflow:": served, "Best recipe:": found.path}.items():
+        stdout.print(Text.assemble((f"{name:<13}", "bold"), place), soft_wrap=True)
     say(f"{minutes} min {seconds} s")
     return 0

@@ -14,7 +14,7 @@ import argparse
 import sys
 
 from stray.cli import VERBS
-from stray.cli.console import say
+from stray.cli.console import say, visible
 from stray.errors import Problem, raise_if_any
 
 HELP = "run a command as a job on a Ray cluster and follow its log"
@@ -72,5 +72,5 @@ def _read(args: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(visible(text, colours=True))
     sys.stdout.flush()

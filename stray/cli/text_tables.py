@@ -5,7 +5,6 @@ from __future__ import annotations
 from textwrap import fill
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -20,9 +19,9 @@ def drawn(table: TextTable) -> RenderableType:
     """The table for a terminal, its title above it and its note below."""
     made = Table(header_style="bold")
     for index, name in enumerate(table.head):
-        head = escape(fill(name, HEAD_WIDTH, break_long_words=False))
+        head = Text(fill(name, HEAD_WIDTH, break_long_words=False))
         made.add_column(head, justify="left" if index < table.names else "right", no_wrap=index == 0)
     for row in table.rows:
-        made.add_row(*map(escape, row), style="dim" if row[0] == MAJORITY else None)
+        made.add_row(*map(Text, row), style="dim" if row[0] == MAJORITY else None)
     note = [Text(table.note, style="dim")] if table.note else []
     return Group(Text(table.title, style="bold"), made, *note, Text())

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import re
+import subprocess
+import sys
 import threading
 
 import pytest
-from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from stray.cli import console
-from stray.cli.console import PLAIN_INTERVAL_S, Progress, print_problems
+from stray.cli.console import PLAIN_INTERVAL_S, Progress, SafeConsole, print_problems, say, visible
 from stray.errors import InputError, Problem
 
 
@@ -62,7 +68,7 @@ def test_threads_do_not_tear_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_live_progress_shows_labels_counts_and_notes(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Console(stderr=True, force_terminal=True, width=120, record=True, highlight=False)
+    terminal = SafeConsole(stderr=True, force_terminal=True, width=120, record=True)
     monkeypatch.setattr(console, "stderr", terminal)
     with Progress(live=True) as progress:
         progress.start("a", "fold [A]", total=4)
@@ -84,3 +90,92 @@ def test_problems_are_printed_with_their_remedies_and_no_markup_is_read(capsys: 
     assert "2 problems" in text
     assert "a[0].b: bad [bold]value[/]\n      do [this]\n" in text
     assert f"c: {long.strip()}\n" in text, "long lines are not broken: they are searched for and copied"
+
+
+HOSTILE = "P1\x1b[2J\x1b]0;owned\x07\r\x08\x9b31m\u202egnp\u2028\udcff[bold]x[/nope]"
+"""A name that clears the screen, sets the window's title, turns text around, and is no valid markup."""
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e\u2028\udcff]")
+
+
+def shown(print_to: SafeConsole, what: object) -> str:
+    print_to.print(what)
+    return print_to.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_control_characters_are_written_as_escapes_wherever_text_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    print_problems(InputError(Problem(HOSTILE, HOSTILE, HOSTILE)))
+    say(HOSTILE)
+    with Progress(live=False) as progress:
+        progress.start(HOSTILE, HOSTILE)
+        progress.say(HOSTILE)
+        progress.finish(HOSTILE, HOSTILE)
+    text = capsys.readouterr().err
+    assert not UNSAFE.search(text)
+    assert text.count(r"P1\x1b[2J\x1b]0;owned") == 8
+    assert text.count("[bold]x[/nope]") == 8
+
+
+def test_tables_texts_and_titles_let_none_through_and_stay_aligned() -> None:
+    table = Table(HOSTILE, title=HOSTILE)
+    table.add_row(HOSTILE)
+    table.add_row(Text("a\x1b[2Jb"))
+    text = shown(SafeConsole(file=io.StringIO(), width=200), table)
+    assert not UNSAFE.search(text)
+    assert r"a\x1b[2Jb" in text
+    assert text.count("[bold]x[/nope]") == 3
+    rows = [line for line in text.splitlines() if r"P1\x1b" in line][1:]
+    assert len({len(line) for line in rows}) == 1
+
+
+def test_live_progress_lets_none_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = SafeConsole(stderr=True, force_terminal=True, width=200, record=True)
+    monkeypatch.setattr(console, "stderr", terminal)
+    with Progress(live=True) as progress:
+        progress.start("a", HOSTILE + "\nforged")
+        progress.update("a", 1, HOSTILE)
+        progress.say(HOSTILE)
+    text = terminal.export_text()
+    assert not UNSAFE.search(text)
+    assert r"P1\x1b[2J" in text
+
+
+def test_a_newline_in_a_name_does_not_start_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    forged = "x\nstray: forged"
+    print_problems(InputError(Problem(forged, forged, forged)))
+    say(forged)
+    with Progress(live=False) as progress:
+        progress.start("a", forged)
+        progress.say(forged)
+    text = capsys.readouterr().err
+    assert "forged" in text
+    assert "\nstray: forged" not in text
+
+
+def test_text_of_any_script_stays_as_it_is() -> None:
+    for text in ("Müller", "患者", "क\u200dष", "µm", "two\nlines\tand a tab"):
+        assert visible(text) == text
+    assert visible("\x1b[31mred\x1b[0m\x1b[2J", colours=True) == "\x1b[31mred\x1b[0m\\x1b[2J"
+
+
+def test_warnings_of_stray_go_through_the_console(capsys: pytest.CaptureFixture[str]) -> None:
+    logging.getLogger("stray.test").addHandler(handler := console.LogHandler())
+    try:
+        logging.getLogger("stray.test").warning("of run %s", HOSTILE)
+    finally:
+        logging.getLogger("stray.test").removeHandler(handler)
+    assert capsys.readouterr().err.startswith(r"of run P1\x1b[2J")
+
+
+@pytest.mark.parametrize("words", [["config", "smoke", "--sot\x1b[2J"], ["train", "smoke", "--x\x1b[2J"], ["\x1b[2J"]])
+def test_a_command_line_that_is_wrong_is_shown_without_its_control_characters(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "stray", *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "2J" in done.stderr
+    assert not UNSAFE.search(done.stderr)
+
+
+def test_so_is_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    console.show_traceback(KeyError, KeyError(HOSTILE), None)
+    error = RuntimeError("in \x1b[2J")
+    console.show_traceback(RuntimeError, error, None)
+    assert not UNSAFE.search(capsys.readouterr().err)
