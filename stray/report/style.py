@@ -5,10 +5,12 @@ A figure is drawn with matplotlib's object interface, never through pyplot's glo
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
 import threading
+import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -46,6 +48,8 @@ _SETTINGS: dict[str, Any] = {
     "ytick.major.size": 3.0,
     "legend.frameon": False,
     "lines.solid_capstyle": "round",
+    # A name with two dollar signs is no formula.
+    "text.parse_math": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "stray",
 }
@@ -58,8 +62,11 @@ class styled:
 
     def __enter__(self) -> styled:
         _LOCK.acquire()
-        self._context = matplotlib.rc_context(cast(Any, _SETTINGS))
-        self._context.__enter__()
+        self._context = contextlib.ExitStack()
+        self._context.enter_context(matplotlib.rc_context(cast(Any, _SETTINGS)))
+        self._context.enter_context(warnings.catch_warnings())
+        # A character that the font lacks is drawn as a box; a page's SVG keeps it as text.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         return self
 
     def __exit__(self, *error: Any) -> None:

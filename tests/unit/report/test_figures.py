@@ -74,3 +74,13 @@ def test_threads_may_draw_at_once() -> None:
     for thread in threads:
         thread.join()
     assert drawn == [expected] * 4
+
+
+def test_names_of_any_script_and_with_dollar_signs_are_drawn_as_they_are(tmp_path: Path) -> None:
+    # A warning of a missing glyph would be an error here.
+    classes = ("癌", r"$\frac$ of $x$", "\x1b[2J", "क्ष")
+    path = figures.confusion_figure(classes, classes, tmp_path / "confusion.png", "患者 $_$")
+    assert Path(path).stat().st_size > 1000
+    drawn = to_svg(figures.confusion_matrix(np.eye(3, dtype=int), classes[:3]), "c", "counts")
+    assert "癌" in drawn
+    assert r"$\frac$ of $x$" in drawn
