@@ -7,66 +7,14 @@ edge is padded with white, the colour of empty glass, so that a spot at the tiss
 from __future__ import annotations
 
 import io
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from stray.errors import InputError, Problem
+from stray.cohort.picture import GLASS
 
-GLASS = (255, 255, 255)
 _JPEG_QUALITY = 95
-_bomb_lock = threading.Lock()
-
-
-@contextmanager
-def any_size() -> Iterator[None]:
-    """Let PIL open pictures of any size: a section has 100 million pixels and is no decompression bomb."""
-    with _bomb_lock:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-
-def open_picture(path: str) -> Image.Image:
-    """The picture at `path`, decoded to RGB. Raises InputError when it is missing, truncated or no picture."""
-    try:
-        with any_size(), Image.open(path) as image:
-            image.load()
-            return to_rgb(image)
-    except FileNotFoundError:
-        raise InputError(
-            Problem(
-                path,
-                "the picture is missing",
-                "put it there, or remove what refers to it",
-            )
-        ) from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(
-            Problem(
-                path,
-                f"the picture cannot be decoded: {error}",
-                "fetch the file again: it is damaged or cut short",
-            )
-        ) from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """`image` as RGB; what is transparent becomes glass."""
-    if image.mode == "RGB":
-        return image.copy() if image.readonly else image
-    if "A" in image.mode or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        ground = Image.new("RGB", image.size, GLASS)
-        ground.paste(layered, mask=layered.getchannel("A"))
-        return ground
-    return image.convert("RGB")
 
 
 def inside(xy_px: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -20,6 +20,7 @@ from stray import storage
 from stray.cohort.labels import count_labels, fill_labels
 from stray.cohort.manifest import FileEntry, SectionEntry, file_sha256
 from stray.cohort.patches import inside
+from stray.cohort.picture import NOTE, check_content
 from stray.cohort.rows import row_groups
 from stray.cohort.schema import ROW_GROUP_SPOTS, SPOTS, folder_name, shard_path
 from stray.cohort.section import Section, keep_spots
@@ -169,6 +170,8 @@ def _write_section(task: SectionTask, out: str) -> SectionEntry:
     image = None
     if section.image is not None:
         image = section.image.load()
+        check_content(image, section.image.place)
+        warnings += image.info.get(NOTE, ())
         on_picture = inside(section.xy_px, image.size)
         _check_frame(section, on_picture, image.size)
         labels, label_sources = labels[on_picture], label_sources[on_picture]

@@ -10,7 +10,7 @@ import numpy as np
 from anndata.io import read_elem
 from PIL import Image
 
-from stray.cohort.patches import open_picture, to_rgb
+from stray.cohort.picture import check_room, from_array, open_picture
 from stray.cohort.section import SectionImage
 from stray.errors import InputError, Problem
 
@@ -126,30 +126,10 @@ def picture_of(
 def _stored_picture(path: Path, key: str) -> Image.Image:
     place = f"{path}: {key}"
     with opened(path) as file:
+        stored: Any = file[key]
+        if isinstance(stored, h5py.Dataset) and stored.ndim > 1:
+            # Before it is read: a file of a few bytes may declare a picture of terabytes.
+            width, height = stored.shape[1], stored.shape[0]
+            check_room((width, height), 8 + stored.nbytes // max(1, width * height), place)
         pixels = np.asarray(element(file, key))
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[..., 0]
-    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
-        raise InputError(
-            Problem(
-                place,
-                f"is an array of shape {pixels.shape}, not height x width x 3",
-                "correct it",
-            )
-        )
-    if np.issubdtype(pixels.dtype, np.floating):
-        low, high = float(pixels.min()), float(pixels.max())
-        if not (low >= 0 and high <= 1):
-            what = f"is a float picture with values from {low:g} to {high:g}"
-            raise InputError(Problem(place, what, "store uint8, or floats from 0 to 1"))
-        # A line at a time: the whole picture in float would be four to eight times its size.
-        pixels = np.stack([(line * 255).round().astype(np.uint8) for line in pixels])
-    elif pixels.dtype != np.uint8:
-        raise InputError(
-            Problem(
-                place,
-                f"is a picture of {pixels.dtype}",
-                "store uint8, or floats from 0 to 1",
-            )
-        )
-    return to_rgb(Image.fromarray(pixels))
+    return from_array(pixels, place)

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from stray.cohort.patches import open_picture
+from stray.cohort.picture import open_picture
 from stray.cohort.readers import SectionHandle
 from stray.cohort.readers.tsv import check_unique, class_name, table_of, unreadable
 from stray.cohort.scale import choose_microns_per_pixel, regressed_microns_per_pixel

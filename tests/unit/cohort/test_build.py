@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from stray.cohort import write
 from stray.cohort.build import build_dataset, run_here
@@ -119,6 +120,10 @@ def truncate_picture(source: Path) -> None:
     path.write_bytes(path.read_bytes()[:2000])
 
 
+def blank_picture(source: Path) -> None:
+    Image.new("RGB", (240, 260), (250, 250, 251)).save(picture_path(source, "A1"))
+
+
 def negative_counts(source: Path) -> None:
     write_counts(source, "A2", write_her2st(source.parent / "other", "A2") - 3)
 
@@ -139,11 +144,19 @@ def spots_off_the_picture(source: Path) -> None:
     [
         (lambda source: picture_path(source, "A1").unlink(), "should hold the one picture"),
         (truncate_picture, r"HE\.jpg: the picture cannot be decoded"),
+        (blank_picture, r"HE\.jpg: the picture is white"),
         (negative_counts, "negative count"),
         (duplicated_spots, "more than once: 1x1"),
         (spots_off_the_picture, r"25 of 25 spots of section A1 lie outside the picture: x from 40 to 200"),
     ],
-    ids=["missing picture", "truncated picture", "negative counts", "duplicated spots", "spots outside the picture"],
+    ids=[
+        "missing picture",
+        "truncated picture",
+        "blank picture",
+        "negative counts",
+        "duplicated spots",
+        "spots outside the picture",
+    ],
 )
 def test_a_faulty_section_leaves_nothing_that_reads_as_whole(
     source: Path, out: str, spoil: Callable[[Path], object], complaint: str

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -46,10 +47,24 @@ def test_float_pictures_become_bytes(tmp_path: Path) -> None:
     image = saved(data, tmp_path / "a.h5ad").read("A1").image
     assert image is not None
     np.testing.assert_array_equal(np.asarray(image.load()), pixels)
-    images["hires"] = pixels.astype(np.float32)
+    images["hires"] = pixels.astype(np.float32) - 200
     image = saved(data, tmp_path / "b.h5ad").read("A1").image
     assert image is not None
-    with pytest.raises(InputError, match="float picture with values from"):
+    with pytest.raises(InputError, match=r"b\.h5ad.*images/hires: is a picture of float32 with values from -"):
+        image.load()
+
+
+def test_a_stored_picture_that_declares_more_than_the_memory_is_refused_unread(tmp_path: Path) -> None:
+    data = make_h5ad()
+    data.write_h5ad(tmp_path / "a.h5ad")
+    with h5py.File(tmp_path / "a.h5ad", "r+") as file:
+        images = file["uns/spatial/A1/images"]
+        assert isinstance(images, h5py.Group)
+        del images["hires"]
+        images.create_dataset("hires", shape=(4_000_000, 4_000_000, 3), dtype="u1", chunks=(1000, 1000, 3))
+    image = H5adReader(H5adSourceConfig(path=str(tmp_path / "a.h5ad"))).read("A1").image
+    assert image is not None
+    with pytest.raises(InputError, match="declares 4,000,000 x 4,000,000 pixels"):
         image.load()
 
 
