@@ -16,10 +16,11 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
 import stray
+from stray.on_ray.ending import end_now, end_on_sigterm
+from stray.on_ray.interruptible import THREAD
 
 VERBS: dict[str, tuple[str, ...]] = {
     "See it work": ("demo",),
@@ -45,14 +46,28 @@ For example:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; returns its exit code: 0 done, 2 the input is at fault, 130 interrupted.
+    """Run one command line; returns its exit code: 0 done, 1 an error of stray, 2 the input is at fault, 130
+    interrupted, 143 ended by SIGTERM.
 
-    Errors that are not the input's fault keep their traceback.
+    Without `argv` the process is this program: it ends here, and an error keeps its traceback.
     """
-    if argv is None:  # as a program
-        sys.excepthook = _show_traceback
+    if argv is not None:
+        return _piped(list(argv))
     try:
-        code = _main(list(sys.argv[1:] if argv is None else argv))
+        code = _piped(sys.argv[1:])
+    except Exception as error:
+        from stray.cli.console import show_traceback
+
+        show_traceback(type(error), error, error.__traceback__)
+        code = 1
+    if any(thread.name == THREAD for thread in threading.enumerate()):
+        end_now(code)
+    return code
+
+
+def _piped(words: list[str]) -> int:
+    try:
+        code = _main(words)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -88,15 +103,15 @@ def _run(verb: str, words: list[str]) -> int:
     logger = logging.getLogger("stray")
     if not any(isinstance(handler, console.LogHandler) for handler in logger.handlers):
         logger.addHandler(console.LogHandler(logging.WARNING))
-    module = importlib.import_module(f"stray.cli.{verb}")
-    parser = Parser(
-        prog=f"stray {verb}",
-        description=module.__doc__ or module.HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.configure(parser)
-    previous = _end_politely_on_sigterm()
+    previous = end_on_sigterm()
     try:
+        module = importlib.import_module(f"stray.cli.{verb}")
+        parser = Parser(
+            prog=f"stray {verb}",
+            description=module.__doc__ or module.HELP,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.configure(parser)
         return module.run(parser.parse_args(words))
     except InputError as error:
         console.print_problems(error)
@@ -110,26 +125,6 @@ def _run(verb: str, words: list[str]) -> int:
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
-
-
-def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    from stray.cli.console import show_traceback
-
-    show_traceback(kind, error, trace)
-
-
-def _end_politely_on_sigterm() -> signal.Handlers | None:
-    """`kill` and `ray job stop` unwind the stack as Ctrl-C does, so that nothing is left behind."""
-    if threading.current_thread() is not threading.main_thread():
-        return None
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return None
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, stop)
-    return signal.SIG_DFL
 
 
 def _helps() -> dict[str, str]:

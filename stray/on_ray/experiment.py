@@ -6,6 +6,7 @@ stopped, and methods, trials and later experiments share gene stages.
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -78,7 +79,8 @@ class _Experiment:
     def run(self, groups: Sequence[Group]) -> list[str]:
         """All groups; a group is scored while the next one's workers start."""
         scored: list[Future[list[str]]] = []
-        with ThreadPoolExecutor(1, thread_name_prefix="score") as pool:
+        pool = ThreadPoolExecutor(1, thread_name_prefix="score")
+        try:
             for group in groups:
                 live = self._train(group)
                 scored.append(pool.submit(self._scorer.score, group, live))
@@ -86,6 +88,10 @@ class _Experiment:
                     if future.done():
                         future.result()  # an error ends the experiment now, not after the last fold
             return [model for future in scored for model in future.result()]
+        finally:
+            # Who is told to end does not wait for a score; the same command makes it.
+            ended = isinstance(sys.exc_info()[1], KeyboardInterrupt | SystemExit)
+            pool.shutdown(wait=not ended, cancel_futures=ended)
 
     def _train(self, group: Group) -> set[str]:
         """Run the group's stages; the keys of those that ran, whose curves were sent as they went."""

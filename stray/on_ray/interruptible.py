@@ -12,10 +12,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def interruptible(function: Callable[[], T]) -> T:
+THREAD = "stray-ray"
+"""Name of the threads; one that lives was left behind."""
+
+
+def interruptible(function: Callable[[], T], meanwhile: Callable[[], None] = lambda: None) -> T:
     """What `function` returns or raises; it runs in a thread of its own while this one stays open to Ctrl-C.
 
-    On KeyboardInterrupt the thread is left behind: it ends when the session with Ray does, which every verb sees to.
+    `meanwhile` is called all the while. On KeyboardInterrupt, or what `meanwhile` raises, the thread is left behind: it
+    ends when the session with Ray does, which every verb sees to.
     """
     found: list[T] = []
     errors: list[BaseException] = []
@@ -26,10 +31,11 @@ def interruptible(function: Callable[[], T]) -> T:
         except BaseException as error:  # raised again in the thread that waits
             errors.append(error)
 
-    thread = threading.Thread(target=work, name="stray-ray", daemon=True)
+    thread = threading.Thread(target=work, name=THREAD, daemon=True)
     thread.start()
     while thread.is_alive():
         thread.join(timeout=0.2)
+        meanwhile()
     if errors:
         raise errors[0]
     return found[0]

@@ -18,6 +18,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stray.config import Recipe
+from stray.on_ray.ending import leaving
 from stray.track.tracker import RunStatus
 
 POLL_S = 0.3
@@ -133,7 +134,7 @@ class Relay:
     def close(self) -> None:
         """Deliver what is left and stop. Raises what `deliver` raised, if anything."""
         self._stop.set()
-        self._thread.join(timeout=30)
+        self._thread.join(timeout=5 if leaving.is_set() else 30)
         if self._error is not None:
             raise self._error
 

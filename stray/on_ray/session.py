@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
@@ -18,7 +21,10 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._private.worker import BaseContext
 
 import stray
-from stray.errors import InputError, Problem
+from stray.errors import InputError
+from stray.on_ray.ending import end_on_sigterm, leaving
+from stray.on_ray.processes import end, family, terminate
+from stray.on_ray.reach import check_cluster, check_folder, not_joined, not_started, provide_token
 from stray.on_ray.resources import Resources, WorkerPlan, plan_workers, resources
 from stray.on_ray.visibility import check_paths_visible
 
@@ -53,6 +59,8 @@ GIB = 1024**3
 
 _session: SessionInfo | None = None
 _log: logging.FileHandler | None = None
+_previous: Any = None
+"""What SIGTERM did before the session."""
 _environment: dict[str, str | None] = {}
 """What a local session has changed in the environment, as it was before."""
 
@@ -88,7 +96,7 @@ def start(*, num_cpus: int | None = None, object_store_gib: float | None = None)
 
     A process that is connected already stays so. `num_cpus` and `object_store_gib` shape a local cluster only; the
     object store may grow to a third of the memory, where less is not asked for. Raises InputError when the cluster
-    cannot be reached.
+    cannot be reached, or the local one cannot start.
     """
     global _session
     if _session is not None:
@@ -98,28 +106,41 @@ def start(*, num_cpus: int | None = None, object_store_gib: float | None = None)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS", "")
-    if address.startswith(("http://", "https://")):
-        remedy = "submit the command to it with `stray submit`, or unset RAY_ADDRESS to run here"
-        raise InputError(Problem("RAY_ADDRESS", f"{address} is a dashboard, which takes jobs but no drivers", remedy))
     local = address in ("", "local") and not in_job()
+    address = address or "auto"
+    if local:
+        check_folder()
+    else:
+        check_cluster(address)
     try:
-        context = _start_local(num_cpus, object_store_gib) if local else _connect(address)
+        with _own_signals():
+            context = _start_local(num_cpus, object_store_gib) if local else _connect(address)
         _session = _info(local=local, dashboard=context.dashboard_url or "")
         _quiet(Path(_session.logs))
-    except ConnectionError as error:
-        _end()
-        if local:
+    except BaseException as error:
+        # Also when interrupted half-way: what is running already ends here.
+        _end(started=local)
+        if isinstance(error, InputError) or not isinstance(error, Exception):
             raise
-        remedy = "start the cluster, correct RAY_ADDRESS, or unset it to run here"
-        raise InputError(Problem("RAY_ADDRESS", f"no cluster answers at {address}: {error}", remedy)) from error
-    except BaseException:
-        # Interrupted half-way: what is running already ends here.
-        _end()
-        raise
+        raise (not_started(error) if local else not_joined(address, error)) from error
     return _session
 
 
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Take SIGTERM back from Ray's C++, whose handler ends the process at once and leaves agents running."""
+    global _previous
+    _previous = end_on_sigterm()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
 def _start_local(num_cpus: int | None, object_store_gib: float | None) -> BaseContext:
+    provide_token(_change)
     for name, value in LOCAL_SETTINGS.items():
         _change(name, os.environ.get(name, value))
     # Not Ray's usual one, for which sessions that start at the same time would fight.
@@ -158,9 +179,7 @@ def _connect(address: str) -> BaseContext:
     # A cluster with a token refuses who does not bring it, and Ray reads the token only where it is told to.
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     environment = None if in_job() else {"py_modules": [str(Path(stray.__file__).parent)]}
-    return ray.init(
-        address=address or "auto", runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR
-    )
+    return ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def stop() -> None:
@@ -172,18 +191,33 @@ def stop() -> None:
         _log.close()
         _log = None
     if _session is not None:
-        _end()
+        _end(started=_session.local)
 
 
-def _end() -> None:
-    global _session
-    _session = None
-    ray.shutdown()
+def _end(*, started: bool) -> None:
+    """Leave Ray; where this process `started` it, end every process of it."""
+    global _session, _previous
+    logs, _session = _session.logs if _session is not None else "", None
+    left = family(os.path.dirname(logs)) if started else set()
+    if leaving.is_set():
+        # Threads may still be inside Ray, whose C++ aborts the process when it is shut down under them.
+        terminate(left)
+    else:
+        ray.shutdown()
+    end(left)
+    if _previous is not None and not leaving.is_set() and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _previous)
+    _previous = None
     for name, value in _environment.items():
         os.environ.pop(name, None)
         if value is not None:
             os.environ[name] = value
     _environment.clear()
+
+
+def kill() -> None:
+    """Kill what is left of a cluster that this process started, for a process that ends now."""
+    end(family(os.path.dirname(_session.logs) if _session is not None and _session.local else ""), grace_s=0)
 
 
 def in_job() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import shlex
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 import stray
 from stray.errors import InputError, Problem
+from stray.on_ray.reach import check_dashboard
 from stray.recipe import shipped_recipes
 
 EXCLUDES = [".git/", ".venv/", "stray-runs/", "stray-demo/", "*.db"]
@@ -92,6 +94,11 @@ def submit(
     place = address or "the usual place"
     for handler in logging.getLogger("ray").handlers:
         handler.setLevel(logging.ERROR)  # Uploads and closed sockets are nothing to read about.
+    check_dashboard(address, "--address")
+    for name in () if address else ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        if os.environ.get(name):
+            check_dashboard(os.environ[name], name)
+            break
     # A client does not read the token that the cluster asks for unless it is told to, and is then refused with 401.
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:

@@ -50,7 +50,8 @@ class Tracking:
         for key in list(self._open):
             self.close(key, status)
         self.parent.close(status)
-        unsent = self._store.close()
+        # After SIGTERM little time is left, and what the server does not take is kept.
+        unsent = self._store.close(5.0 if status == "KILLED" else None)
         if unsent is not None:
             self._watch.say(f"the tracking server did not take everything; what is left is kept in {unsent}")
 
