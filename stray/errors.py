@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+# User information of an address. The second form: a password that holds `/`, `?` or `#` as they are (`:5000/` is a
+# port). The third: secrets in a query, as object stores and databases take them.
+_USER = re.compile(r"""(?<=://)[^\s/?#'"<>]*@|(?<=://)[^\s/@:'"<>]+:(?!\d+(?:[/?#,;]|$))[^\s@'"<>]*@""")
+_QUERY = re.compile(
+    r"""(?i)([?&;](?:[\w.-]*(?:password|passwd|pwd|secret|token|signature|credential)[\w.-]*|user|access_?key(?:_?id)?|"""
+    r"""api_?key|sig)=)[^&;\s'"<>]+"""
+)
+
+
+def without_secrets(text: str) -> str:
+    """Return `text` with the user information cut from every address in it (`http://user:password@host` becomes
+    `http://host`) and the values of secrets in queries replaced by `***`.
+
+    For everything that is shown, logged or stored. An address that is read back takes its secrets from the environment.
+    """
+    if "://" not in text:
+        return text
+    while (cut := _USER.sub("", text)) != text:
+        text = cut
+    return _QUERY.sub(r"\1***", text)
 
 
 @dataclass(frozen=True)
@@ -16,6 +38,10 @@ class Problem:
     """What is wrong there, with the value that was found."""
     remedy: str = ""
     """What to do about it."""
+
+    def __post_init__(self) -> None:
+        for name in ("place", "what", "remedy"):
+            object.__setattr__(self, name, without_secrets(getattr(self, name)))
 
     def __str__(self) -> str:
         text = f"{self.place}: {self.what}"

@@ -100,6 +100,7 @@ def _run(verb: str, words: list[str]) -> int:
         def _print_message(self, message: str, file: Any = None) -> None:
             super()._print_message(console.visible(message), file)
 
+    console.cut_secrets_from_logs()
     logger = logging.getLogger("stray")
     if not any(isinstance(handler, console.LogHandler) for handler in logger.handlers):
         logger.addHandler(console.LogHandler(logging.WARNING))

@@ -12,6 +12,7 @@ import argparse
 import sys
 
 from stray.cli.arguments import add_recipe, recipe_from
+from stray.errors import without_secrets
 from stray.recipe import dump_yaml, flatten, for_method
 from stray.recipe.describe import describe
 from stray.recipe.files import inline
@@ -38,5 +39,5 @@ def run(args: argparse.Namespace) -> int:
     else:
         text = describe(recipe) if args.describe else dump_yaml(recipe)
     # Not through rich: what is printed here is read by programs, and must not be wrapped.
-    sys.stdout.write(text)
+    sys.stdout.write(without_secrets(text))
     return 0

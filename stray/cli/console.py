@@ -25,7 +25,7 @@ from rich.progress import Progress as RichProgress
 from rich.segment import Segment
 from rich.text import Text
 
-from stray.errors import InputError, NotFiniteError, NotKeptError
+from stray.errors import InputError, NotFiniteError, NotKeptError, without_secrets
 
 PLAIN_WIDTH = 140
 """Columns of tables where there is no terminal to ask."""
@@ -41,8 +41,10 @@ def visible(text: str, *, colours: bool = False) -> str:
     """Return `text` with control characters written as escapes: `\\x1b`, `\\u202e`. Newlines and tabs stay.
 
     Besides the control characters, what changes the direction of text, joins or ends lines in Unicode's way, and halves
-    of surrogate pairs, which no stream can encode. `colours` keeps the sequences that only set colours.
+    of surrogate pairs, which no stream can encode. `colours` keeps the sequences that only set colours. Secrets in
+    addresses are cut.
     """
+    text = without_secrets(text)
     if text.isprintable():
         return text
     if colours:
@@ -119,6 +121,32 @@ class LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print the record's message."""
         say(record.getMessage())
+
+
+def cut_secrets_from_logs() -> None:
+    """Cut secrets from every record that this process logs, of libraries too, with the exceptions in it."""
+    make = logging.getLogRecordFactory()
+    if getattr(make, "cuts_secrets", False):
+        return
+
+    def factory(*args: Any, **options: Any) -> logging.LogRecord:
+        record = make(*args, **options)
+        if "://" in (text := _message(record)):
+            record.msg, record.args = without_secrets(text), ()
+        if record.exc_info and record.exc_info[1] is not None:
+            # What stands here a formatter takes as it is.
+            record.exc_text = without_secrets("".join(traceback.format_exception(record.exc_info[1])).rstrip())
+        return record
+
+    factory.cuts_secrets = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(factory)
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError):  # the handler says that the arguments do not fit
+        return ""
 
 
 def print_problems(error: InputError) -> None:

@@ -26,7 +26,7 @@ from stray.cohort.schema import ROW_GROUP_SPOTS, SPOTS, folder_name, shard_path
 from stray.cohort.section import Section, keep_spots
 from stray.cohort.sources import SectionTask
 from stray.config.ingest import PatchConfig
-from stray.errors import InputError, Problem
+from stray.errors import InputError, Problem, without_secrets
 
 PART_BYTES = 2**30
 """A section's file is closed, and the next one begun, when it has grown to this size."""
@@ -199,7 +199,7 @@ def _write_section(task: SectionTask, out: str) -> SectionEntry:
         name=section.name,
         patient=section.patient,
         source=task.reader.kind,
-        place=task.reader.place,
+        place=without_secrets(task.reader.place),
         fingerprint=task.fingerprint,
         n_spots=len(section.spots),
         n_genes=0 if section.genes is None else len(section.genes.symbols),

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stray.errors import InputError, Problem
+from stray.errors import InputError, Problem, without_secrets
 from stray.evaluate import FACTS
 from stray.report.tables import Cell, Chosen
 from stray.track import records
@@ -147,7 +147,7 @@ def provenance(reader: MlflowReader, runs: list[CellRun]) -> dict[str, str]:
 
     first, last = (runs[0].record.start_time, max(run.record.end_time or run.record.start_time for run in runs))
     return {
-        "MLflow store": reader.uri,
+        "MLflow store": without_secrets(reader.uri),
         "MLflow experiment": reader.experiment,
         "Parent runs": ", ".join(sorted({run.record.parent for run in runs if run.record.parent})) or "none",
         "Cells": str(len(runs)),

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stray.config import Recipe
-from stray.errors import InputError, Problem, raise_if_any
+from stray.errors import InputError, Problem, raise_if_any, without_secrets
 from stray.recipe.decode import decode, merge, read
 from stray.recipe.files import dump, parse, read_recipe, shipped_recipes
 from stray.recipe.paths import assign_all, flatten, unflatten
@@ -98,5 +98,7 @@ def for_method(recipe: Recipe, name: str, changes: Mapping[str, Any] | None = No
 
 
 def dump_yaml(recipe: Recipe) -> str:
-    """The whole recipe as YAML; `load_recipe` of it gives an equal one."""
-    return dump(plain(recipe))
+    """Return the whole recipe as YAML; `load_recipe` of it gives an equal one, but for secrets in addresses, which are
+    cut: it is shown and stored.
+    """
+    return without_secrets(dump(plain(recipe)))

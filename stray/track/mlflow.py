@@ -15,9 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stray.track.mlflow_client import is_transient, open_client, open_experiment, resolve_uri, sqlite_file
+from stray.errors import without_secrets
+from stray.track.mlflow_client import is_transient, open_client, open_experiment, resolve_uri
 from stray.track.mlflow_sender import Sender
 from stray.track.outbox import Item, Outbox, read_spill
+from stray.track.place import sqlite_file
 from stray.track.records import KEY, WARNING
 from stray.track.tracker import RunStatus
 
@@ -71,7 +73,7 @@ class MlflowStore:
         body = {
             "name": name,
             "parent_id": parent_id if isinstance(parent_id, str) else None,
-            "tags": {KEY: local, **{key: str(value) for key, value in (tags or {}).items()}},
+            "tags": {KEY: local, **{key: without_secrets(str(value)) for key, value in (tags or {}).items()}},
         }
         self._outbox.put(Item("run", local, body, after=parent))
         return MlflowTracker(self, local)
@@ -145,7 +147,7 @@ class MlflowTracker:
     def params(self, values: Mapping[str, Any]) -> None:
         """See `Tracker.params`. Lists and mappings are logged as JSON; texts above 6,000 characters are cut, and
         whole in the artifact `long_params.json`."""
-        self._put("params", {name: value if isinstance(value, str) else _text(value) for name, value in values.items()})
+        self._put("params", {name: without_secrets(_text(value)) for name, value in values.items()})
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """See `Tracker.metrics`."""
@@ -154,7 +156,7 @@ class MlflowTracker:
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags of the run."""
-        self._put("tags", {name: str(value) for name, value in values.items()})
+        self._put("tags", {name: without_secrets(str(value)) for name, value in values.items()})
 
     def warn(self, subject: str, text: str) -> None:
         """See `Tracker.warn`: a tag of the run."""
@@ -183,6 +185,8 @@ class MlflowTracker:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
     return json.dumps(value) if isinstance(value, list | tuple | Mapping) else str(value)
 
 

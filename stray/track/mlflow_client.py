@@ -8,7 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # Read by MLflow when it is imported: it shall call nobody but the tracking server, and give up a request soon, since
@@ -25,10 +25,12 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 import requests  # noqa: E402
+import sqlalchemy.exc  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
 
 from stray.errors import InputError, Problem  # noqa: E402
+from stray.track.place import sqlite_file, sqlite_query, sqlite_uri  # noqa: E402
 
 # urllib3 warns of every refused connection; the outbox says once that the server is away.
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
@@ -36,6 +38,7 @@ logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 _SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
 _PASSING = {408, 425, 429}
 _LOCK_SECONDS = 60.0
+_FAILURES = (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError)
 
 
 def resolve_uri(uri: str) -> str:
@@ -53,12 +56,7 @@ def resolve_uri(uri: str) -> str:
             )
         )
     file = sqlite_file(uri)
-    return f"sqlite:///{file}" if file else uri
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """The database file of a SQLite address; None for any other."""
-    return Path(uri.removeprefix("sqlite:///")).expanduser().resolve() if uri.startswith("sqlite:///") else None
+    return sqlite_uri(file) + sqlite_query(uri) if file else uri
 
 
 def open_client(uri: str, *, must_exist: bool = False) -> MlflowClient:
@@ -78,17 +76,18 @@ def open_client(uri: str, *, must_exist: bool = False) -> MlflowClient:
                 Problem(uri, "there is no such file", "give the store that `stray train` named at its end")
             )
         file.parent.mkdir(parents=True, exist_ok=True)
+        written = Path(uri.removeprefix("sqlite:///")).parent
+        there = written.is_dir()
         with _locked(file.with_name(f"{file.name}.lock")), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # SQLAlchemy deprecates what MLflow's tables use
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
+        if not there and written != file.parent:
+            with suppress(OSError):
+                os.removedirs(written)  # MLflow makes the folder of a path as it is escaped, too
         return client
-    except (MlflowException, requests.RequestException, OSError) as error:
-        raise InputError(
-            Problem(
-                uri, f"the MLflow store cannot be opened: {_short(error)}", "start the server, or correct the address"
-            )
-        ) from error
+    except _FAILURES as error:
+        raise _unusable(uri, "opened", error) from error
 
 
 def open_experiment(client: MlflowClient, uri: str, name: str) -> str:
@@ -105,15 +104,23 @@ def open_experiment(client: MlflowClient, uri: str, name: str) -> str:
             place = (file.parent / "mlflow-artifacts" / safe).as_uri()
         try:
             return client.create_experiment(name, artifact_location=place)
-        except MlflowException:
+        except _FAILURES as error:
             found = client.get_experiment_by_name(name)  # another process was faster
             if found is None:
-                raise
+                raise _unusable(uri, "written", error) from error
     if found.lifecycle_stage != "active":
         raise InputError(
             Problem("track.experiment", f"{name!r} was deleted in {uri}", "restore it in MLflow, or name another")
         )
     return found.experiment_id
+
+
+def _unusable(uri: str, verb: str, error: Exception) -> InputError:
+    file = sqlite_file(uri)
+    remedy = "start the server, or correct the address"
+    if file is not None:
+        remedy = f"make {file.parent} writable, with room on its disk, or name another store with track.uri"
+    return InputError(Problem(uri, f"the MLflow store cannot be {verb}: {_short(error)}", remedy))
 
 
 def is_transient(error: Exception) -> bool:
@@ -122,6 +129,8 @@ def is_transient(error: Exception) -> bool:
         status = error.response.status_code
     elif isinstance(error, MlflowException):
         status = error.get_http_status_code()
+    elif isinstance(error, sqlalchemy.exc.OperationalError):
+        return True  # a SQLite file that is locked, or on a full disk
     else:
         return isinstance(error, requests.RequestException | OSError) and not isinstance(error, FileNotFoundError)
     return status >= 500 or status in _PASSING

@@ -12,8 +12,11 @@ import pytest
 import torch
 
 from stray.errors import InputError
+from stray.recipe import load_recipe
 from stray.track.mlflow import MlflowStore
+from stray.track.mlflow_client import resolve_uri
 from stray.track.mlflow_reader import MlflowReader
+from stray.track.place import sqlite_file, sqlite_uri, tracking_uri
 from stray.track.tracker import Tracker
 
 
@@ -236,3 +239,48 @@ def test_reading_what_is_not_there_says_what_is(uri: str, experiment: str, tmp_p
 def test_an_artifact_that_is_absent_is_said_at_once(uri: str, experiment: str, tmp_path: Path) -> None:
     with MlflowStore(uri, experiment) as store, pytest.raises(FileNotFoundError):
         store.run("cell").artifact(tmp_path / "absent.png")
+
+
+@pytest.mark.parametrize("name", ["a%20b", "a?b", "a#b?c=d&e"])
+def test_a_store_lies_where_its_folder_is_named(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    address = sqlite_uri(folder / "mlflow.db")
+    with MlflowStore(address, "odd") as store:
+        store.run("cell").close()
+    assert (folder / "mlflow.db").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert [run.name for run in MlflowReader(store.uri, "odd").runs()] == ["cell"]
+    # As a person writes it, who knows of no escapes.
+    assert [run.name for run in MlflowReader(f"sqlite:///{folder}/mlflow.db", "odd").runs()] == ["cell"]
+
+
+def test_a_query_of_an_address_is_kept(tmp_path: Path) -> None:
+    assert resolve_uri(f"sqlite:///{tmp_path}/m.db?timeout=60") == f"sqlite:///{tmp_path}/m.db?timeout=60"
+    assert sqlite_file(f"sqlite:///{tmp_path}/m.db?timeout=60") == tmp_path / "m.db"
+
+
+@pytest.mark.parametrize("fault", ["a file in the way", "no database"])
+def test_a_file_that_cannot_hold_a_store_is_said_with_its_remedy(fault: str, tmp_path: Path) -> None:
+    place = tmp_path / "runs"
+    if fault == "no database":
+        place.mkdir()
+        (place / "mlflow.db").write_text("not a database, " * 100)
+    else:
+        place.write_text("in the way")
+    with pytest.raises(InputError, match="cannot be opened") as caught:
+        MlflowStore(f"sqlite:///{place}/mlflow.db", "any")
+    assert "track.uri" in caught.value.problems[0].remedy
+
+
+def test_results_in_a_bucket_need_a_store_that_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    recipe = load_recipe("smoke", ["output=s3://bucket/runs"])
+    with pytest.raises(InputError, match="none can be kept in a bucket") as caught:
+        tracking_uri(recipe)
+    assert "--set track.uri=http://HOST:5000" in caught.value.problems[0].remedy
+    with pytest.raises(InputError, match="lies in the working directory"):
+        tracking_uri(load_recipe("smoke", ["output=s3://bucket/runs", "track.uri=sqlite:///mlflow.db"]))
+    assert tracking_uri(load_recipe("smoke", [f"output=file://{tmp_path}"])) == f"sqlite:///{tmp_path}/mlflow.db"
+    for change in ("track.uri=http://HOST:5000", f"track.uri=sqlite:///{tmp_path}/mlflow.db"):
+        assert tracking_uri(load_recipe("smoke", ["output=s3://bucket/runs", change])) == change.partition("=")[2]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://HOST:5000")
+    assert tracking_uri(recipe) == "http://HOST:5000"
