@@ -73,6 +73,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     choices.add_argument(
         "--sections", metavar="CSV", help="what else is known of sections: a table with section and further columns"
     )
+    choices.add_argument(
+        "--duplicate-genes",
+        choices=["refuse", "sum"],
+        help="a gene that a section names twice: an error (default), or the sum of the copies",
+    )
     choices.add_argument("--patch-um", metavar="N", type=float, help="side of a patch in micrometres (default: 112)")
     choices.add_argument("--patch-px", metavar="N", type=int, help="side of a patch in pixels (default: 64)")
     choices.add_argument(
@@ -126,6 +131,8 @@ def config_from(args: argparse.Namespace) -> IngestConfig:
     for place, value in {"size_um": args.patch_um, "size_px": args.patch_px, "encoding": args.patch_encoding}.items():
         if value is not None:
             changes[f"ingest.patch.{place}"] = value
+    if args.duplicate_genes is not None:
+        changes["ingest.duplicate_genes"] = args.duplicate_genes
     if args.sections is not None:
         changes["ingest.sections"] = args.sections
     return apply(recipe, changes).ingest

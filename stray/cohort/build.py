@@ -7,14 +7,17 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 
+import pyarrow as pa
 from pyarrow import fs
 
 from stray import storage
-from stray.cohort.manifest import Manifest, dataset_digest
+from stray.cohort.decode import read_row_groups
+from stray.cohort.manifest import Manifest, SectionEntry, dataset_digest, pack_genes
 from stray.cohort.schema import GENE_TABLE
+from stray.cohort.section import plural
 from stray.cohort.sources import IngestPlan, SectionTask, make_plan
 from stray.cohort.write import SectionOutcome, run_task, write_table
-from stray.columns import GENES, MANIFEST
+from stray.columns import GENES, MANIFEST, SPOT_ID
 from stray.config.ingest import IngestConfig
 from stray.errors import InputError, Problem, raise_if_any
 
@@ -54,6 +57,7 @@ def build_dataset(
             "event": "plan",
             "sections": len(plan.tasks),
             "genes": plan.genes.num_rows,
+            "overlap": dict(plan.overlap),
             "warnings": plan.warnings,
         }
     )
@@ -85,13 +89,16 @@ def _finish(plan: IngestPlan, outcomes: Sequence[SectionOutcome], out: str) -> M
         (outcome.entry for outcome in outcomes if outcome.entry is not None),
         key=lambda entry: (entry.patient, entry.name),
     )
+    _check_spot_ids(entries, out)
     genes = write_table(iter([plan.genes]), GENE_TABLE, out, GENES)
+    measured = {task.handle.name: task.gene_index for task in plan.tasks if task.gene_index is not None}
     files = tuple(file for entry in entries for file in entry.files)
     manifest = Manifest(
         digest=dataset_digest([genes, *files]),
         sections=tuple(entries),
         genes=genes,
         n_genes=plan.genes.num_rows,
+        measured=pack_genes(measured, plan.genes.num_rows),
         patch=plan.config.patch,
         ingest=_as_json(plan.config),
         versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _WRITERS},
@@ -103,6 +110,21 @@ def _finish(plan: IngestPlan, outcomes: Sequence[SectionOutcome], out: str) -> M
     except OSError as error:
         raise _unwritable(out, error) from error
     return manifest
+
+
+def _check_spot_ids(entries: Sequence[SectionEntry], out: str) -> None:
+    """Raise InputError where two spots of the cohort have one id."""
+    columns = [
+        read_row_groups(storage.join(out, file.path), None, [SPOT_ID])[SPOT_ID]
+        for entry in entries
+        for file in entry.files
+    ]
+    ids = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
+    if len(ids.unique()) == len(ids):
+        return
+    twice = [str(found["values"]) for found in ids.value_counts().to_pylist() if found["counts"] > 1]
+    what = f"{plural(len(twice), 'spot id')} of the cohort stand for several spots: {', '.join(twice[:5])}"
+    raise InputError(Problem(out, what, "give the sections names of which none begins like another's spots"))
 
 
 def _as_json(config: IngestConfig) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,8 +11,12 @@ import numpy as np
 
 from stray import columns as c
 from stray.cohort.section import Section, local_spot_name, plural
+from stray.cohort.text import UNLABELLED, read_table
+from stray.config.evaluation import EvalConfig
 from stray.config.ingest import LabelTableConfig
 from stray.errors import InputError, Problem
+
+_REMEDY = "give a table with the columns section, spot and label, such as a CSV file: section,spot,label"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,50 +61,36 @@ def label_tables(
     return tables, problems
 
 
-def _read_labels(
-    config: LabelTableConfig,
-) -> tuple[dict[str, dict[str, str]], list[Problem]]:
+def _read_labels(config: LabelTableConfig) -> tuple[dict[str, dict[str, str]], list[Problem]]:
     by_section: dict[str, dict[str, str]] = defaultdict(dict)
-    problems: list[Problem] = []
     try:
-        with open(Path(config.path).expanduser(), encoding="utf-8-sig", newline="") as lines:
-            table = csv.DictReader(lines)
-            missing = [name for name in ("section", "spot", "label") if name not in (table.fieldnames or ())]
-            if missing:
-                what = f"lacks the columns {', '.join(missing)}; it has {', '.join(table.fieldnames or ['none'])}"
-                return {}, [Problem(config.path, what, "the first line must read section,spot,label")]
-            for row in table:
-                section, label = (
-                    (row["section"] or "").strip(),
-                    (row["label"] or "").strip(),
-                )
-                spot = local_spot_name(section, (row["spot"] or "").strip())
-                if not label:
-                    continue
-                if by_section[section].setdefault(spot, label) != label:
-                    what = f"gives spot {spot} of section {section} both {by_section[section][spot]!r} and {label!r}"
-                    problems.append(
-                        Problem(
-                            f"{config.path}, line {table.line_num}",
-                            what,
-                            "keep one of them",
-                        )
-                    )
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        return {}, [
-            Problem(
-                config.path,
-                f"cannot be read: {error}",
-                "give a CSV file: section,spot,label",
-            )
-        ]
+        table = read_table(config.path, ("section", "spot", "label"), _REMEDY)
+    except InputError as error:
+        return {}, list(error.problems)
+    problems = list(table.problems)
+    for line, row in table.rows:
+        section, spot, label = row["section"], row["spot"], row["label"]
+        if label is None:
+            continue
+        if section is None or spot is None:
+            what = f"labels a spot {label!r} and names no {'section' if section is None else 'spot'}"
+            problems.append(Problem(f"{config.path}, line {line}", what, _REMEDY))
+            continue
+        spot = local_spot_name(section, spot)
+        known = by_section[section].setdefault(spot, label)
+        if known != label:
+            what = f"gives spot {spot} of section {section} both {known!r} and {label!r}"
+            problems.append(Problem(f"{config.path}, line {line}", what, "keep one of them"))
     if not by_section and not problems:
-        problems.append(Problem(config.path, "holds no label", "give a CSV file: section,spot,label"))
+        problems.append(Problem(config.path, "holds no label", _REMEDY))
     return dict(by_section), problems
 
 
 def fill_labels(section: Section, tables: tuple[LabelRows, ...]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Label and label source of each spot, and what to warn of. Tables fill, in order, what is still empty."""
+    """Return label and label source of each spot, and what to warn of.
+
+    Tables fill, in order, what is still empty or stands for no label (`UNLABELLED`).
+    """
     labels = np.full(len(section.spots), None, dtype=object) if section.labels is None else section.labels.copy()
     sources = np.array([None if label is None else c.ANNOTATED for label in labels], dtype=object)
     row_of = {spot: row for row, spot in enumerate(section.spots)}
@@ -124,9 +113,18 @@ def fill_labels(section: Section, tables: tuple[LabelRows, ...]) -> tuple[np.nda
             )
         for spot, label in table.labels.items():
             row = row_of.get(spot)
-            if row is not None and labels[row] is None:
+            if row is not None and (labels[row] is None or labels[row].casefold() in UNLABELLED):
                 labels[row], sources[row] = label, table.name
+    placeholders = Counter(label for label in labels if label is not None and _excluded(label))
+    for label, number in sorted(placeholders.items()):
+        warnings.append(
+            f"{plural(number, 'spot')} labelled {label!r}: neither trained on nor scored (eval.exclude_classes)"
+        )
     return labels, sources, warnings
+
+
+def _excluded(label: str) -> bool:
+    return label.casefold() in EvalConfig().excluded
 
 
 def count_labels(labels: np.ndarray, sources: np.ndarray) -> dict[str, dict[str, int]]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from stray import storage
@@ -73,6 +77,10 @@ class Manifest:
     """The gene table."""
     n_genes: int
     """Genes of the cohort."""
+    measured: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Which genes were measured -> the sections in which: a bit for each row of the gene table, compressed, in base 64.
+    Empty in a dataset of an earlier stray.
+    """
     patch: PatchConfig
     ingest: Mapping[str, object] = field(default_factory=dict)
     """The readers and their options, as they were given."""
@@ -90,6 +98,16 @@ class Manifest:
     def patients(self) -> tuple[str, ...]:
         """All patients, sorted."""
         return tuple(sorted({section.patient for section in self.sections}))
+
+    def genes_measured(self) -> dict[str, np.ndarray]:
+        """Section -> whether each gene of the gene table was measured in it, (G,) bool; without sections of which this
+        is not known.
+        """
+        found = {}
+        for packed, sections in self.measured.items():
+            bits = np.frombuffer(zlib.decompress(base64.b64decode(packed)), dtype=np.uint8)
+            found |= dict.fromkeys(sections, np.unpackbits(bits, count=self.n_genes).astype(bool))
+        return found
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -126,6 +144,16 @@ class Manifest:
         """Write the manifest atomically. Raises OSError when the place cannot be written."""
         text = json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False)
         storage.write_bytes(storage.join(dataset_path, MANIFEST), text.encode())
+
+
+def pack_genes(index: Mapping[str, np.ndarray], n_genes: int) -> dict[str, tuple[str, ...]]:
+    """Return `Manifest.measured` of sections whose genes stand at `index` (rows of the gene table) of each."""
+    sections: dict[str, list[str]] = defaultdict(list)
+    for name, rows in sorted(index.items()):
+        bits = np.zeros(n_genes, dtype=bool)
+        bits[rows] = True
+        sections[base64.b64encode(zlib.compress(np.packbits(bits).tobytes())).decode()].append(name)
+    return {packed: tuple(names) for packed, names in sections.items()}
 
 
 def dataset_digest(files: Iterable[FileEntry]) -> str:

@@ -13,8 +13,9 @@ import numpy as np
 from stray import storage
 from stray.cohort.dataset import PairedDataset, SpotTable
 from stray.cohort.gene_ranking import by_place, by_variance, union
+from stray.cohort.genes import bare_symbol
 from stray.config import PanelConfig
-from stray.errors import InputError, Problem
+from stray.errors import InputError, Problem, raise_if_any
 
 MOST_SPOTS = 100_000
 """Spots by which genes are ranked by variance: their counts are held at once, several times over."""
@@ -28,6 +29,8 @@ class Panel:
     """Gene symbols; what a panel is stored and matched by."""
     index: tuple[int, ...]
     """Each gene's row in the gene table of the dataset that the panel was fitted on."""
+    ids: tuple[str | None, ...] = ()
+    """Accessions, parallel to `symbols`; empty in a panel of an earlier stray."""
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -37,13 +40,20 @@ class Panel:
         """A digest of the genes and their order."""
         return hashlib.blake2b("\n".join(self.symbols).encode(), digest_size=8).hexdigest()
 
-    def place_in(self, symbols: Sequence[str], *, least_share: float = 0.5) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Where each gene stands among `symbols` (-1 where it is not), and the missing ones, which count as zeros.
+    def place_in(
+        self, symbols: Sequence[str], ids: Sequence[str | None] = (), *, least_share: float = 0.5
+    ) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Return where each gene stands among `symbols` with accessions `ids`, and the missing genes.
 
-        Raises ValueError when less than `least_share` of the panel is there: codes of zeros would mean nothing.
+        A gene is found by its accession, else by its symbol; -1 where it is not, which counts as zeros. Raises
+        ValueError when less than `least_share` of the panel is there: codes of zeros would mean nothing.
         """
-        place = {symbol: i for i, symbol in enumerate(symbols)}
-        found = np.array([place.get(symbol, -1) for symbol in self.symbols])
+        by_symbol = {symbol: i for i, symbol in enumerate(symbols)}
+        by_id = {gene: i for i, gene in enumerate(ids) if gene is not None}
+        own_ids = self.ids or (None,) * len(self)
+        found = np.array(
+            [by_id.get(own or "", by_symbol.get(s, -1)) for s, own in zip(self.symbols, own_ids, strict=True)]
+        )
         missing = tuple(symbol for symbol, i in zip(self.symbols, found, strict=True) if i < 0)
         if len(missing) > (1 - least_share) * len(self):
             shown = ", ".join(missing[:5])
@@ -52,13 +62,13 @@ class Panel:
 
     def to_json(self) -> str:
         """As text, for the folder of a trained model."""
-        return json.dumps({"symbols": self.symbols, "index": self.index})
+        return json.dumps({"symbols": self.symbols, "index": self.index, "ids": self.ids})
 
     @staticmethod
     def from_json(text: str) -> Panel:
         """Inverse of `to_json`."""
         tree = json.loads(text)
-        return Panel(tuple(tree["symbols"]), tuple(tree["index"]))
+        return Panel(tuple(tree["symbols"]), tuple(tree["index"]), tuple(tree.get("ids", ())))
 
 
 def fit_panel(dataset: PairedDataset, train_patients: tuple[str, ...], config: PanelConfig) -> Panel:
@@ -88,8 +98,33 @@ def fit_panel(dataset: PairedDataset, train_patients: tuple[str, ...], config: P
         elif config.kind != "all" and config.n_genes < len(chosen):
             chosen = chosen[_best(dataset, spots, rows, sections, chosen, config)]
     chosen = np.sort(chosen)
-    symbols = dataset.genes.column("symbol").to_pylist()
-    return Panel(tuple(symbols[i] for i in chosen), tuple(int(i) for i in chosen))
+    symbols, ids = (dataset.genes.column(name).to_pylist() for name in ("symbol", "id"))
+    panel = Panel(tuple(symbols[i] for i in chosen), tuple(int(i) for i in chosen), tuple(ids[i] for i in chosen))
+    check_coverage(dataset, panel, train_patients)
+    return panel
+
+
+def check_coverage(dataset: PairedDataset, panel: Panel, patients: Sequence[str]) -> tuple[str, ...]:
+    """Return a warning for each section of `patients` that measured under half of the panel.
+
+    Raises:
+        InputError: A section measured under a tenth of it: its counts over the panel are zeros that mean nothing.
+    """
+    genes, wanted = dataset.manifest.genes_measured(), np.asarray(panel.index)
+    warnings, problems = [], []
+    for section in dataset.manifest.sections:
+        if section.patient not in patients or section.name not in genes:
+            continue
+        share = float(genes[section.name][wanted].mean())
+        whose = f"section {section.name} of patient {section.patient}"
+        what = f"{whose} measured {share:.0%} of the panel's {len(panel)} genes"
+        if share < 0.1:
+            remedy = "name its genes as in the other sections (symbols or accessions) and ingest again, or leave it out"
+            problems.append(Problem("gene.panel", what, remedy))
+        elif share < 0.5:
+            warnings.append(f"{what}; the others count as zeros")
+    raise_if_any(problems)
+    return tuple(warnings)
 
 
 def _sections(spots: SpotTable, rows: np.ndarray) -> list[np.ndarray]:
@@ -130,14 +165,18 @@ def _best(
 
 
 def _listed(dataset: PairedDataset, path: str) -> np.ndarray:
-    """Rows of the gene table of the symbols in a file, one a line. Raises InputError that names what is amiss."""
+    """Return rows of the gene table of the symbols or accessions in a file, one a line.
+
+    Raises InputError that names what is amiss.
+    """
     try:
         lines = [line.strip() for line in storage.read_bytes(path).decode().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         remedy = "give a text file with a gene symbol a line"
         raise InputError(Problem("gene.panel.path", f"{path} cannot be read: {error}", remedy)) from None
     wanted = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
-    place = {symbol: i for i, symbol in enumerate(dataset.genes.column("symbol").to_pylist())}
+    place = {gene: i for i, gene in enumerate(dataset.genes.column("id").to_pylist()) if gene is not None}
+    place |= {symbol: i for i, symbol in enumerate(dataset.genes.column("symbol").to_pylist())}
     unknown = [symbol for symbol in wanted if symbol not in place]
     if unknown or len(wanted) < 2:
         shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
@@ -150,7 +189,7 @@ def _listed(dataset: PairedDataset, path: str) -> np.ndarray:
 def _allowed(dataset: PairedDataset, measured_G: np.ndarray, n_sections: int, config: PanelConfig) -> np.ndarray:
     """Genes seen in enough training sections whose symbol no pattern excludes, as rows of the gene table."""
     keep = measured_G >= max(1, config.min_sections_share * n_sections)
-    symbols = dataset.genes.column("symbol").to_pylist()
+    symbols = [bare_symbol(symbol) for symbol in dataset.genes.column("symbol").to_pylist()]
     for pattern in config.exclude:
         keep &= ~np.array([re.match(pattern, symbol) is not None for symbol in symbols])
     return np.flatnonzero(keep)

@@ -77,12 +77,11 @@ def _count_columns(section: Section, gene_index: np.ndarray | None, rows: slice)
             pa.nulls(n, SPOTS.field(c.GENE_COUNT).type),
             pa.nulls(n, pa.int64()),
         )
-    counts = section.counts[rows].copy()
-    counts.sum_duplicates()
-    counts.eliminate_zeros()
+    counts = section.counts[rows].astype(np.int64)
     counts.indices = gene_index[counts.indices]
-    counts.has_sorted_indices = False
-    counts.sort_indices()
+    counts.has_canonical_format = False
+    counts.sum_duplicates()  # copies of a gene have one index
+    counts.eliminate_zeros()
     offsets = pa.array(counts.indptr, pa.int32())
     values = counts.data.astype(np.uint32)
     sums = np.add.reduceat(np.append(values, 0).astype(np.int64), counts.indptr[:-1])

@@ -20,9 +20,9 @@ class Genes:
     """The genes that a section measured, in the order of its count columns."""
 
     symbols: tuple[str, ...]
-    """Gene symbols, unique within the section; they are what joins genes across sections."""
+    """Gene symbols; the accession where a gene has no symbol here."""
     ids: tuple[str | None, ...] = ()
-    """Accessions (Ensembl), parallel to `symbols`; empty when the source has none."""
+    """Accessions (Ensembl) without version, parallel to `symbols`; empty when the source has none."""
 
     def __post_init__(self) -> None:
         if self.ids and len(self.ids) != len(self.symbols):
@@ -69,6 +69,8 @@ class Section:
     """Spots that the source names but that are not kept: reason -> spot names."""
     warnings: tuple[str, ...] = ()
     """What the user should know about this section, a sentence each."""
+    id_prefix: str = ""
+    """What stands before a spot's name in its id; empty: the section's name and `_`."""
 
     def __post_init__(self) -> None:
         n_spots = len(self.spots)
@@ -87,7 +89,8 @@ class Section:
     @property
     def spot_ids(self) -> tuple[str, ...]:
         """Spot names that are unique in the cohort: `SECTION_spot`."""
-        return tuple(f"{self.name}_{spot}" for spot in self.spots)
+        prefix = self.id_prefix or f"{self.name}_"
+        return tuple(f"{prefix}{spot}" for spot in self.spots)
 
 
 def local_spot_name(section: str, spot: str) -> str:
@@ -133,16 +136,6 @@ def _name_problems(section: Section, place: str) -> list[Problem]:
                 "a spot name must be unique in its section: correct or remove the copies",
             )
         )
-    if section.genes is not None:
-        twice = repeated(section.genes.symbols)
-        if twice:
-            problems.append(
-                Problem(
-                    place,
-                    f"section {section.name} names {plural(len(twice), 'gene')} more than once: {', '.join(twice[:5])}",
-                    "sum or rename the copies (anndata: `var_names_make_unique`)",
-                )
-            )
     return problems
 
 

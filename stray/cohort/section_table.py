@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 
 from stray import columns as c
+from stray.cohort.text import read_table
 from stray.errors import InputError, Problem, raise_if_any
 
 _REMEDY = "give a CSV file whose first line reads section,COLUMN,..."
@@ -44,35 +43,24 @@ def section_columns(
 def _read(path: str) -> dict[str, dict[str, str]]:
     """Section -> column -> value, without empty cells. Raises InputError with all that is wrong with the table."""
     rows: dict[str, dict[str, str]] = {}
-    problems = []
-    try:
-        with open(Path(path).expanduser(), encoding="utf-8-sig", newline="") as lines:
-            table = csv.reader(lines)
-            header = [name.strip() for name in next(table, [])]
-            _check_header(header, path)
-            for cells in table:
-                values = [cell.strip() for cell in cells]
-                if not any(values):
-                    continue
-                row = dict(zip(header, values, strict=False))
-                section, place = row.pop(c.SECTION, ""), f"{path}, line {table.line_num}"
-                if len(values) != len(header):
-                    problems.append(Problem(place, f"has {len(values)} cells for {len(header)} columns", _REMEDY))
-                elif not section:
-                    problems.append(Problem(place, "names no section", _REMEDY))
-                elif section in rows:
-                    problems.append(Problem(place, f"describes section {section} again", "keep one line a section"))
-                rows[section] = {name: value for name, value in row.items() if value}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(Problem(path, f"cannot be read: {error}", _REMEDY)) from None
+    table = read_table(path, (c.SECTION,), _REMEDY)
+    _check_header(table.header, path)
+    problems = list(table.problems)
+    for line, row in table.rows:
+        section, place = row.pop(c.SECTION), f"{path}, line {line}"
+        if section is None:
+            problems.append(Problem(place, "names no section", _REMEDY))
+            continue
+        if section in rows:
+            problems.append(Problem(place, f"describes section {section} again", "keep one line a section"))
+        rows[section] = {name: value for name, value in row.items() if name and value is not None}
     raise_if_any(problems)
     return rows
 
 
-def _check_header(header: list[str], path: str) -> None:
+def _check_header(header: tuple[str, ...], path: str) -> None:
     place = f"{path}, line 1"
-    if c.SECTION not in header:
-        raise InputError(Problem(place, f"has no column `section`; it has {', '.join(header) or 'none'}", _REMEDY))
+    header = header[1:] if header[0] == "" else header  # R's row names
     problems = []
     if len(header) < 2:
         problems.append(Problem(place, "has no column beside `section`", _REMEDY))

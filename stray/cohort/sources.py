@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 import stray
+from stray.cohort.genes import gene_warnings, unite_genes
 from stray.cohort.labels import LabelRows, label_tables
 from stray.cohort.readers import Reader, SectionHandle, make_reader
-from stray.cohort.schema import GENE_TABLE
-from stray.cohort.section import Genes, plural
+from stray.cohort.section import Genes
 from stray.cohort.section_table import section_columns
+from stray.cohort.text import patient_warnings
 from stray.columns import CONTRACT_VERSION
 from stray.config.ingest import IngestConfig, PatchConfig
 from stray.errors import InputError, Problem, raise_if_any
@@ -38,6 +39,8 @@ class SectionTask:
     """What is known of the section as a whole. It stands in the manifest alone, so it may change without a new file."""
     gene_index: np.ndarray | None
     """Cohort-wide index of each of the section's genes, int32; None without counts."""
+    id_prefix: str
+    """What stands before the name of each spot in its id."""
     patch: PatchConfig
     fingerprint: str
     """Digest of all of this but the columns, and of the input files' sizes and times."""
@@ -51,6 +54,8 @@ class IngestPlan:
     """Sorted by patient and section."""
     genes: pa.Table
     """Every gene of the cohort."""
+    overlap: Mapping[str, float]
+    """Section -> share of the genes measured in at least half of the other sections that it measured, too."""
     warnings: tuple[str, ...]
     config: IngestConfig
 
@@ -94,18 +99,20 @@ def make_plan(config: IngestConfig) -> IngestPlan:
         if genes is not None:
             genes_of[name] = genes
     raise_if_any(problems)
-    gene_table, gene_warnings = unite_genes(genes_of)
-    index_of = {symbol: index for index, symbol in enumerate(gene_table["symbol"].to_pylist())}
+    places = {
+        name: next(iter(handles[first][name].inputs), readers[first].place) for name, (first, _) in chosen.items()
+    }
+    cohort = unite_genes(genes_of, config.duplicate_genes, places)
+    overlap = cohort.overlap()
+    prefixes = _id_prefixes(chosen)
     tasks = []
     for name, (first, rest) in chosen.items():
         handle, reader = handles[first][name], readers[first]
         others = tuple(readers[other] for other in rest)
         other_handles = [handles[other][name] for other in rest]
-        gene_index = None
-        if name in genes_of:
-            gene_index = np.array([index_of[symbol] for symbol in genes_of[name].symbols], dtype=np.int32)
+        gene_index = cohort.index.get(name)
         labels = tuple(rows for table in tables if (rows := table.get(name)) is not None)
-        fingerprint = _fingerprint(reader, handle, other_handles, labels, gene_index, config.patch)
+        fingerprint = _fingerprint(reader, handle, other_handles, labels, gene_index, config.patch, prefixes[name])
         tasks.append(
             SectionTask(
                 handle=handle,
@@ -114,6 +121,7 @@ def make_plan(config: IngestConfig) -> IngestPlan:
                 labels=labels,
                 columns=columns[name],
                 gene_index=gene_index,
+                id_prefix=prefixes[name],
                 patch=config.patch,
                 fingerprint=fingerprint,
             )
@@ -121,38 +129,32 @@ def make_plan(config: IngestConfig) -> IngestPlan:
     remarks = [f"{reader.kind} {reader.place}: {remark}" for reader in readers for remark in reader.remarks()]
     return IngestPlan(
         tasks=tuple(sorted(tasks, key=lambda task: (task.handle.patient, task.handle.name))),
-        genes=gene_table,
-        warnings=(*remarks, *gene_warnings),
+        genes=cohort.table,
+        overlap=overlap,
+        warnings=(
+            *remarks,
+            *patient_warnings({task.handle.patient for task in tasks}),
+            *cohort.warnings,
+            *gene_warnings(overlap),
+        ),
         config=config,
     )
 
 
-def unite_genes(genes_of: Mapping[str, Genes]) -> tuple[pa.Table, tuple[str, ...]]:
-    """The cohort's gene table from each section's genes, joined by symbol; and what to warn of."""
-    n_sections: Counter[str] = Counter()
-    ids: dict[str, dict[str, None]] = defaultdict(dict)
-    for genes in genes_of.values():
-        n_sections.update(set(genes.symbols))
-        for symbol, accession in zip(genes.symbols, genes.ids, strict=False):
-            if accession:
-                ids[symbol][accession.split(".")[0]] = None
-    symbols = sorted(n_sections)
-    table = pa.table(
-        {
-            "index": pa.array(range(len(symbols)), pa.int32()),
-            "symbol": pa.array(symbols, pa.string()),
-            "id": pa.array([next(iter(ids[symbol]), None) if symbol in ids else None for symbol in symbols]).cast(
-                pa.string()
-            ),
-            "n_sections": pa.array([n_sections[symbol] for symbol in symbols], pa.int32()),
-        },
-        schema=GENE_TABLE,
-    )
-    torn = [symbol for symbol in symbols if len(ids.get(symbol, ())) > 1]
-    if not torn:
-        return table, ()
-    example = f"{torn[0]}: {', '.join(ids[torn[0]])}"
-    return table, (f"{plural(len(torn), 'gene symbol')} with different accessions in different sections ({example})",)
+def _id_prefixes(names: Iterable[str]) -> dict[str, str]:
+    """Section -> what stands before its spots in their ids.
+
+    `SECTION_`, but where another section's name begins so (V1 and V1_2): there the spot 2_x of V1 would be the spot x
+    of V1_2, and underscores are added until no other name begins alike.
+    """
+    names = tuple(names)
+    prefixes = {}
+    for name in names:
+        prefix = f"{name}_"
+        while any(other.startswith(prefix) for other in names):
+            prefix += "_"
+        prefixes[name] = prefix
+    return prefixes
 
 
 def _choose(
@@ -239,6 +241,7 @@ def _fingerprint(
     labels: tuple[LabelRows, ...],
     gene_index: np.ndarray | None,
     patch: PatchConfig,
+    id_prefix: str,
 ) -> str:
     parts = {
         "contract": CONTRACT_VERSION,
@@ -249,6 +252,7 @@ def _fingerprint(
         "labels": [[rows.name, sorted(rows.labels.items())] for rows in labels],
         "genes": "" if gene_index is None else hashlib.sha256(gene_index.tobytes()).hexdigest(),
         "patch": asdict(patch),
+        "ids": id_prefix,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -30,10 +30,10 @@ def scorable_patients(spots: SpotTable, config: EvalConfig, *, pictured: bool = 
     """Patients with at least one spot whose label can be scored and that has a picture (or counts, if not
     `pictured`).
     """
-    sources = set(config.label_sources.score)
+    sources, excluded = set(config.label_sources.score), config.excluded
     present = spots.has_image if pictured else spots.has_counts
     chosen = [
-        bool(there) and label is not None and label not in config.exclude_classes and source in sources
+        bool(there) and label is not None and label.casefold() not in excluded and source in sources
         for there, label, source in zip(present, spots.label, spots.label_source, strict=True)
     ]
     return tuple(sorted(set(spots.patient[chosen].tolist())))

@@ -163,7 +163,7 @@ def _standing(task: SectionTask, out: str) -> SectionEntry | None:
 
 
 def _write_section(task: SectionTask, out: str) -> SectionEntry:
-    section = task.reader.read(task.handle.name)
+    section = replace(task.reader.read(task.handle.name), id_prefix=task.id_prefix)
     place = task.handle.inputs[0] if task.handle.inputs else task.reader.place
     section = _without_rivals(task, section)
     labels, label_sources, warnings = fill_labels(section, task.labels)

@@ -30,8 +30,15 @@ class EvalConfig:
 
     label_sources: LabelSourcesConfig = field(default_factory=LabelSourcesConfig)
     """Which labels train and which are scored."""
-    exclude_classes: tuple[str, ...] = ("undetermined",)
-    """Classes that neither train nor score."""
+    exclude_classes: tuple[str, ...] = (
+        "undetermined",
+        "unknown",
+        "unlabeled",
+        "unlabelled",
+        "unannotated",
+        "unassigned",
+    )
+    """Classes that neither train nor score, in any case: words for spots without a class."""
     probe_c: tuple[Annotated[float, Field(gt=0)], ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     """Inverse regularisation strengths of the logistic probe; chosen by leaving out training patients in turn."""
     knn_k: Annotated[int, Field(ge=1)] = 15
@@ -40,3 +47,8 @@ class EvalConfig:
     """Resamples of the tissue behind an interval; 0 for none."""
     bootstrap_block_um: Annotated[float, Field(gt=0)] = 1000.0
     """Side of the square tissue blocks that are resampled: neighbouring spots are not independent."""
+
+    @property
+    def excluded(self) -> frozenset[str]:
+        """`exclude_classes` for comparison with a case-folded label."""
+        return frozenset(name.casefold() for name in self.exclude_classes)

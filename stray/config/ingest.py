@@ -89,5 +89,8 @@ class IngestConfig:
     """
     prefer: tuple[str, ...] = ()
     """Which source wins where two hold a section: `KIND:SECTION`, such as `h5ad:A1`."""
+    duplicate_genes: Literal["refuse", "sum"] = "refuse"
+    """What becomes of a gene that a section names twice without accessions that tell the copies apart: an error, or
+    the sum of the copies. With sum, all genes of one symbol are one gene."""
     patch: PatchConfig = field(default_factory=PatchConfig)
     """Size and encoding of the patches."""

@@ -48,9 +48,10 @@ class Labelled:
 
 def usable(rows: NDArray[np.integer], spots: Spots, config: EvalConfig) -> NDArray[np.bool_]:
     """Which of the global rows `rows` have a label of a class that is not excluded, (N,)."""
-    excluded = set(config.exclude_classes)
+    excluded = config.excluded
     return np.array(
-        [isinstance(name, str) and name not in excluded for name in np.asarray(spots.label)[rows]], dtype=bool
+        [isinstance(name, str) and name.casefold() not in excluded for name in np.asarray(spots.label)[rows]],
+        dtype=bool,
     )
 
 

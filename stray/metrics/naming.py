@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,8 +17,12 @@ INNER = "eval/inner_balanced_accuracy"
 
 
 def safe_name(name: str) -> str:
-    """A class or source as a part of a metric name: MLflow takes letters, digits, and `_-. :`."""
-    return re.sub(r"[^\w\-. :]", "_", name).strip(". ") or "_"
+    """Return a class or source as a part of a metric name: MLflow takes letters, digits, and `_-. :`.
+
+    A name that has to change ends in a digest of itself, so that two of them stay distinct.
+    """
+    safe = re.sub(r"[^\w\-. :]", "_", name).strip(". ")
+    return safe if safe == name else f"{safe or '_'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def flat_metrics(

@@ -87,9 +87,9 @@ def code_genes(
     """
     panel = load_gene_encoder(folder).panel
     try:
-        place, missing = panel.place_in(dataset.genes.column("symbol").to_pylist())
+        place, missing = panel.place_in(*(dataset.genes.column(name).to_pylist() for name in ("symbol", "id")))
     except ValueError as error:
-        remedy = "take an encoder whose panel the dataset measures; gene symbols must be spelt alike"
+        remedy = "take an encoder whose panel the dataset measures; genes must have its accessions or its symbols"
         raise InputError(Problem(dataset.path, str(error), remedy)) from None
     files = fragments(dataset, counts=True)
     if not files:

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from stray.cohort.genes import named_genes
 from stray.cohort.readers import SectionHandle
 from stray.cohort.readers.h5ad_file import (
     element,
@@ -45,6 +46,7 @@ from stray.cohort.section import (
     keep_spots,
     local_spot_name,
 )
+from stray.cohort.text import clean, clean_column
 from stray.columns import SECTION_FACTS
 from stray.config.ingest import H5adSourceConfig
 from stray.errors import InputError, Problem, raise_if_any
@@ -98,14 +100,7 @@ class H5adReader:
             if _counts_key(file) is None:
                 return None
             var = element(file, "var")
-        ids = next(
-            (var[key] for key in ("gene_ids", "gene_id", "ensembl_id") if key in var),
-            None,
-        )
-        return Genes(
-            symbols=tuple(str(symbol) for symbol in var.index),
-            ids=() if ids is None else tuple(None if pd.isna(value) else str(value) for value in ids),
-        )
+        return named_genes(var.index, var)
 
     def read(self, name: str) -> Section:
         place = self._sections()[name]
@@ -124,7 +119,7 @@ class H5adReader:
             xy_full = np.asarray(element(file, "obsm/spatial"), dtype=float)[place.rows, :2]
             library = library_of(file, name, place.file)
             image, factor, pixel = picture_of(file, library, place.file)
-        spots = tuple(local_spot_name(name, str(spot)) for spot in obs.index)
+        spots = tuple(local_spot_name(name, clean(spot) or "") for spot in obs.index)
         row, col = _array_position(obs, spots)
         placed = np.asarray(np.isfinite(xy_full).all(axis=1))
         microns, warnings = self._microns_per_pixel(place.file, xy_full, placed, row, col, pixel)
@@ -218,18 +213,19 @@ def _sections_of(path: Path) -> dict[str, _Place]:
                 "add it: folds hold out whole patients, never spots",
             )
         )
-    empty = [key for key in ("patient", "section") if key in obs and obs[key].isna().any()]
+    known = {key: clean_column(obs[key]) for key in ("patient", "section") if key in obs}
+    empty = [key for key, values in known.items() if any(value is None for value in values)]
     if empty:
         what = f"has spots without a value in the obs columns {', '.join(empty)}"
         raise InputError(Problem(str(path), what, "fill them, or leave these spots out"))
     if "section" in obs:
-        names = obs["section"].astype(str).to_numpy(dtype=object)
+        names = known["section"]
     else:
         names = np.full(len(obs), libraries[0] if len(libraries) == 1 else path.stem, dtype=object)
     places, problems = {}, []
     for name in dict.fromkeys(names):
         rows = np.flatnonzero(names == name)
-        patients = sorted({str(patient) for patient in obs["patient"].iloc[rows]})
+        patients = sorted(set(known["patient"][rows]))
         if len(patients) > 1:
             what = f"section {name} belongs to the patients {', '.join(patients)}"
             problems.append(Problem(str(path), what, "a section is of one patient: correct obs"))
@@ -244,8 +240,8 @@ def _constant_texts(obs: pd.DataFrame) -> dict[str, str]:
     for name, column in obs.items():
         text = isinstance(column.dtype, pd.CategoricalDtype) or pd.api.types.is_string_dtype(column)
         if text and name not in _TAKEN and not column.isna().any() and column.nunique() == 1:
-            value = str(column.iloc[0]).strip()
-            if value not in ("", "nan"):
+            value = clean(column.iloc[0])
+            if value is not None:
                 found[str(name)] = value
     return found
 
@@ -267,6 +263,4 @@ def _array_position(obs: pd.DataFrame, spots: tuple[str, ...]) -> tuple[np.ndarr
 def _labels(obs: pd.DataFrame) -> np.ndarray | None:
     if "label" not in obs:
         return None
-    labels = np.empty(len(obs), dtype=object)
-    labels[:] = [None if pd.isna(value) or str(value).strip() in ("", "nan") else str(value) for value in obs["label"]]
-    return labels
+    return clean_column(obs["label"])

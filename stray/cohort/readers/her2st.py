@@ -21,9 +21,10 @@ from scipy import sparse
 
 from stray.cohort.picture import open_picture
 from stray.cohort.readers import SectionHandle
-from stray.cohort.readers.tsv import check_unique, class_name, table_of, unreadable
+from stray.cohort.readers.tsv import check_unique, table_of, unreadable
 from stray.cohort.scale import choose_microns_per_pixel, regressed_microns_per_pixel
 from stray.cohort.section import Genes, Section, SectionImage, check_section, plural
+from stray.cohort.text import clean
 from stray.config.ingest import Her2stSourceConfig
 from stray.errors import InputError, Problem
 
@@ -245,7 +246,7 @@ class Her2stReader:
         check_unique(tuple(keys), path)
         known = dict(zip(keys, table["label"][placed], strict=True))
         labels = np.empty(len(spots), dtype=object)
-        labels[:] = [class_name(known.get(spot)) for spot in spots]
+        labels[:] = [clean(known.get(spot)) for spot in spots]
         if not any(spot in known for spot in spots):
             raise InputError(
                 Problem(

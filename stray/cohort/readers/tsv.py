@@ -10,12 +10,6 @@ from stray.cohort.section import plural, repeated
 from stray.errors import InputError, Problem
 
 
-def class_name(value: object) -> str | None:
-    """A label cell as a class; None where it is empty or says that there is none."""
-    text = "" if value is None else str(value).strip()
-    return None if text.lower() in ("", "nan", "na", "none") else text
-
-
 def table_of(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
     """The table at `path`. Raises InputError when it cannot be read or lacks one of the columns `needed`."""
     try:

@@ -76,14 +76,14 @@ def test_a_table_fills_what_sources_leave_empty(cohort: IngestConfig, tmp_path: 
     ("lines", "complaints"),
     [
         (("section,scanner", "A1,south", "Z9,south"), ("Z9", "scanner of section A1 is 'south', its source says 'nor")),
-        (("slide,scanner", "A1,south"), ("no column `section`; it has slide, scanner",)),
+        (("slide,scanner", "A1,south"), ("lacks the columns section; its first line reads slide, scanner",)),
         (("section", "A1"), ("no column beside `section`",)),
         (
             ("section,kit,kit,patient", "A1,a,b,c"),
             ("names the column kit 2 times", "patient is known of every section"),
         ),
         (("section,kit", "A1,a", "A1,a", "A2", ",b"), ("A1 again", "1 cells for 2 columns", "names no section")),
-        ((), ("it has none",)),
+        ((), ("its first line reads nothing",)),
     ],
     ids=["strangers", "no section", "no further column", "header", "rows", "empty"],
 )

@@ -27,9 +27,8 @@ def make(counts: np.ndarray, spots: tuple[str, ...] = ("a", "b"), genes: tuple[s
         (make(np.array([[0.5, 2.0], [1.5, 3.0]])), "2 fractional counts, such as 0.5"),
         (make(np.array([[np.nan, 2.0], [1.0, 3.0]])), "not finite"),
         (make(np.eye(2), spots=("a", "a")), "names 1 spot more than once: a"),
-        (make(np.eye(2), genes=("G1", "G1")), "names 1 gene more than once: G1"),
     ],
-    ids=["negative counts", "fractional counts", "counts that are no numbers", "spots twice", "genes twice"],
+    ids=["negative counts", "fractional counts", "counts that are no numbers", "spots twice"],
 )
 def test_a_faulty_section_is_refused_with_its_place(section: Section, complaint: str) -> None:
     with pytest.raises(InputError) as caught:

@@ -6,8 +6,7 @@ import pytest
 
 from stray.cohort.build import build_dataset
 from stray.cohort.dataset import PairedDataset
-from stray.cohort.section import Genes
-from stray.cohort.sources import make_plan, unite_genes
+from stray.cohort.sources import make_plan
 from stray.config.ingest import LabelTableConfig
 from stray.errors import InputError
 from tests.unit.cohort.tiny import NAMES, config_of, make_h5ad, write_her2st
@@ -100,21 +99,6 @@ def test_a_label_table_with_other_columns_or_no_file_is_refused(both: tuple[Path
         labels = (LabelTableConfig(name="t", path=str(tmp_path / name)),)
         with pytest.raises(InputError, match=complaint):
             make_plan(config_of(*both, prefer=("h5ad:A1",), labels=labels))
-
-
-def test_genes_are_united_by_symbol() -> None:
-    table, warnings = unite_genes(
-        {
-            "A1": Genes(symbols=("B", "A"), ids=("ENSG2.1", "ENSG1")),
-            "A2": Genes(symbols=("A", "C")),
-            "A3": Genes(symbols=("B", "A"), ids=("ENSG2.7", "ENSG9")),
-        }
-    )
-    assert table["symbol"].to_pylist() == ["A", "B", "C"]
-    assert table["index"].to_pylist() == [0, 1, 2]
-    assert table["id"].to_pylist() == ["ENSG1", "ENSG2", None]
-    assert table["n_sections"].to_pylist() == [3, 2, 1]
-    assert warnings == ("1 gene symbol with different accessions in different sections (A: ENSG1, ENSG9)",)
 
 
 def test_all_faulty_sources_are_told_at_once(tmp_path: Path) -> None:

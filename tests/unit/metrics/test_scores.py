@@ -80,6 +80,8 @@ def test_flat_names_are_ones_that_mlflow_takes_and_values_are_finite() -> None:
     truth, prediction = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])
     result = score(truth, prediction, ("fat (white)/brown", "b"), np.ones(2, dtype=bool))
     flat = flat_metrics({("annotated", "probe"): result}, {}, {"annotated": ()}, ())
-    assert flat["eval/annotated/probe/recall/fat _white__brown"] == 0.5
+    name = safe_name("fat (white)/brown")
+    assert name.startswith("fat _white__brown-")
+    assert flat[f"eval/annotated/probe/recall/{name}"] == 0.5
     assert all(np.isfinite(value) for value in flat.values())
-    assert safe_name("..") == "_"
+    assert len({safe_name(name) for name in ("a/b", "a_b", "a?b", "..", ".", "_")}) == 6
