@@ -6,11 +6,15 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
+_SHARED_CLIENTS = ("s3://", "gs://", "gcs://")
+"""Places whose client is made once for each bucket."""
 _OBJECT_STORES = ("s3", "gcs")
 """Arrow's names of the filesystems whose files appear, whole, when their stream is closed."""
 
@@ -23,7 +27,23 @@ def absolute(path: str | os.PathLike[str]) -> str:
 
 def resolve(path: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
     """The filesystem that `path` lives on, and its place there."""
-    filesystem, inner = fs.FileSystem.from_uri(absolute(path))
+    place = absolute(path)
+    if not place.startswith(_SHARED_CLIENTS):
+        filesystem, inner = fs.FileSystem.from_uri(place)
+        return filesystem, inner
+    parts = urlsplit(place)
+    settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith(("AWS_", "GOOGLE_"))))
+    filesystem, bucket = _client(parts._replace(path="/").geturl(), settings)
+    return filesystem, f"{bucket.rstrip('/')}/{unquote(parts.path).lstrip('/')}".rstrip("/")
+
+
+@lru_cache(maxsize=16)
+def _client(bucket_uri: str, settings: tuple[tuple[str, str], ...]) -> tuple[fs.FileSystem, str]:
+    """The client of a bucket, one for all its files: each makes its own connections and asks for credentials.
+
+    `settings` are the environment variables that it is made by.
+    """
+    filesystem, inner = fs.FileSystem.from_uri(bucket_uri)
     return filesystem, inner
 
 

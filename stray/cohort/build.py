@@ -11,8 +11,8 @@ import pyarrow as pa
 from pyarrow import fs
 
 from stray import storage
-from stray.cohort.decode import read_row_groups
 from stray.cohort.manifest import Manifest, SectionEntry, dataset_digest, pack_genes
+from stray.cohort.parquet import read_row_groups
 from stray.cohort.schema import GENE_TABLE
 from stray.cohort.section import plural
 from stray.cohort.sources import IngestPlan, SectionTask, make_plan

@@ -7,6 +7,7 @@ spots of the dataset, in the order of the manifest.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -17,10 +18,14 @@ from scipy import sparse
 
 from stray import columns as c
 from stray import storage
-from stray.cohort.decode import counts_csr, decode_patches, read_row_groups
+from stray.cohort.decode import counts_csr, decode_patches
 from stray.cohort.manifest import FileEntry, Manifest, file_sha256
+from stray.cohort.parquet import read_row_groups
 from stray.cohort.schema import ROW_GROUP_SPOTS
 from stray.errors import InputError, Problem, raise_if_any
+
+READERS = 16
+"""Files that are read at a time: on object storage each is a round trip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +123,9 @@ class PairedDataset:
         ]
         columns.append(c.TISSUE_FRACTION)
         # Plain strings, because every file has a label dictionary of its own.
-        table = pa.concat_tables(_with_plain_labels(read_row_groups(path, None, columns)) for path in self.files())
+        with ThreadPoolExecutor(READERS, thread_name_prefix="spots") as pool:
+            tables = list(pool.map(lambda path: _with_plain_labels(read_row_groups(path, None, columns)), self.files()))
+        table = pa.concat_tables(tables)
         return SpotTable(
             **{name: _objects(table[name]) for name in (c.SPOT_ID, c.PATIENT, c.SECTION, c.LABEL, c.LABEL_SOURCE)},
             x_um=table[c.X_UM].to_numpy(),
@@ -182,14 +189,17 @@ class PairedDataset:
             yield storage.join(self.path, entry.path), entry
 
     def _size_problems(self) -> list[Problem]:
+        # One listing: on object storage a question for every file is a round trip for every file.
+        filesystem, root = storage.resolve(self.path)
+        listed = filesystem.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
+        sizes = {info.path: info.size for info in listed if info.type == fs.FileType.File}
         problems = []
         for path, entry in self._entries():
-            filesystem, inner = storage.resolve(path)
-            info = filesystem.get_file_info(inner)
-            if info.type != fs.FileType.File:
+            size = sizes.get(storage.join(root, entry.path))
+            if size is None:
                 problems.append(Problem(path, "is missing, the manifest lists it", _RESTORE))
-            elif info.size != entry.bytes:
-                what = f"has {info.size} bytes, the manifest says {entry.bytes}: it was changed after the ingest"
+            elif size != entry.bytes:
+                what = f"has {size} bytes, the manifest says {entry.bytes}: it was changed after the ingest"
                 problems.append(Problem(path, what, _RESTORE))
         return problems
 

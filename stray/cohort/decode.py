@@ -6,59 +6,20 @@ Legend: N spots, G genes of the cohort, P pixels of a patch's side.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 from scipy import sparse
 
-from stray import storage
+from stray.cohort.parquet import first_line
 from stray.errors import InputError, Problem
 
 Column: TypeAlias = pa.Array | pa.ChunkedArray
 
 _AGAIN = "the file is damaged: `stray inspect DATASET --verify` lists such files; ingest again"
-
-
-def read_row_groups(path: str, row_groups: Sequence[int] | None, columns: Sequence[str]) -> pa.Table:
-    """`columns` of the given row groups (None: all) of the Parquet file at `path` (path or URI), in that order.
-
-    Raises InputError that names the file and the row group which cannot be read.
-    """
-    try:
-        filesystem, inner = storage.resolve(path)
-        file = pq.ParquetFile(inner, filesystem=filesystem)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(Problem(path, f"cannot be read as Parquet: {_first_line(error)}", _AGAIN)) from error
-    with file:
-        tables = []
-        for group in range(file.num_row_groups) if row_groups is None else row_groups:
-            try:
-                tables.append(file.read_row_group(group, columns=list(columns), use_threads=False))
-            except (OSError, pa.ArrowException, KeyError) as error:
-                place = f"{path}, row group {group}"
-                raise InputError(Problem(place, f"cannot be read: {_first_line(error)}", _AGAIN)) from error
-        if not tables:
-            return file.schema_arrow.empty_table().select(list(columns))
-    return pa.concat_tables(tables)
-
-
-def column_bytes(path: str, column: str) -> int:
-    """Bytes of a column of the Parquet file at `path` (path or URI) once it is decompressed, by the file's footer.
-
-    Raises InputError that names the file when it cannot be read.
-    """
-    try:
-        filesystem, inner = storage.resolve(path)
-        with pq.ParquetFile(inner, filesystem=filesystem) as file:
-            leaves = [file.schema.column(i).path for i in range(len(file.schema))]
-            groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
-            return sum(group.column(leaves.index(column)).total_uncompressed_size for group in groups)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(Problem(path, f"cannot be read as Parquet: {_first_line(error)}", _AGAIN)) from error
 
 
 def decode_patches(column: Column, size_px: int, place: str, rows: np.ndarray | None = None) -> np.ndarray:
@@ -87,7 +48,7 @@ def decode_patch(encoded: bytes | memoryview, size_px: int, place: Callable[[], 
         with Image.open(io.BytesIO(encoded)) as image:
             pixels_PPC = np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(Problem(place(), f"the patch cannot be decoded: {_first_line(error)}", _AGAIN)) from error
+        raise InputError(Problem(place(), f"the patch cannot be decoded: {first_line(error)}", _AGAIN)) from error
     if pixels_PPC.shape != (size_px, size_px, 3):
         found = f"{pixels_PPC.shape[1]} x {pixels_PPC.shape[0]}"
         raise InputError(Problem(place(), f"the patch has {found} pixels, the manifest says {size_px}", _AGAIN))
@@ -122,7 +83,3 @@ def _one_list_array(column: Column) -> pa.ListArray:
         # Depending on the version an empty or single-chunk column stays chunked.
         column = pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
     return column
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

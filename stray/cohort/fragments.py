@@ -14,7 +14,8 @@ import scipy.sparse as sp
 
 from stray import storage
 from stray.cohort.dataset import PairedDataset
-from stray.cohort.decode import counts_csr, decode_patches, read_row_groups
+from stray.cohort.decode import counts_csr, decode_patches
+from stray.cohort.parquet import read_row_groups
 from stray.cohort.schema import ROW_GROUP_SPOTS
 from stray.columns import GENE_COUNT, GENE_INDEX, IMAGE
 

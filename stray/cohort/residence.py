@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from stray.cohort.dataset import PairedDataset
-from stray.cohort.decode import column_bytes
+from stray.cohort.dataset import READERS, PairedDataset
 from stray.cohort.fragments import fragments
+from stray.cohort.parquet import column_bytes
 from stray.columns import IMAGE
 from stray.config import RunConfig
 from stray.errors import InputError, Problem
@@ -19,8 +19,6 @@ Residence = Literal["decoded", "encoded", "streamed"]
 """Pixels in memory, files' bytes in memory, or read from the files in every epoch."""
 
 GIB = 2**30
-READERS = 16
-"""Files whose footers are read at a time: on object storage each is a round trip."""
 
 
 def residence(dataset: PairedDataset, run: RunConfig) -> Residence:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from stray.cohort.parquet import read_results
 from stray.errors import InputError, Problem, without_secrets
 from stray.evaluate import FACTS
 from stray.report.tables import Cell, Chosen
@@ -81,8 +81,8 @@ def _predictions(reader: MlflowReader, run: RunRecord, folder: str) -> pa.Table 
     if path is None:
         return None
     try:
-        return pq.read_table(path, memory_map=False)
-    except (pa.ArrowInvalid, OSError):
+        return read_results(path)
+    except InputError:
         return None
 
 

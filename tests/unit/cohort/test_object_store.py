@@ -11,6 +11,7 @@ import pytest
 from stray import storage
 from stray.cohort.build import build_dataset
 from stray.cohort.dataset import PairedDataset
+from stray.errors import InputError
 from tests.s3_server import LARGEST_COPY, Bucket, serve
 from tests.unit.cohort.tiny import config_of, write_her2st
 
@@ -50,3 +51,22 @@ def test_a_write_that_fails_leaves_no_file_in_the_bucket(bucket: Bucket) -> None
     assert "cohorts/file" not in bucket.objects
     storage.write_bytes("s3://cohorts/file", b"whole")
     assert storage.read_bytes("s3://cohorts/file") == b"whole"
+
+
+def test_opening_asks_once_for_all_files_and_makes_one_client(bucket: Bucket, tmp_path: Path) -> None:
+    for number in (1, 2, 3, 4):
+        write_her2st(tmp_path, f"A{number}")
+    build_dataset(config_of(tmp_path), "s3://cohorts/a%20b")
+    assert "cohorts/a b/manifest.json" in bucket.objects
+    storage._client.cache_clear()
+    bucket.requests.clear()
+    dataset = PairedDataset.open("s3://cohorts/a%20b")
+    # The manifest, and the listing.
+    assert [line for line in bucket.requests if "spots" in line or "genes" in line] == []
+    assert len([line for line in bucket.requests if "list-type" in line]) == 1
+    assert len(dataset.spots()) == 100
+    dataset.verify()
+    assert storage._client.cache_info().misses == 1
+    del bucket.objects["cohorts/a b/spots/A/A2/part-00000.parquet"]
+    with pytest.raises(InputError, match=r"A2/part-00000\.parquet: is missing"):
+        PairedDataset.open("s3://cohorts/a%20b")
