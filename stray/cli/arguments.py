@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import AbstractContextManager
 
-from stray.config import Recipe
+from stray.cli.console import Progress
+from stray.config import Recipe, RunConfig
+from stray.errors import InputError, Problem
 from stray.recipe import load_recipe, shipped_recipes
 
 
@@ -41,3 +44,24 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 def recipe_from(args: argparse.Namespace) -> Recipe:
     """The recipe that the command line names, overrides applied. Raises InputError with every problem at once."""
     return load_recipe(args.recipe, args.set)
+
+
+def add_wait(parser: argparse.ArgumentParser) -> None:
+    """Declare `--wait-minutes`, for verbs that take no recipe; read by `patient`."""
+    default = RunConfig().wait_minutes
+    parser.add_argument(
+        "--wait-minutes",
+        metavar="N",
+        type=float,
+        default=default,
+        help="give up when nothing has found room on the cluster for so long (default: %(default)g)",
+    )
+
+
+def patient(args: argparse.Namespace, progress: Progress) -> AbstractContextManager[None]:
+    """Have what waits for room on the cluster say so, and end after `--wait-minutes`."""
+    from stray.on_ray.waiting import patience
+
+    if not args.wait_minutes > 0:
+        raise InputError(Problem("--wait-minutes", f"is {args.wait_minutes:g}", "give more than 0"))
+    return patience(args.wait_minutes, progress.say, "--wait-minutes")

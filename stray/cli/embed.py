@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stray import storage
+from stray.cli.arguments import add_wait, patient
 from stray.cli.console import Progress, say
 from stray.cohort.dataset import PairedDataset
 
@@ -37,6 +38,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="folder that `stray train RECIPE --folds none` named (`stray embed` also takes a gene stage's)",
     )
     parser.add_argument("dataset", metavar="DATASET", help="paired dataset with pictures, made by `stray ingest`")
+    add_wait(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,7 +59,7 @@ def _code_genes(args: argparse.Namespace) -> int:
     from stray.train.gene_folder import load_gene_encoder
 
     dataset, model = PairedDataset.open(args.dataset), storage.absolute(args.model)
-    with session.session(), Progress() as progress:
+    with session.session(), Progress() as progress, patient(args, progress):
         progress.start("embed", "coding counts", total=int(dataset.spots().has_counts.sum()))
         rows, found, missing = embed.code_genes(model, dataset, on_progress=lambda done: progress.update("embed", done))
         progress.finish("embed")
@@ -82,7 +84,7 @@ def coded(args: argparse.Namespace) -> tuple[PairedDataset, np.ndarray, np.ndarr
     from stray.on_ray import embed, session
 
     dataset = PairedDataset.open(args.dataset)
-    with session.session(), Progress() as progress:
+    with session.session(), Progress() as progress, patient(args, progress):
         progress.start("embed", "coding pictures", total=int(dataset.spots().has_image.sum()))
         model = storage.absolute(args.model)
         rows, features_ND = embed.embed(model, dataset, on_progress=lambda done: progress.update("embed", done))

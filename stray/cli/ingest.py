@@ -25,6 +25,7 @@ from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 from stray import storage
+from stray.cli.arguments import add_wait, patient
 from stray.cli.console import Progress, plain, say
 from stray.cohort.section import plural
 from stray.config import IngestConfig, Recipe
@@ -84,6 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--patch-encoding", choices=["png", "jpeg"], help="png loses nothing (default), jpeg is smaller"
     )
     parser.add_argument("--workers", metavar="N", type=int, help="CPUs of the local Ray (default: all of this machine)")
+    add_wait(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.workers is not None and args.workers < 1:
         raise InputError(Problem("--workers", f"is {args.workers}", "give 1 or more"))
-    with session.session(num_cpus=args.workers), Progress() as progress:
+    with session.session(num_cpus=args.workers), Progress() as progress, patient(args, progress):
         manifest = ingest.ingest(config, args.out, on_event=lambda event: show_event(progress, event))
     paired = sum(section.n_spots for section in manifest.sections if section.has_image and section.has_counts)
     say(

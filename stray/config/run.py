@@ -20,6 +20,10 @@ class RunConfig:
     """Whether workers hold a GPU each; auto: when the cluster has any."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often a training may lose workers and go on from its last whole checkpoint."""
+    wait_minutes: Annotated[float, Field(gt=0)] | None = 30.0
+    """Minutes that work waits for room on the cluster while nothing of it runs, before it is given up with an error;
+    null: without end. What is missing and who holds it is said after ten seconds and every minute.
+    """
     checkpoint_every: Annotated[int, Field(ge=1)] = 1
     """Epochs between checkpoints; the last epoch always leaves one."""
     checkpoint_every_steps: Annotated[int, Field(ge=1)] | None = None

@@ -39,6 +39,7 @@ from stray.cohort.residence import Residence, residence
 from stray.columns import GENE_COUNT, GENE_INDEX, IMAGE, PATCHES, ROWS
 from stray.config import RunConfig
 from stray.on_ray.failures import input_error
+from stray.on_ray.waiting import Need, patiently, running
 from stray.train.blocks import Counts, Patches
 from stray.train.decoding import EncodedPatches, PatchDecoder
 from stray.train.patch_source import PatchSource
@@ -124,7 +125,8 @@ def place_counts(dataset: PairedDataset, panel: Panel, patients: tuple[str, ...]
             yield pa.table({ROWS: block.rows, GENE_INDEX: lists[0], GENE_COUNT: lists[1]})
 
     files = [f for f in fragments(dataset, counts=True) if f.section in wanted]
-    return _joined(list(_materialise(files, read)))
+    refs = list(_materialise(files, read))
+    return patiently(lambda: _joined(refs), Need("joining counts", {"CPU": 0.1}))
 
 
 def _materialise(files: Sequence[Fragment], read: Callable[[Fragment], Iterable[pa.Table]]) -> tuple[Any, ...]:
@@ -132,8 +134,14 @@ def _materialise(files: Sequence[Fragment], read: Callable[[Fragment], Iterable[
         return ()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+
+    def counted(fragment: Fragment) -> Iterable[pa.Table]:
+        with running():
+            yield from read(fragment)
+
+    lazy = ray.data.read_datasource(Fragments(files, counted), override_num_blocks=len(files))
     try:
-        placed = ray.data.read_datasource(Fragments(files, read), override_num_blocks=len(files)).materialize()
+        placed = patiently(lazy.materialize, Need("reading the dataset", {"CPU": 1}))
     except Exception as error:
         raise input_error(error) or error from None
     return tuple(ref for bundle in placed.iter_internal_ref_bundles() for ref in bundle.block_refs)

@@ -19,6 +19,7 @@ from stray.models.scanvi import Scanvi
 from stray.on_ray.data import Fragments
 from stray.on_ray.failures import input_error
 from stray.on_ray.resources import resources
+from stray.on_ray.waiting import Need, patiently, running
 from stray.train.gene_folder import load_gene_encoder
 from stray.train.model_folder import check_patches, load
 
@@ -37,7 +38,8 @@ class _ImageCoder:
         self._model.encoder.to(self._device)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {ROWS: batch[ROWS], FEATURES: self._model.features(batch[PATCHES], self._device)}
+        with running():
+            return {ROWS: batch[ROWS], FEATURES: self._model.features(batch[PATCHES], self._device)}
 
 
 class _GeneCoder:
@@ -47,6 +49,10 @@ class _GeneCoder:
 
     @torch.no_grad()
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with running():
+            return self._code(batch)
+
+    def _code(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         x_nG = torch.from_numpy(batch[COUNTS]).to(self._device)
         found = {ROWS: batch[ROWS], CODES: self._model.encode(x_nG).cpu().numpy()}
         if isinstance(self._model, Scanvi):
@@ -118,20 +124,27 @@ def _through(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Every block of `files` through `coder(model)`: global rows, ascending, and what was found for each."""
     have = resources()
-    share: dict[str, Any] = {"num_gpus": 1} if have.gpus else {"num_cpus": 1}
-    # A CPU is left to the reading tasks; without it nothing would ever arrive.
+    # A CPU, or half of a single one, is left to the reading tasks; without it nothing would ever arrive.
+    cpus = 1.0 if have.cpus >= 2 else 0.5
+    share: dict[str, Any] = {"num_gpus": 1} if have.gpus else {"num_cpus": cpus}
     workers = int(have.gpus) if have.gpus else max(1, int(have.cpus) - 1)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    batches, done = [], 0
-    try:
-        coded = ray.data.read_datasource(Fragments(files, read), override_num_blocks=len(files)).map_batches(
+    batches: list[Any] = []
+
+    def code() -> None:
+        lazy = ray.data.read_datasource(
+            Fragments(files, read), override_num_blocks=len(files), ray_remote_args={"num_cpus": cpus}
+        )
+        coded = lazy.map_batches(
             coder, fn_constructor_args=(model,), batch_size=256, concurrency=min(workers, len(files)), **share
         )
         for batch in coded.iter_batches(batch_size=None):
             batches.append(batch)
-            done += len(batch[ROWS])
             if on_progress is not None:
-                on_progress(done)
+                on_progress(sum(len(one[ROWS]) for one in batches))
+
+    try:
+        patiently(code, Need("encoders", {"GPU": 1, "CPU": cpus} if have.gpus else {"CPU": 2 * cpus}))
     except Exception as error:
         raise input_error(error) or error from None
     whole = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

@@ -24,6 +24,7 @@ from stray.on_ray.resources import plan_workers
 from stray.on_ray.score import Scorer
 from stray.on_ray.tracking import Tracking
 from stray.on_ray.visibility import check_paths_visible
+from stray.on_ray.waiting import patience
 from stray.on_ray.watch import NoWatch, Watch
 from stray.track.place import experiment_name
 from stray.train.cells import Cell, Group, fold_title
@@ -56,6 +57,11 @@ def run(recipe: Recipe, *, watch: Watch | None = None, train: bool = True) -> Ou
     everything that is at fault in the input, before anything is trained where it can be known.
     """
     watch = watch or NoWatch()
+    with patience(recipe.run.wait_minutes, watch.say):
+        return _run(recipe, watch, train)
+
+
+def _run(recipe: Recipe, watch: Watch, train: bool) -> Outcome:
     check_paths_visible(recipe)
     dataset = PairedDataset.open(recipe.dataset)
     root = results_folder(recipe)

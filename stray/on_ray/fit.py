@@ -17,9 +17,9 @@ from stray.errors import NotFiniteError, NotKeptError
 from stray.on_ray.checkpoints import tidy
 from stray.on_ray.data import Placed, PlacedData
 from stray.on_ray.failures import full_storage, input_error
-from stray.on_ray.interruptible import interruptible
 from stray.on_ray.logger import Letter, MailboxTracker, heard_by
 from stray.on_ray.resources import WorkerPlan
+from stray.on_ray.waiting import Need, patiently, running
 from stray.on_ray.worker import RayWorker
 from stray.train.allocator import ONE_ARENA
 from stray.train.results import digest
@@ -85,7 +85,8 @@ def fit(
         ),
     )
     try:
-        result = interruptible(trainer.fit)
+        workers = f"{layout.workers} worker" + ("s" if layout.workers > 1 else "")
+        result = patiently(trainer.fit, Need(workers, layout.resources_per_worker, layout.workers))
     except Exception as error:
         raise input_error(error) or full_storage(error, folder) or error from None
     if isinstance(result.return_value, NotKeptError):
@@ -122,10 +123,13 @@ def fit_alone(
 
 
 def _work(config: dict[str, Any]) -> NotFiniteError | NotKeptError | None:
-    """What every worker runs.
+    """What every worker runs."""
+    with running():
+        return _run_stages(config)
 
-    An error that all workers raise alike and would raise again is returned: Ray Train tries again what is raised.
-    """
+
+def _run_stages(config: dict[str, Any]) -> NotFiniteError | NotKeptError | None:
+    """An error that all workers raise alike and would raise again is returned: Ray Train tries again what is raised."""
     data = PlacedData(config["placed"])
     for assignment in config["assignments"]:
         facts = {"title": assignment.title, "epochs": assignment.epochs}

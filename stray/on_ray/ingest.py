@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import ray
 
@@ -13,6 +14,7 @@ from stray.cohort.write import SectionOutcome, run_task
 from stray.config import IngestConfig, Recipe
 from stray.on_ray import session
 from stray.on_ray.visibility import check_paths_visible
+from stray.on_ray.waiting import Need, patiently, running
 
 SECTION_MEMORY_BYTES = 1024**3
 """What a task reserves: 9,270 x 9,910 pixels take 0.7 GB at the peak, of which the decoded picture is 0.28."""
@@ -38,18 +40,20 @@ def _run_on_cluster(tasks: Sequence[SectionTask], out: str) -> Iterator[SectionO
     memory = min(SECTION_MEMORY_BYTES, max((node.get("memory", 0) for node in nodes), default=0))
     submit = _section.options(memory=memory)
     most = max(1, int(sum(node.get("CPU", 0) for node in nodes))) * _TASKS_PER_CPU
-    waiting, running = list(reversed(tasks)), []
+    waiting, submitted = list(reversed(tasks)), []
+    need = Need("reading sections", {"CPU": 1, "memory": memory})
     try:
-        while waiting or running:
-            while waiting and len(running) < most:
-                running.append(submit.remote(waiting.pop(), out))
-            finished, running = ray.wait(running, num_returns=1)
+        while waiting or submitted:
+            while waiting and len(submitted) < most:
+                submitted.append(submit.remote(waiting.pop(), out))
+            finished, submitted = patiently(partial(ray.wait, submitted, num_returns=1), need)
             yield from ray.get(finished)
     finally:
-        for reference in running:
+        for reference in submitted:
             ray.cancel(reference)
 
 
 @ray.remote(num_cpus=1)
 def _section(task: SectionTask, out: str) -> SectionOutcome:
-    return run_task(task, out)
+    with running():
+        return run_task(task, out)

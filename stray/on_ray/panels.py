@@ -11,6 +11,7 @@ from stray.cohort.dataset import PairedDataset
 from stray.cohort.panel import fit_panel
 from stray.config import PanelConfig
 from stray.on_ray.failures import input_error
+from stray.on_ray.waiting import Need, patiently, running
 from stray.train.stages import GeneStage
 
 
@@ -24,11 +25,12 @@ def fit_panels(dataset: PairedDataset, wanted: Iterable[tuple[GeneStage, tuple[s
         _fit.remote(dataset, patients, stage.config.panel, stage.panel_path) for stage, patients in missing.values()
     ]
     try:
-        ray.get(tasks)
+        patiently(lambda: ray.get(tasks), Need("fitting gene panels", {"CPU": 1}))
     except Exception as error:
         raise input_error(error) or error from None
 
 
 @ray.remote(num_cpus=1)
 def _fit(dataset: PairedDataset, patients: tuple[str, ...], config: PanelConfig, path: str) -> None:
-    storage.write_bytes(path, fit_panel(dataset, patients, config).to_json().encode())
+    with running():
+        storage.write_bytes(path, fit_panel(dataset, patients, config).to_json().encode())

@@ -35,6 +35,7 @@ from stray.on_ray.resources import WorkerPlan, plan_workers, resources
 from stray.on_ray.tracking import Tracking, log_text
 from stray.on_ray.trial import METRIC, Shared, run_trial, trial_cell
 from stray.on_ray.visibility import check_paths_visible
+from stray.on_ray.waiting import patience
 from stray.on_ray.watch import NoWatch, Watch
 from stray.recipe import apply, dump_yaml
 from stray.train.results import digest
@@ -71,6 +72,11 @@ def search(recipe: Recipe, *, watch: Watch | None = None) -> Found:
     Raises InputError for everything that is at fault in the input, and RuntimeError when no trial ended well.
     """
     watch = watch or NoWatch()
+    with patience(recipe.run.wait_minutes, watch.say):
+        return _search(recipe, watch)
+
+
+def _search(recipe: Recipe, watch: Watch) -> Found:
     check_paths_visible(recipe)
     dataset = PairedDataset.open(recipe.dataset)
     method, fold, root = _method(recipe), _inner_fold(recipe, dataset), results_folder(recipe)

@@ -19,6 +19,7 @@ from stray.on_ray.logger import MailboxTracker
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.score import log_codes
+from stray.on_ray.waiting import patience
 from stray.recipe import for_method
 from stray.train.cells import Cell, Group, cell
 from stray.train.results import digest
@@ -64,31 +65,8 @@ def run_trial(settings: dict[str, Any], *, shared: Shared) -> None:
     tracker.open(title, trial.recipe, tags)
     tracker.params({f"search.{path}": value for path, value in settings.items()})
     tracker.flush()
-    stages = Group((trial,)).stages()
-    if stages:
-        fit_panels(shared.dataset, [(trial.scored.gene, shared.fold.train)])
-        panel, placed = trial.scored.gene.panel(), shared.placed
-        if panel.key not in placed.counts:
-            placed = placed.with_counts(panel.key, place_counts(shared.dataset, panel, shared.fold.train))
-        assignments = [
-            Assignment(
-                stage=stage,
-                targets=(key,),
-                title=f"{title}, gene stage" if isinstance(stage, GeneStage) else title,
-                epochs=stage.epochs,
-            )
-            for stage in stages
-        ]
-        fit(
-            assignments,
-            placed,
-            layout=shared.layout,
-            max_failures=recipe.run.max_failures,
-            checkpoint_every=recipe.run.checkpoint_every,
-            checkpoint_every_steps=recipe.run.checkpoint_every_steps,
-            folder=storage.join(shared.root, "checkpoints"),
-            mailbox=shared.mailbox,
-        )
+    with patience(recipe.run.wait_minutes, tracker.note):
+        _train(trial, shared, tracker, title, key)
     # From the folder: trials that share a gene stage each show what it did.
     log_codes(tracker, trial)
     image = trial.scored.folder
@@ -105,6 +83,36 @@ def run_trial(settings: dict[str, Any], *, shared: Shared) -> None:
     tracker.note(f"balanced accuracy on {', '.join(shared.fold.held_out)}: {score:.3f}")
     tracker.end()
     tune.report({METRIC: score})
+
+
+def _train(trial: Cell, shared: Shared, tracker: MailboxTracker, title: str, key: str) -> None:
+    """Train the trial's stages that are not done."""
+    stages = Group((trial,)).stages()
+    if not stages:
+        return
+    fit_panels(shared.dataset, [(trial.scored.gene, shared.fold.train)])
+    panel, placed = trial.scored.gene.panel(), shared.placed
+    if panel.key not in placed.counts:
+        placed = placed.with_counts(panel.key, place_counts(shared.dataset, panel, shared.fold.train))
+    assignments = [
+        Assignment(
+            stage=stage,
+            targets=(key,),
+            title=f"{title}, gene stage" if isinstance(stage, GeneStage) else title,
+            epochs=stage.epochs,
+        )
+        for stage in stages
+    ]
+    fit(
+        assignments,
+        placed,
+        layout=shared.layout,
+        max_failures=shared.recipe.run.max_failures,
+        checkpoint_every=shared.recipe.run.checkpoint_every,
+        checkpoint_every_steps=shared.recipe.run.checkpoint_every_steps,
+        folder=storage.join(shared.root, "checkpoints"),
+        mailbox=shared.mailbox,
+    )
 
 
 def _short(value: Any) -> str:

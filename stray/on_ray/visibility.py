@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Sequence
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stray import storage
@@ -17,6 +18,9 @@ from stray.columns import MANIFEST
 from stray.config import Recipe
 from stray.errors import Problem, raise_if_any
 from stray.on_ray.resources import Node, resources
+
+ANSWER_S = 60.0
+"""How long a node may take to read a small file: one whose mount hangs would never answer."""
 
 
 def check_paths_visible(recipe: Recipe) -> None:
@@ -57,7 +61,15 @@ def _blind(path: str, content: bytes, nodes: Sequence[Node]) -> list[Node]:
     reads = ray.remote(_reads)
     places = [NodeAffinitySchedulingStrategy(node.node_id, soft=False) for node in nodes]
     tasks = [reads.options(num_cpus=0, scheduling_strategy=place).remote(absolute, content) for place in places]
-    return [node for node, sees in zip(nodes, ray.get(tasks), strict=True) if not sees]
+    done, _ = ray.wait(tasks, num_returns=len(tasks), timeout=ANSWER_S)
+    return [node for node, task in zip(nodes, tasks, strict=True) if task not in done or not _answer(task)]
+
+
+def _answer(task: ray.ObjectRef) -> bool:
+    try:
+        return ray.get(task)
+    except RayError:  # the node was lost meanwhile
+        return False
 
 
 def _reads(path: str, content: bytes) -> bool:
