@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 # User information of an address. The second form: a password that holds `/`, `?` or `#` as they are (`:5000/` is a
@@ -101,3 +102,37 @@ def raise_if_any(problems: list[Problem]) -> None:
     """Raise one `InputError` with all of `problems`, or return when there are none."""
     if problems:
         raise InputError(problems)
+
+
+def behind(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and all that it was raised from or wraps."""
+    seen: set[int] = set()
+    queue = [error]
+    while queue:
+        current = queue.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        queue += [current.__cause__, current.__context__]
+        queue += [getattr(current, name, None) for name in ("cause", "controller_failure")]
+        queue += list(getattr(current, "worker_failures", {}).values())
+
+
+def input_fault(error: BaseException) -> InputError | None:
+    """Return what to tell a user of `error`: the InputError behind it, or that a disk is full or a place not theirs;
+    None for any other error.
+    """
+    for one in behind(error):
+        if isinstance(one, InputError):
+            return one
+        if not isinstance(one, OSError):
+            continue
+        place = str(one.filename or "the disk")
+        if one.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "make room there, and run the same command again: it goes on where this one stopped"
+            return InputError(Problem(place, one.strerror or str(one), remedy))
+        if one.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            remedy = "name a place that you may read and write, or change its permissions"
+            return InputError(Problem(place, one.strerror or str(one), remedy))
+    return None

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import stray
-from stray.on_ray.ending import end_now, end_on_sigterm
+from stray.on_ray.ending import end_now, end_on_sigterm, leaving
 from stray.on_ray.interruptible import THREAD
 
 VERBS: dict[str, tuple[str, ...]] = {
@@ -94,7 +94,7 @@ def _main(words: list[str]) -> int:
 
 def _run(verb: str, words: list[str]) -> int:
     from stray.cli import console
-    from stray.errors import InputError
+    from stray.errors import input_fault
 
     class Parser(argparse.ArgumentParser):
         def _print_message(self, message: str, file: Any = None) -> None:
@@ -114,8 +114,10 @@ def _run(verb: str, words: list[str]) -> int:
         )
         module.configure(parser)
         return module.run(parser.parse_args(words))
-    except InputError as error:
-        console.print_problems(error)
+    except Exception as error:
+        if (fault := input_fault(error)) is None:
+            raise
+        console.print_problems(fault)
         return 2
     except KeyboardInterrupt:
         print("stray: interrupted", file=sys.stderr)
@@ -124,7 +126,7 @@ def _run(verb: str, words: list[str]) -> int:
         # argparse ends this way, and so does SIGTERM.
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     finally:
-        if previous is not None:
+        if previous is not None and not leaving.is_set():
             signal.signal(signal.SIGTERM, previous)
 
 

@@ -1,0 +1,107 @@
+"""SIGTERM to a driver whose workers train: exit code 143, its runs closed, no process left, in bounded time."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from stray.track.mlflow_reader import MlflowReader
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("endings")
+    subprocess.run(
+        [sys.executable, "-m", "stray", "ingest", f"{found}/dataset", "--recipe", "smoke"],
+        check=True,
+        cwd=found,
+        capture_output=True,
+    )
+    return found
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, int]]:
+    """A tracking server: its address and its process group."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            for _ in range(240):
+                try:
+                    urllib.request.urlopen(f"{uri}/health", timeout=5).close()
+                    break
+                except OSError:
+                    time.sleep(0.5)
+            yield uri, process.pid
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def train(folder: Path, name: str, *sets: str) -> subprocess.Popen:
+    """A training that does not end by itself while a test waits."""
+    values = [f"dataset={folder}/dataset", f"output={folder}/{name}", "gene.epochs=20000", *sets]
+    words = [word for value in values for word in ("--set", value)]
+    command = [sys.executable, "-m", "stray", "train", "smoke", *words]
+    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+def until_it_trains(driver: subprocess.Popen) -> list[psutil.Process]:
+    """Wait for the first epoch's line; the processes that there are then."""
+    assert driver.stderr is not None
+    for line in driver.stderr:
+        if "gene stage" in line and "/20000" in line:
+            return psutil.Process(driver.pid).children(recursive=True)
+    raise AssertionError("it ended before it trained")
+
+
+def assert_gone(processes: list[psutil.Process]) -> None:
+    assert processes
+    assert not [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_driver_that_trains_ends_with_143_closes_its_runs_and_leaves_nothing(folder: Path) -> None:
+    driver = train(folder, "killed")
+    processes = until_it_trains(driver)
+    time.sleep(secrets.randbelow(20) / 10)
+    driver.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    driver.send_signal(signal.SIGTERM)  # whoever sends it twice does not break off the end
+    _, shown = driver.communicate(timeout=60)
+    assert driver.returncode == 143, shown
+    assert_gone(processes)
+    assert "Traceback" not in shown
+    runs = MlflowReader(f"sqlite:///{folder}/killed/mlflow.db", "smoke").runs()
+    assert {run.status for run in runs} == {"KILLED"}
+
+
+def test_so_does_one_whose_tracking_server_hangs(folder: Path, server: tuple[str, int]) -> None:
+    uri, group = server
+    driver = train(folder, "hanging", f"track.uri={uri}")
+    processes = until_it_trains(driver)
+    os.killpg(group, signal.SIGSTOP)
+    time.sleep(2)
+    driver.send_signal(signal.SIGTERM)
+    _, shown = driver.communicate(timeout=60)
+    assert driver.returncode == 143, shown
+    assert_gone(processes)
+    assert list(folder.rglob("unsent-*")), "what the server did not take is kept"
