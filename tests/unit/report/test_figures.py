@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -84,3 +87,10 @@ def test_names_of_any_script_and_with_dollar_signs_are_drawn_as_they_are(tmp_pat
     drawn = to_svg(figures.confusion_matrix(np.eye(3, dtype=int), classes[:3]), "c", "counts")
     assert "癌" in drawn
     assert r"$\frac$ of $x$" in drawn
+
+
+def test_a_home_that_cannot_be_written_is_not_talked_about() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "MPLCONFIGDIR"} | {"HOME": "/proc/none"}
+    command = [sys.executable, "-c", "import stray.report.figures"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
