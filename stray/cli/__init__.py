@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         show_traceback(type(error), error, error.__traceback__)
         code = 1
-    if any(thread.name == THREAD for thread in threading.enumerate()):
+    if leaving.is_set() or any(thread.name == THREAD for thread in threading.enumerate()):
         end_now(code)
     return code
 

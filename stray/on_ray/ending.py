@@ -45,9 +45,11 @@ def end_now(code: int) -> None:
 
     Ray's C++ aborts the process when the interpreter ends while threads are inside Ray.
     """
-    if (session := sys.modules.get("stray.on_ray.session")) is not None:
-        session.kill()
     with contextlib.suppress(Exception):
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(code)
+    try:
+        if (session := sys.modules.get("stray.on_ray.session")) is not None:
+            session.kill()
+    finally:
+        os._exit(code)

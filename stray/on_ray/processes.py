@@ -33,11 +33,23 @@ def end(processes: set[psutil.Process], grace_s: float = GRACE_S) -> None:
     psutil.wait_procs(alive, timeout=grace_s)
 
 
-def terminate(processes: set[psutil.Process]) -> None:
-    """Ask `processes` to end."""
-    for process in processes:
+def kill_now(session_folder: str = "") -> None:
+    """Kill the `family`, raylets last and stopped before: one whose agent dies ends, and Ray's C++ in this process
+    then ends it with an exit code of its own.
+    """
+    raylets = [process for process in family(session_folder) if _name(process) == "raylet"]
+    for raylet in raylets:
         with contextlib.suppress(psutil.Error):
-            process.terminate()
+            raylet.suspend()
+    for process in [*(family(session_folder) - set(raylets)), *raylets]:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def _name(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return process.name()
+    return ""
 
 
 def _is_ray(process: psutil.Process) -> bool:

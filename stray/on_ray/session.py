@@ -23,7 +23,7 @@ from ray._private.worker import BaseContext
 import stray
 from stray.errors import InputError
 from stray.on_ray.ending import end_on_sigterm, leaving
-from stray.on_ray.processes import end, family, terminate
+from stray.on_ray.processes import end, family, kill_now
 from stray.on_ray.reach import check_cluster, check_folder, not_joined, not_started, provide_token
 from stray.on_ray.resources import Resources, WorkerPlan, plan_workers, resources
 from stray.on_ray.visibility import check_paths_visible
@@ -59,6 +59,8 @@ GIB = 1024**3
 
 _session: SessionInfo | None = None
 _log: logging.FileHandler | None = None
+_session_folder = ""
+"""Folder of a local cluster that was left to be killed."""
 _previous: Any = None
 """What SIGTERM did before the session."""
 _environment: dict[str, str | None] = {}
@@ -196,15 +198,16 @@ def stop() -> None:
 
 def _end(*, started: bool) -> None:
     """Leave Ray; where this process `started` it, end every process of it."""
-    global _session, _previous
+    global _session, _session_folder, _previous
     logs, _session = _session.logs if _session is not None else "", None
-    left = family(os.path.dirname(logs)) if started else set()
     if leaving.is_set():
-        # Threads may still be inside Ray, whose C++ aborts the process when it is shut down under them.
-        terminate(left)
+        # Threads may still be inside Ray, whose C++ aborts the process when it is shut down under them, or ends it with
+        # an exit code of its own when the raylet goes: `ending.end_now` kills the cluster as its last act.
+        _session_folder = os.path.dirname(logs) if started else ""
     else:
+        left = family(os.path.dirname(logs)) if started else set()
         ray.shutdown()
-    end(left)
+        end(left)
     if _previous is not None and not leaving.is_set() and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _previous)
     _previous = None
@@ -217,7 +220,8 @@ def _end(*, started: bool) -> None:
 
 def kill() -> None:
     """Kill what is left of a cluster that this process started, for a process that ends now."""
-    end(family(os.path.dirname(_session.logs) if _session is not None and _session.local else ""), grace_s=0)
+    folder = os.path.dirname(_session.logs) if _session is not None and _session.local else _session_folder
+    kill_now(folder)
 
 
 def in_job() -> bool:

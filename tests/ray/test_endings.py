@@ -76,7 +76,8 @@ def until_it_trains(driver: subprocess.Popen) -> list[psutil.Process]:
 
 def assert_gone(processes: list[psutil.Process]) -> None:
     assert processes
-    assert not [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    _, alive = psutil.wait_procs(processes, timeout=5)
+    assert not alive
 
 
 def test_a_driver_that_trains_ends_with_143_closes_its_runs_and_leaves_nothing(folder: Path) -> None:

@@ -132,7 +132,8 @@ def test_an_interrupted_session_leaves_no_process_behind(number: signal.Signals,
         assert any("raylet" in child.name() for child in children)
         process.send_signal(number)
         assert process.wait(timeout=60) == {signal.SIGINT: -signal.SIGINT, signal.SIGTERM: 143}[number]
-    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive
 
 
 def test_the_address_of_a_dashboard_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
