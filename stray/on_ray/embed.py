@@ -132,9 +132,7 @@ def _through(
     batches: list[Any] = []
 
     def code() -> None:
-        lazy = ray.data.read_datasource(
-            Fragments(files, read), override_num_blocks=len(files), ray_remote_args={"num_cpus": cpus}
-        )
+        lazy = ray.data.read_datasource(Fragments(files, read), override_num_blocks=len(files), num_cpus=cpus)
         coded = lazy.map_batches(
             coder, fn_constructor_args=(model,), batch_size=256, concurrency=min(workers, len(files)), **share
         )
