@@ -53,7 +53,7 @@ class Need:
         else:
             parts.append(f"free: {amounts(usage.free(), self.each)} of {amounts(usage.total(), self.each)}")
         held = {who: amounts(found, self.each, zeros=False) for who, found in usage.others.items()}
-        parts += [f"{who} holds {text}" for who, text in held.items() if text]
+        parts += [f"{text} held by {who}" for who, text in held.items() if text]
         return "; ".join(parts)
 
     def _fits(self, rooms: Sequence[Mapping[str, float]]) -> int:

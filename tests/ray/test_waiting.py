@@ -68,7 +68,7 @@ def test_a_wait_for_what_another_job_holds(holder: subprocess.Popen, monkeypatch
     for text in (said[0], str(caught.value)):
         assert "free: 0 CPUs of 2 CPUs" in text
         assert f"hold.py {ray.get_runtime_context().gcs_address}`, process {holder.pid} on" in text
-        assert "holds 2 CPUs" in text
+        assert "2 CPUs held by" in text
     assert not anything_runs()
     # The remedy: what holds the CPUs ends.
     holder.kill()

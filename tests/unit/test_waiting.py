@@ -42,7 +42,7 @@ def test_what_is_missing_and_who_holds_it_is_said_after_ten_seconds_and_every_mi
     cluster.until(200)
     assert [round(now) for now, _ in cluster.said] == [FIRST_S, FIRST_S + AGAIN_S, FIRST_S + 2 * AGAIN_S, 190]
     first = cluster.said[0][1]
-    assert first == f"2 workers: waiting since 10 s; needed: 1 CPU each; free: 0 CPUs of 2 CPUs; {OTHER} holds 2 CPUs"
+    assert first == f"2 workers: waiting since 10 s; needed: 1 CPU each; free: 0 CPUs of 2 CPUs; 2 CPUs held by {OTHER}"
 
 
 def test_it_is_given_up_in_the_end_with_what_to_do() -> None:
