@@ -27,6 +27,7 @@ from typing import Any
 from stray import storage
 from stray.cli.arguments import add_wait, patient
 from stray.cli.console import Progress, plain, say
+from stray.cohort.plausible import WARNING
 from stray.cohort.section import plural
 from stray.config import IngestConfig, Recipe
 from stray.config.ingest import SyntheticSourceConfig
@@ -78,6 +79,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--duplicate-genes",
         choices=["refuse", "sum"],
         help="a gene that a section names twice: an error (default), or the sum of the copies",
+    )
+    choices.add_argument(
+        "--off-tissue", choices=["drop", "keep"], help="spots whose obs column in_tissue is 0 (default: drop)"
     )
     choices.add_argument("--patch-um", metavar="N", type=float, help="side of a patch in micrometres (default: 112)")
     choices.add_argument("--patch-px", metavar="N", type=int, help="side of a patch in pixels (default: 64)")
@@ -135,6 +139,8 @@ def config_from(args: argparse.Namespace) -> IngestConfig:
             changes[f"ingest.patch.{place}"] = value
     if args.duplicate_genes is not None:
         changes["ingest.duplicate_genes"] = args.duplicate_genes
+    if args.off_tissue is not None:
+        changes["ingest.off_tissue"] = args.off_tissue
     if args.sections is not None:
         changes["ingest.sections"] = args.sections
     return apply(recipe, changes).ingest
@@ -195,6 +201,7 @@ def show_event(progress: Progress, event: dict[str, Any]) -> None:
             if not plain():
                 progress.update("ingest", event["done"], f"{name}: {what}")
             for warning in event["warnings"]:
-                progress.say(f"note: section {name}: {warning}")
+                kind = "warning" if warning.startswith(WARNING) else "note"
+                progress.say(f"{kind}: section {name}: {warning.removeprefix(WARNING)}")
         case "done":
             progress.finish("ingest", "")

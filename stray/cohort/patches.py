@@ -42,11 +42,15 @@ def crop(image: Image.Image, x: float, y: float, side: float, size_px: int) -> I
 
 
 def tissue_fraction(patch: Image.Image) -> float:
-    """Share of a patch's pixels that are stained: coloured, and neither glass nor a black mask."""
-    pixels = np.asarray(patch)
+    """Share of a patch's pixels that are stained."""
+    return float(stained(np.asarray(patch)).mean())
+
+
+def stained(pixels: np.ndarray) -> np.ndarray:
+    """Which pixels (h, w, 3) uint8 are coloured, and neither glass nor a black mask; bool (h, w)."""
     lightest, darkest = pixels.max(axis=2), pixels.min(axis=2)
     # Glass is grey and light, fields that a scanner or a curator blanked are black; both stains are coloured.
-    return float(((lightest.astype(np.int16) - darkest >= 20) & (lightest >= 40)).mean())
+    return (lightest.astype(np.int16) - darkest >= 20) & (lightest >= 40)
 
 
 def encode(patch: Image.Image, encoding: Literal["png", "jpeg"]) -> bytes:

@@ -11,27 +11,55 @@ _FEWEST_SPOTS = 8
 VISIUM_PITCH_UM = 100.0
 
 
-def is_hexagonal(row: np.ndarray, col: np.ndarray) -> bool:
-    """Whether array positions are those of a hexagonal grid: only every other place of each row is used."""
-    return len(row) >= _FEWEST_SPOTS and len(np.unique((row + col) % 2)) == 1 and len(np.unique(row % 2)) == 2
+def array_steps(xy_px: np.ndarray, row: np.ndarray, col: np.ndarray) -> np.ndarray | None:
+    """Pixels (x, y) that one column and one row of the array take, (2, 2); None where the spots cannot tell.
+
+    A regression over all spots, since the distance of neighbours is biased by their jitter.
+    """
+    if len(row) < _FEWEST_SPOTS:
+        return None
+    design = np.stack([col, row, np.ones(len(row))], axis=1).astype(float)
+    solution, _, rank, _ = np.linalg.lstsq(design, xy_px, rcond=None)
+    apart = float(np.median(np.linalg.norm(design @ solution - xy_px, axis=1)))
+    # Positions that do not follow the array are no measure.
+    fits = rank == 3 and apart < 0.5 * np.linalg.norm(solution[:2], axis=1).max()
+    return solution[:2] if fits else None
+
+
+def is_hexagonal(row: np.ndarray, col: np.ndarray, xy_px: np.ndarray) -> bool:
+    """Whether array positions are those of a hexagonal grid, such as Visium's.
+
+    Only every other place of each row is used, as in the 2K arrays of classic Spatial Transcriptomics; the spacing
+    decides: a row is 1.73 times as far as a column on a hexagonal grid, and as far on a checkered one.
+    """
+    if not _every_other(row, col):
+        return False
+    steps = array_steps(xy_px, row, col)
+    if steps is None:
+        return False
+    across, down = np.linalg.norm(steps, axis=1)
+    return bool(abs(np.log(down / across)) > np.log(3) / 4)
 
 
 def regressed_microns_per_pixel(xy_px: np.ndarray, row: np.ndarray, col: np.ndarray, pitch_um: float) -> float | None:
     """Micrometres per pixel of the affine map from the array to pixels; None where the spots cannot tell.
 
-    A regression over all spots, since the distance of neighbours is biased by their jitter. `pitch_um` is the distance
-    of neighbours: along rows and columns of a square array, in all six directions of a hexagonal one.
+    `pitch_um` is the distance of nearest neighbours: along rows and columns of a square array, along the diagonals of
+    a checkered one, in all six directions of a hexagonal one.
     """
-    if len(row) < _FEWEST_SPOTS:
+    steps = array_steps(xy_px, row, col)
+    if steps is None:
         return None
-    across, down = (0.5, 0.75**0.5) if is_hexagonal(row, col) else (1.0, 1.0)
-    design = np.stack([col * across * pitch_um, row * down * pitch_um, np.ones(len(row))], axis=1)
-    solution, _, rank, _ = np.linalg.lstsq(design.astype(float), xy_px, rcond=None)
-    if rank < 3:
-        return None
-    # The map may rotate and mirror: its area factor is what a length scales by, squared.
-    pixels_per_micron = float(np.sqrt(abs(np.linalg.det(solution[:2]))))
+    # The area of one column times one row: the map may rotate and mirror.
+    area = 1.0
+    if _every_other(row, col):
+        area = 0.5 * 0.75**0.5 if is_hexagonal(row, col, xy_px) else 0.5
+    pixels_per_micron = float(np.sqrt(abs(np.linalg.det(steps)) / area)) / pitch_um
     return 1 / pixels_per_micron if pixels_per_micron > 0 else None
+
+
+def _every_other(row: np.ndarray, col: np.ndarray) -> bool:
+    return len(row) >= _FEWEST_SPOTS and len(np.unique((row + col) % 2)) == 1 and len(np.unique(row % 2)) == 2
 
 
 def choose_microns_per_pixel(
@@ -49,5 +77,5 @@ def choose_microns_per_pixel(
     if stated is not None and abs(stated / regressed - 1) > _DISAGREEMENT:
         apart = abs(stated / regressed - 1)
         both = f"the file says {stated:.4g} um per pixel, the array's spots {regressed:.4g} ({apart:.0%} apart)"
-        return regressed, (f"{both}: the spots' value is used",)
+        return regressed, (f"{both}: the spots' value is used; where it is wrong, correct the source's `pitch_um`",)
     return regressed, ()

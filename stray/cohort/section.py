@@ -37,6 +37,8 @@ class SectionImage:
     """Where it comes from, for messages: a path, or a key inside a file."""
     load: Callable[[], Image.Image]
     """Decodes it to an RGB picture. Raises InputError when it is missing or broken."""
+    scale: float = 1.0
+    """Factor from the coordinates in the source to pixels of this picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,8 @@ class Section:
     """Column on the capture array, (S,) int; None when the source knows none."""
     labels: np.ndarray | None = None
     """Class names, (S,) object, None where nobody annotated the spot; None when the section has no labels at all."""
+    in_tissue: np.ndarray | None = None
+    """Whether the source says that a spot lies on tissue, (S,) bool; None when it does not tell."""
     image: SectionImage | None = None
     """The picture; None when the section has none."""
     dropped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -82,7 +86,7 @@ class Section:
             expected = (n_spots, len(self.genes.symbols))
             if self.counts.shape != expected:
                 raise ValueError(f"section {self.name}: counts are {self.counts.shape}, expected {expected}")
-        for column in (self.array_row, self.array_col, self.labels):
+        for column in (self.array_row, self.array_col, self.labels, self.in_tissue):
             if column is not None and column.shape != (n_spots,):
                 raise ValueError(f"section {self.name}: a spot column is {column.shape}, expected {(n_spots,)}")
 
@@ -200,6 +204,7 @@ def keep_spots(section: Section, keep: np.ndarray, reason: str) -> Section:
         array_row=rows(section.array_row),
         array_col=rows(section.array_col),
         labels=rows(section.labels),
+        in_tissue=rows(section.in_tissue),
         dropped={**section.dropped, reason: (*section.dropped.get(reason, ()), *gone)},
     )
 

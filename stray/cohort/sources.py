@@ -42,6 +42,8 @@ class SectionTask:
     id_prefix: str
     """What stands before the name of each spot in its id."""
     patch: PatchConfig
+    off_tissue: str
+    """See `IngestConfig`."""
     fingerprint: str
     """Digest of all of this but the columns, and of the input files' sizes and times."""
 
@@ -112,7 +114,7 @@ def make_plan(config: IngestConfig) -> IngestPlan:
         other_handles = [handles[other][name] for other in rest]
         gene_index = cohort.index.get(name)
         labels = tuple(rows for table in tables if (rows := table.get(name)) is not None)
-        fingerprint = _fingerprint(reader, handle, other_handles, labels, gene_index, config.patch, prefixes[name])
+        fingerprint = _fingerprint(reader, handle, other_handles, labels, gene_index, config, prefixes[name])
         tasks.append(
             SectionTask(
                 handle=handle,
@@ -123,6 +125,7 @@ def make_plan(config: IngestConfig) -> IngestPlan:
                 gene_index=gene_index,
                 id_prefix=prefixes[name],
                 patch=config.patch,
+                off_tissue=config.off_tissue,
                 fingerprint=fingerprint,
             )
         )
@@ -240,7 +243,7 @@ def _fingerprint(
     others: list[SectionHandle],
     labels: tuple[LabelRows, ...],
     gene_index: np.ndarray | None,
-    patch: PatchConfig,
+    config: IngestConfig,
     id_prefix: str,
 ) -> str:
     parts = {
@@ -251,7 +254,8 @@ def _fingerprint(
         "others": [_stamps(other) for other in others],
         "labels": [[rows.name, sorted(rows.labels.items())] for rows in labels],
         "genes": "" if gene_index is None else hashlib.sha256(gene_index.tobytes()).hexdigest(),
-        "patch": asdict(patch),
+        "patch": asdict(config.patch),
+        "off_tissue": config.off_tissue,
         "ids": id_prefix,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

@@ -21,13 +21,15 @@ from stray.cohort.labels import count_labels, fill_labels
 from stray.cohort.manifest import FileEntry, SectionEntry, file_sha256
 from stray.cohort.patches import inside
 from stray.cohort.picture import NOTE, check_content
+from stray.cohort.plausible import check_frame, check_patch_size, enlargement, orientation, tissue
 from stray.cohort.rows import row_groups
 from stray.cohort.schema import ROW_GROUP_SPOTS, SPOTS, folder_name, shard_path
-from stray.cohort.section import Section, keep_spots
+from stray.cohort.section import Section, keep_spots, plural
 from stray.cohort.sources import SectionTask
-from stray.config.ingest import PatchConfig
 from stray.errors import InputError, Problem, without_secrets
 
+OFF_TISSUE = "in_tissue is 0"
+"""Why spots beside the tissue are dropped."""
 PART_BYTES = 2**30
 """A section's file is closed, and the next one begun, when it has grown to this size."""
 
@@ -167,24 +169,22 @@ def _write_section(task: SectionTask, out: str) -> SectionEntry:
     place = task.handle.inputs[0] if task.handle.inputs else task.reader.place
     section = _without_rivals(task, section)
     labels, label_sources, warnings = fill_labels(section, task.labels)
-    image = None
+    if section.in_tissue is not None and task.off_tissue == "drop":
+        kept = section.in_tissue
+        labels, label_sources = labels[kept], label_sources[kept]
+        section = keep_spots(section, kept, OFF_TISSUE)
+    _check_spots_left(section, place)
+    image, off = None, 0
     if section.image is not None:
         image = section.image.load()
         check_content(image, section.image.place)
-        warnings += image.info.get(NOTE, ())
         on_picture = inside(section.xy_px, image.size)
-        _check_frame(section, on_picture, image.size)
-        labels, label_sources = labels[on_picture], label_sources[on_picture]
+        check_frame(section, on_picture, image.size, section.image.place)
+        check_patch_size(section, image.size, task.patch, section.image.place)
+        warnings += image.info.get(NOTE, ())
+        labels, label_sources, off = labels[on_picture], label_sources[on_picture], int((~on_picture).sum())
         section = keep_spots(section, on_picture, "centre outside the picture")
-        warnings += _picture_warnings(section, task.patch)
-    if not section.spots:
-        raise InputError(
-            Problem(
-                place,
-                f"section {section.name} has no spot left",
-                "see the spot coordinates",
-            )
-        )
+        warnings += (*enlargement(section, task.patch), *orientation(section))
     if section.genes is not None and (task.gene_index is None or len(section.genes.symbols) != len(task.gene_index)):
         raise InputError(
             Problem(
@@ -193,8 +193,16 @@ def _write_section(task: SectionTask, out: str) -> SectionEntry:
                 "run the ingest again",
             )
         )
-    tables = row_groups(section, labels, label_sources, image, task.gene_index, task.patch)
-    files = write_parts(tables, out, section.patient, section.name)
+    fractions: list[np.ndarray] = []
+
+    def tables() -> Iterator[pa.Table]:
+        for table in row_groups(section, labels, label_sources, image, task.gene_index, task.patch):
+            fractions.append(table[c.TISSUE_FRACTION].to_numpy())
+            yield table
+
+    files = write_parts(tables(), out, section.patient, section.name)
+    if image is not None:
+        warnings += tissue(section, image, task.patch, np.concatenate(fractions), off)
     entry = SectionEntry(
         name=section.name,
         patient=section.patient,
@@ -231,27 +239,12 @@ def _without_rivals(task: SectionTask, section: Section) -> Section:
     return replace(section, dropped=dropped)
 
 
-def _check_frame(section: Section, on_picture: np.ndarray, size: tuple[int, int]) -> None:
-    """Refuse a section most of whose spots miss its picture: the two are of different frames."""
-    if on_picture.mean() > 0.5:
+def _check_spots_left(section: Section, place: str) -> None:
+    if section.spots:
         return
-    (x0, y0), (x1, y1) = section.xy_px.min(axis=0), section.xy_px.max(axis=0)
-    swapped = inside(section.xy_px[:, ::-1], size).all()
-    hint = "x and y seem to be swapped" if swapped else "give coordinates in pixels of this very picture"
-    place = section.image.place if section.image else section.name
-    raise InputError(
-        Problem(
-            place,
-            f"{int((~on_picture).sum())} of {len(on_picture)} spots of section {section.name} lie outside the picture: "
-            f"x from {x0:.0f} to {x1:.0f} and y from {y0:.0f} to {y1:.0f} on {size[0]} x {size[1]} pixels",
-            hint,
-        )
-    )
-
-
-def _picture_warnings(section: Section, patch: PatchConfig) -> list[str]:
-    side = patch.size_um / section.microns_per_pixel
-    if round(side) >= patch.size_px:
-        return []
-    shown = f"{patch.size_um:g} um are {side:.1f} pixels of this picture, the patch has {patch.size_px}"
-    return [f"its patches are upsampled: {shown}"]
+    dropped = "; ".join(f"{plural(len(spots), 'spot')}: {reason}" for reason, spots in section.dropped.items())
+    remedy = "see the spot coordinates"
+    if OFF_TISSUE in section.dropped:
+        remedy = "correct the column, or keep these spots: `ingest.off_tissue: keep` or --off-tissue keep"
+    what = f"section {section.name} has no spot left" + (f" ({dropped})" if dropped else "")
+    raise InputError(Problem(place, what, remedy))

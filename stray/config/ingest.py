@@ -69,7 +69,7 @@ class PatchConfig:
 
     size_um: Annotated[float, Field(gt=0)] = 112.0
     """Side of the crop, in micrometres of tissue."""
-    size_px: Annotated[int, Field(ge=8)] = 64
+    size_px: Annotated[int, Field(ge=8, le=4096)] = 64
     """Side of the stored patch, in pixels."""
     encoding: Literal["png", "jpeg"] = "png"
     """How a patch is stored; png loses nothing."""
@@ -92,5 +92,7 @@ class IngestConfig:
     duplicate_genes: Literal["refuse", "sum"] = "refuse"
     """What becomes of a gene that a section names twice without accessions that tell the copies apart: an error, or
     the sum of the copies. With sum, all genes of one symbol are one gene."""
+    off_tissue: Literal["drop", "keep"] = "drop"
+    """What becomes of spots beside the tissue: those whose obs column `in_tissue` is 0 in an .h5ad file."""
     patch: PatchConfig = field(default_factory=PatchConfig)
     """Size and encoding of the patches."""

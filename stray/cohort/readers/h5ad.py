@@ -2,6 +2,7 @@
 
     X, or layers["counts"]                              raw counts, spots x genes
     obs: patient, section, label                        section may be absent in a file that holds one
+    obs: in_tissue                                      0 where a spot lies beside the tissue
     obs: any other column of text                       where it is constant over a section, a column of the section
     obsm["spatial"]                                     spot centres in pixels of the full-resolution picture
     uns["spatial"][LIBRARY]["images"]["hires"]          the picture, uint8 or float in 0..1
@@ -15,7 +16,7 @@ Where the file holds no picture, one beside it is taken: the one that its metada
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -51,8 +52,11 @@ from stray.columns import SECTION_FACTS
 from stray.config.ingest import H5adSourceConfig
 from stray.errors import InputError, Problem, raise_if_any
 
-_TAKEN = (*SECTION_FACTS, "label")
+_TAKEN = (*SECTION_FACTS, "label", "in_tissue")
 """Columns of obs that mean something else already (`source` is the reader)."""
+_ON = {"1", "1.0", "true", "t", "yes", "y", "", "nan", "na", "none", "<na>"}
+_OFF = {"0", "0.0", "false", "f", "no", "n"}
+"""What stands in `in_tissue`, in lower case; a missing value says nothing against the spot."""
 _ARRAY_NAME = re.compile(r"(\d+)x(\d+)")
 
 
@@ -119,6 +123,7 @@ class H5adReader:
             xy_full = np.asarray(element(file, "obsm/spatial"), dtype=float)[place.rows, :2]
             library = library_of(file, name, place.file)
             image, factor, pixel = picture_of(file, library, place.file)
+        image = None if image is None else replace(image, scale=factor)
         spots = tuple(local_spot_name(name, clean(spot) or "") for spot in obs.index)
         row, col = _array_position(obs, spots)
         placed = np.asarray(np.isfinite(xy_full).all(axis=1))
@@ -134,6 +139,7 @@ class H5adReader:
             array_row=row,
             array_col=col,
             labels=_labels(obs),
+            in_tissue=_in_tissue(obs, f"{place.file}: obs/in_tissue"),
             image=image,
             warnings=warnings,
         )
@@ -186,7 +192,9 @@ class H5adReader:
         """Micrometres per pixel of full resolution, and what to warn of."""
         regressed = None
         if row is not None and col is not None:
-            pitch = self._pitch_um or (VISIUM_PITCH_UM if is_hexagonal(row, col) else None)
+            pitch = self._pitch_um or (
+                VISIUM_PITCH_UM if is_hexagonal(row[placed], col[placed], xy_full[placed]) else None
+            )
             if pitch is not None:
                 regressed = regressed_microns_per_pixel(xy_full[placed], row[placed], col[placed], pitch)
         return choose_microns_per_pixel(
@@ -258,6 +266,18 @@ def _array_position(obs: pd.DataFrame, spots: tuple[str, ...]) -> tuple[np.ndarr
         return None, None
     positions = np.array(pairs, dtype=np.int32)
     return positions[:, 0], positions[:, 1]
+
+
+def _in_tissue(obs: pd.DataFrame, place: str) -> np.ndarray | None:
+    """Whether spots lie on tissue, (S,) bool; a spot without a value is taken to. Raises InputError for other words."""
+    if "in_tissue" not in obs:
+        return None
+    words = obs["in_tissue"].astype(object).map(lambda value: "" if pd.isna(value) else str(value).strip().lower())
+    unknown = sorted({str(word) for word in words} - _ON - _OFF)
+    if unknown:
+        what = f"holds {', '.join(unknown[:5])}, where 1 (on tissue) or 0 (beside it) is expected"
+        raise InputError(Problem(place, what, "write 0 and 1 there, or remove the column to keep all spots"))
+    return ~words.isin(list(_OFF)).to_numpy(dtype=bool)
 
 
 def _labels(obs: pd.DataFrame) -> np.ndarray | None:

@@ -202,6 +202,37 @@ def test_a_few_spots_off_the_picture_are_dropped_by_reason(tmp_path: Path, out: 
     assert manifest.n_spots == 23
 
 
+def test_spots_beside_the_tissue_are_dropped_and_a_setting_keeps_them(tmp_path: Path, out: str) -> None:
+    data = make_h5ad()
+    data.obs["in_tissue"] = [0, 0, 0, *[1] * 21]
+    data.write_h5ad(tmp_path / "A1.h5ad")
+    manifest, _ = build(config_of(tmp_path / "A1.h5ad"), out)
+    assert manifest.sections[0].dropped == {"in_tissue is 0": ("2x1", "3x1", "4x1")}
+    assert manifest.sections[0].labels == {"annotated": {"tumour": 21}}
+    manifest, states = build(config_of(tmp_path / "A1.h5ad", off_tissue="keep"), out)
+    assert (manifest.n_spots, states) == (24, {"A1": "written"})
+    data.obs["in_tissue"] = 0
+    data.write_h5ad(tmp_path / "A1.h5ad")
+    with pytest.raises(InputError, match=r"no spot left \(24 spots: in_tissue is 0\)\n.*`ingest.off_tissue: keep`"):
+        build(config_of(tmp_path / "A1.h5ad"), out)
+
+
+def test_swapped_coordinates_on_a_square_picture_are_warned_of(tmp_path: Path, out: str) -> None:
+    data = make_h5ad()
+    data.obsm["spatial"] = data.obsm["spatial"][:, ::-1].copy()
+    data.write_h5ad(tmp_path / "A1.h5ad")
+    manifest, _ = build(config_of(tmp_path / "A1.h5ad"), out)
+    assert [
+        warning for warning in manifest.sections[0].warnings if "x and y of its spots are probably swapped" in warning
+    ]
+
+
+def test_patches_that_no_picture_can_give_are_refused(source: Path, out: str) -> None:
+    for size_um in (0.5, 1e9):
+        with pytest.raises(InputError, match=r"HE\.jpg: a patch of .* um is .* pixels of this picture of 240 x 260"):
+            build(config_of(source, patch=PatchConfig(size_um=size_um, size_px=16)), out)
+
+
 def test_upsampling_is_warned_of(source: Path, out: str) -> None:
     manifest, _ = build(config_of(source, patch=PatchConfig(size_um=160.0, size_px=33)), out)
     assert manifest.sections[0].warnings == (
@@ -209,6 +240,13 @@ def test_upsampling_is_warned_of(source: Path, out: str) -> None:
     )
     manifest, _ = build(config_of(source, patch=PatchConfig(size_um=160.0, size_px=32)), out)
     assert manifest.sections[0].warnings == ()
+    manifest, _ = build(config_of(source, patch=PatchConfig(size_um=160.0, size_px=96)), out)
+    (warning,) = manifest.sections[0].warnings
+    assert warning.startswith("warning: its patches are upsampled 3.0 times: 160 um are 32.0 pixels")
+    assert "--patch-px 32" in warning
+    assert "--patch-um 480" in warning
+    for patch in (PatchConfig(size_um=160.0, size_px=32), PatchConfig(size_um=480.0, size_px=96)):
+        assert build(config_of(source, patch=patch), out)[0].sections[0].warnings == ()
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(source: Path, tmp_path: Path) -> None:

@@ -189,3 +189,48 @@ def test_spots_without_coordinates_are_dropped_by_reason(tmp_path: Path) -> None
     data.obsm["spatial"][2] = np.nan
     section = saved(data, tmp_path / "a.h5ad").read("A1")
     assert section.dropped == {"no pixel coordinates": (NAMES[3],)}
+
+
+def test_a_checkered_array_keeps_its_stated_pixel(tmp_path: Path) -> None:
+    data = make_h5ad()
+    array = np.array([[int(part) for part in name.split("x")] for name in NAMES[1:]])
+    even = array.sum(axis=1) % 2 == 0
+    section = saved(data[even].copy(), tmp_path / "a.h5ad").read("A1")
+    assert section.microns_per_pixel == 10.0
+    assert section.warnings == ()
+    pitch = 2**0.5 * 200  # of neighbours along the diagonals: 200 um a column
+    assert saved(data[even].copy(), tmp_path / "b.h5ad", pitch).read("A1").microns_per_pixel == pytest.approx(10.0)
+    del data.uns["spatial"]["A1"]["metadata"]
+    with pytest.raises(InputError, match="size of a pixel is unknown"):
+        saved(data[even].copy(), tmp_path / "c.h5ad").read("A1")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        np.arange(24) % 2,
+        (np.arange(24) % 2).astype(float),
+        np.arange(24) % 2 == 1,
+        (np.arange(24) % 2).astype(str),
+        pd.Categorical(np.where(np.arange(24) % 2, "True", "False")),
+        pd.array((np.arange(24) % 2 == 1).tolist(), dtype="boolean"),
+        np.where(np.arange(24) % 2, np.nan, 0.0),
+        np.where(np.arange(24) % 2, " yes", "no"),
+    ],
+    ids=["int", "float", "bool", "text", "categories", "nullable", "missing", "words"],
+)
+def test_spots_beside_the_tissue_are_known_however_they_are_written(tmp_path: Path, column: object) -> None:
+    data = make_h5ad()
+    data.obs["in_tissue"] = column
+    source = saved(data, tmp_path / "a.h5ad")
+    section = source.read("A1")
+    assert section.in_tissue is not None
+    assert section.in_tissue.tolist() == (np.arange(24) % 2 == 1).tolist()
+    assert "in_tissue" not in source.sections()[0].columns
+
+
+def test_words_in_in_tissue_that_say_nothing_are_refused(tmp_path: Path) -> None:
+    data = make_h5ad()
+    data.obs["in_tissue"] = ["tumour", "glass"] * 12
+    with pytest.raises(InputError, match=r"obs/in_tissue: holds glass, tumour, where 1"):
+        saved(data, tmp_path / "a.h5ad").read("A1")

@@ -23,8 +23,23 @@ def test_a_hexagonal_array_is_measured_by_the_distance_of_neighbours() -> None:
     used = (ROW + COL) % 2 == 0
     row, col = ROW[used], COL[used]
     xy = np.stack([col * 0.5 * 100.0, row * np.sqrt(0.75) * 100.0], axis=1) / 0.5
-    assert is_hexagonal(row, col)
+    assert is_hexagonal(row, col, xy)
+    assert is_hexagonal(row, col, xy[:, ::-1])
     assert regressed_microns_per_pixel(xy, row, col, 100.0) == pytest.approx(0.5)
+
+
+def test_the_2k_array_of_classic_spatial_transcriptomics_is_not_hexagonal() -> None:
+    used = (ROW + COL) % 2 == 0  # x + y even, as on Visium, but rows as far apart as columns
+    row, col = ROW[used], COL[used]
+    xy = np.stack([col, row], axis=1) * 145.0 + np.random.default_rng(0).normal(0, 5, (len(row), 2))
+    assert not is_hexagonal(row, col, xy)
+    neighbours_um = 141.4  # along the diagonals: 100 um a column and a row
+    assert regressed_microns_per_pixel(xy, row, col, neighbours_um) == pytest.approx(100 / 145, rel=0.005)
+
+
+def test_positions_that_do_not_follow_the_array_measure_nothing() -> None:
+    xy = np.random.default_rng(0).uniform(0, 1000, (len(ROW), 2))
+    assert regressed_microns_per_pixel(xy, ROW, COL, 200.0) is None
 
 
 def test_spots_on_a_line_cannot_tell() -> None:

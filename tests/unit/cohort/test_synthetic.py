@@ -125,7 +125,7 @@ def test_spots_lie_on_a_visium_like_array() -> None:
     section = cohort(microns_per_pixel=2.5).read("P3S1")
     assert section.array_row is not None
     assert section.array_col is not None
-    assert is_hexagonal(section.array_row, section.array_col)
+    assert is_hexagonal(section.array_row, section.array_col, section.xy_px)
     scale = regressed_microns_per_pixel(section.xy_px, section.array_row, section.array_col, PITCH_UM)
     assert scale == pytest.approx(2.5)
 
