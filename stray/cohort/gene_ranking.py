@@ -16,6 +16,9 @@ FEWEST_SPOTS = 10
 single spot has no variance at all, and the fit ends the whole process).
 """
 
+FEWEST_MEANS = 30
+"""Different mean counts of a patient's genes: with fewer the fit fails or ends the process."""
+
 NEIGHBOURS = 6
 """Of a spot on a hexagonal array; on a square one the four nearest and two of the diagonal ones."""
 
@@ -30,11 +33,20 @@ def by_variance(counts_NG: sp.csr_matrix, patient_N: np.ndarray, count: int) -> 
     import pandas as pd
     import scanpy as sc
 
-    patients, spots = np.unique(patient_N.astype(str), return_counts=True)
-    voting = np.isin(patient_N.astype(str), patients[spots >= FEWEST_SPOTS])
+    names_N = patient_N.astype(str)
+    patients, spots = np.unique(names_N, return_counts=True)
+    voters = [
+        name
+        for name, n in zip(patients, spots, strict=True)
+        if n >= FEWEST_SPOTS and _can_be_fitted(counts_NG[names_N == name])
+    ]
+    voting = np.isin(names_N, voters)
     if voting.any():
         counts_NG, patient_N = counts_NG[voting], patient_N[voting]
     remedy = "rank by another kind (mean), or hold out fewer patients"
+    if len(patient_N) >= FEWEST_SPOTS and not voting.any() and not _can_be_fitted(counts_NG):
+        what = f"the counts of the training patients ({', '.join(patients[:5])}) vary too little to rank genes"
+        raise InputError(Problem("gene.panel.kind", what, remedy))
     if len(patient_N) < FEWEST_SPOTS:
         what = f"{len(patient_N)} training spots with counts are too few to rank genes by variance"
         raise InputError(Problem("gene.panel.kind", what, remedy))
@@ -55,6 +67,15 @@ def by_variance(counts_NG: sp.csr_matrix, patient_N: np.ndarray, count: int) -> 
     assert found is not None
     chosen = np.flatnonzero(found["highly_variable"].to_numpy())
     return chosen[np.argsort(found["highly_variable_rank"].to_numpy()[chosen], kind="stable")]
+
+
+def _can_be_fitted(counts_NG: sp.csr_matrix) -> bool:
+    """Whether variance over mean can be fitted: loess on too few different points ends the process."""
+    total_G = np.asarray(counts_NG.sum(axis=0, dtype=np.int64)).ravel()
+    squares_G = np.asarray(counts_NG.astype(np.int64).power(2).sum(axis=0)).ravel()
+    n_spots: int = counts_NG.shape[0]  # pyright: ignore[reportOptionalSubscript]
+    varies_G = squares_G * n_spots > total_G**2
+    return len(np.unique(total_G[varies_G])) >= min(FEWEST_MEANS, max(2, len(total_G) // 4))
 
 
 def by_place(sections: Iterable[tuple[sp.csr_matrix, SpotTable]], count: int) -> np.ndarray:

@@ -69,6 +69,17 @@ def open_picture(path: str) -> Image.Image:
     return _noted(found, f"its EXIF orientation ({turn}) was applied") if turn not in (0, 1) else found
 
 
+def picture_size(path: str) -> tuple[int, int]:
+    """Return width and height of the picture at `path` without decoding it. Raises InputError as `open_picture`."""
+    _check_file(path)
+    try:
+        with any_size(), Image.open(path, formats=FORMATS) as image:
+            return image.size
+    except Exception as error:
+        what = f"the picture cannot be decoded: {str(error).strip().splitlines()[0] if str(error) else error!r}"
+        raise InputError(Problem(path, what, "fetch the file again if it is damaged")) from error
+
+
 def to_rgb(image: Image.Image, place: str = "picture") -> Image.Image:
     """Return `image` as RGB; what is transparent becomes glass. Raises InputError when it has no colours to show."""
     if image.mode == "RGB" and "transparency" not in image.info:

@@ -145,3 +145,11 @@ def _decoded(path: str, remedy: str) -> str:
     if "\0" in text:
         raise InputError(Problem(path, "is no text: it holds NUL bytes", remedy))
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def user_path(path: str) -> str:
+    """Return a path as the user gave it, absolute. Raises InputError where it is none."""
+    try:
+        return str(Path(path).expanduser().resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # an unknown ~user, a NUL
+        raise InputError(Problem(repr(path), f"is no path: {error}", "check how it is written")) from None

@@ -15,25 +15,26 @@ Where the file holds no picture, one beside it is taken: the one that its metada
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from stray.cohort.genes import named_genes
 from stray.cohort.readers import SectionHandle
+from stray.cohort.readers.h5ad_counts import find_counts, read_counts
 from stray.cohort.readers.h5ad_file import (
     element,
-    library_names,
+    libraries_of,
     library_of,
-    opened,
     path_beside,
     picture_of,
+    reading,
 )
+from stray.cohort.readers.h5ad_obs import array_position, constant_texts, in_tissue, labels
 from stray.cohort.scale import (
     VISIUM_PITCH_UM,
     choose_microns_per_pixel,
@@ -46,18 +47,14 @@ from stray.cohort.section import (
     check_section,
     keep_spots,
     local_spot_name,
+    plural,
 )
-from stray.cohort.text import clean, clean_column
-from stray.columns import SECTION_FACTS
+from stray.cohort.text import clean, clean_column, shown, user_path
 from stray.config.ingest import H5adSourceConfig
 from stray.errors import InputError, Problem, raise_if_any
 
-_TAKEN = (*SECTION_FACTS, "label", "in_tissue")
-"""Columns of obs that mean something else already (`source` is the reader)."""
-_ON = {"1", "1.0", "true", "t", "yes", "y", "", "nan", "na", "none", "<na>"}
-_OFF = {"0", "0.0", "false", "f", "no", "n"}
-"""What stands in `in_tissue`, in lower case; a missing value says nothing against the spot."""
-_ARRAY_NAME = re.compile(r"(\d+)x(\d+)")
+_PATIENT_COLUMNS = {"donor_id", "donor", "patient_id", "subject", "subject_id", "individual", "case_id"}
+_XY = "give the spots' pixel coordinates: an array of numbers, spots x 2 (x, y)"
 
 
 @dataclass(frozen=True)
@@ -68,6 +65,10 @@ class _Place:
     """The section's rows of the file."""
     columns: dict[str, str]
     """The columns of obs that are one text over the section."""
+    library: str | None
+    """Its `library_id`; None where obs has none."""
+    alone: bool
+    """Whether it is the file's only section."""
 
 
 class H5adReader:
@@ -76,15 +77,15 @@ class H5adReader:
     kind = "h5ad"
 
     def __init__(self, config: H5adSourceConfig) -> None:
-        self.place = str(Path(config.path).expanduser().resolve())
+        self.place = user_path(config.path)
         self._pitch_um = config.pitch_um
         self._found: dict[str, _Place] | None = None
 
     def sections(self) -> tuple[SectionHandle, ...]:
         handles = []
         for name, place in self._sections().items():
-            with opened(place.file) as file:
-                beside = path_beside(file, library_of(file, name, place.file), place.file)
+            with reading(place.file) as file:
+                beside = path_beside(_library(file, name, place)[0], place.file)
             inputs = (
                 str(place.file),
                 *([str(beside)] if beside is not None and beside.exists() else []),
@@ -100,48 +101,50 @@ class H5adReader:
         return ()
 
     def genes(self, name: str) -> Genes | None:
-        with opened(self._sections()[name].file) as file:
-            if _counts_key(file) is None:
+        with reading(self._sections()[name].file) as file:
+            counts = find_counts(file)
+            if counts is None:
                 return None
-            var = element(file, "var")
+            var = element(file, counts.var)
         return named_genes(var.index, var)
 
     def read(self, name: str) -> Section:
         place = self._sections()[name]
-        with opened(place.file) as file:
-            obs = element(file, "obs").iloc[place.rows]
-            key = _counts_key(file)
-            counts = None if key is None else sparse.csr_matrix(element(file, key)[place.rows])
-            if "obsm/spatial" not in file:
-                raise InputError(
-                    Problem(
-                        str(place.file),
-                        'has no obsm["spatial"]',
-                        "add the spots' pixel coordinates there",
-                    )
-                )
-            xy_full = np.asarray(element(file, "obsm/spatial"), dtype=float)[place.rows, :2]
-            library = library_of(file, name, place.file)
-            image, factor, pixel = picture_of(file, library, place.file)
+        with reading(place.file) as file:
+            whole = element(file, "obs")
+            obs = whole.iloc[place.rows]
+            found = find_counts(file)
+            counts = None
+            genes = self.genes(name)
+            if found is not None and genes is not None:
+                counts = read_counts(file, found.key, place.rows, (len(whole), len(genes.symbols)))
+            xy_full = _coordinates(file, len(whole))[place.rows]
+            library, note = _library(file, name, place)
+            picture = picture_of(library, place.file, xy_full)
+        notes = [text for text in (note, found.note if found is not None else "", *picture.warnings) if text]
+        image, factor, pixel = picture.image, picture.factor, picture.microns
         image = None if image is None else replace(image, scale=factor)
         spots = tuple(local_spot_name(name, clean(spot) or "") for spot in obs.index)
-        row, col = _array_position(obs, spots)
+        row, col, known = array_position(obs, spots)
         placed = np.asarray(np.isfinite(xy_full).all(axis=1))
-        microns, warnings = self._microns_per_pixel(place.file, xy_full, placed, row, col, pixel)
+        microns, warnings = self._microns_per_pixel(place.file, xy_full, placed & known, row, col, pixel)
+        if row is not None and not known.all():
+            notes.append(f"{plural(int((~known).sum()), 'spot')} without a position on the array: no position is kept")
+            row = col = None
         section = Section(
             name=name,
             patient=place.patient,
             spots=spots,
-            genes=self.genes(name),
+            genes=genes,
             counts=counts,
             xy_px=xy_full * factor,
             microns_per_pixel=microns / factor,
             array_row=row,
             array_col=col,
-            labels=_labels(obs),
-            in_tissue=_in_tissue(obs, f"{place.file}: obs/in_tissue"),
+            labels=labels(obs),
+            in_tissue=in_tissue(obs, f"{place.file}: obs/in_tissue"),
             image=image,
-            warnings=warnings,
+            warnings=(*notes, *warnings),
         )
         section = keep_spots(section, placed, "no pixel coordinates")
         check_section(section, str(place.file))
@@ -163,20 +166,24 @@ class H5adReader:
                     "give a .h5ad file, or a folder of them",
                 )
             )
-        found: dict[str, _Place] = {}
-        problems = []
+        read: list[tuple[dict[str, _Place], bool]] = []
+        problems: list[Problem] = []
         for file in files:
-            for name, place in _sections_of(file).items():
-                if name in found:
-                    what = f"section {name} stands in {found[name].file} and in {file}"
-                    problems.append(
-                        Problem(
-                            self.place,
-                            what,
-                            "give the files one by one, and --prefer FILE:SECTION",
-                        )
-                    )
-                found[name] = place
+            try:
+                read.append(_sections_of(file))
+            except InputError as error:
+                problems += error.problems
+        times = Counter(name for places, _ in read for name in places)
+        found: dict[str, _Place] = {}
+        for places, named in read:
+            for name, place in places.items():
+                # A name that obs does not give and another file has too (HEST-1k calls every library ST) says nothing.
+                own = place.file.stem if not named and times[name] > 1 else name
+                if own in found:
+                    what = f"section {own} stands in {found[own].file} and in {place.file}"
+                    remedy = 'give different sections different names in obs["section"], or leave one file out'
+                    problems.append(Problem(self.place, what, remedy))
+                found[own] = place
         raise_if_any(problems)
         return found
 
@@ -205,82 +212,67 @@ class H5adReader:
         )
 
 
-def _counts_key(file: h5py.File) -> str | None:
-    return next((key for key in ("layers/counts", "X") if key in file), None)
-
-
-def _sections_of(path: Path) -> dict[str, _Place]:
-    with opened(path) as file:
-        obs = element(file, "obs")
-        libraries = library_names(file)
-    if "patient" not in obs:
+def _coordinates(file: h5py.File, n_spots: int) -> np.ndarray:
+    """The spots' centres in pixels of full resolution (N, 2), NaN where one is not known. Raises InputError."""
+    key = next((key for key in ("obsm/spatial", "obsm/X_spatial") if key in file), None)
+    if key is None:
         raise InputError(
-            Problem(
-                str(path),
-                "has no obs column `patient`",
-                "add it: folds hold out whole patients, never spots",
-            )
+            Problem(str(file.filename), 'has no obsm["spatial"]', "add the spots' pixel coordinates there")
         )
-    known = {key: clean_column(obs[key]) for key in ("patient", "section") if key in obs}
+    try:
+        found = np.asarray(element(file, key)).astype(float)
+    except (TypeError, ValueError) as error:
+        raise InputError(Problem(f"{file.filename}: {key}", f"holds no numbers: {shown(error)}", _XY)) from None
+    if found.ndim != 2 or found.shape[0] != n_spots or found.shape[1] < 2:
+        what = f"has the shape {found.shape}, expected ({n_spots}, 2)"
+        raise InputError(Problem(f"{file.filename}: {key}", what, _XY))
+    return found[:, :2]
+
+
+def _library(file: h5py.File, name: str, place: _Place) -> tuple[h5py.Group | None, str]:
+    return library_of(libraries_of(file), (name, place.library), place.file, alone=place.alone)
+
+
+def _sections_of(path: Path) -> tuple[dict[str, _Place], bool]:
+    """The sections of a file, and whether they are named by obs (and not by the library or the file)."""
+    with reading(path) as file:
+        obs = element(file, "obs")
+        libraries = list(libraries_of(file))
+        if not isinstance(obs, pd.DataFrame):
+            remedy = "write the file again with a current anndata: adata.write_h5ad(...)"
+            raise InputError(Problem(f"{path}: obs", "is no table as anndata writes it since 0.7", remedy))
+        return _places(path, obs, libraries)
+
+
+def _places(path: Path, obs: pd.DataFrame, libraries: list[str]) -> tuple[dict[str, _Place], bool]:
+    if "patient" not in obs:
+        near = [str(name) for name in obs.columns if str(name).lower() in _PATIENT_COLUMNS]
+        remedy = "add it: folds hold out whole patients, never spots"
+        remedy += f" (adata.obs['patient'] = adata.obs[{near[0]!r}]?)" if near else ""
+        raise InputError(Problem(str(path), "has no obs column `patient`", remedy))
+    if not len(obs):
+        raise InputError(Problem(str(path), "has no spot", "leave the file out"))
+    named_by = next((key for key in ("section", "library_id") if key in obs), None)
+    known = {key: clean_column(obs[key]) for key in ("patient", named_by) if key is not None}
     empty = [key for key, values in known.items() if any(value is None for value in values)]
     if empty:
         what = f"has spots without a value in the obs columns {', '.join(empty)}"
         raise InputError(Problem(str(path), what, "fill them, or leave these spots out"))
-    if "section" in obs:
-        names = known["section"]
-    else:
-        names = np.full(len(obs), libraries[0] if len(libraries) == 1 else path.stem, dtype=object)
+    alone = libraries[0] if len(libraries) == 1 else path.stem
+    names = np.full(len(obs), alone, dtype=object) if named_by is None else known[named_by]
+    held = clean_column(obs["library_id"]) if "library_id" in obs else np.full(len(obs), None, dtype=object)
     places, problems = {}, []
-    for name in dict.fromkeys(names):
+    sections = list(dict.fromkeys(names))
+    for name in sections:
         rows = np.flatnonzero(names == name)
         patients = sorted(set(known["patient"][rows]))
         if len(patients) > 1:
             what = f"section {name} belongs to the patients {', '.join(patients)}"
             problems.append(Problem(str(path), what, "a section is of one patient: correct obs"))
-        places[str(name)] = _Place(path, patients[0], rows, _constant_texts(obs.iloc[rows]))
+        if len(set(held[rows])) > 1:
+            what = f"section {name} has the library_ids {', '.join(map(str, dict.fromkeys(held[rows])))}"
+            problems.append(Problem(str(path), what, "a section lies on one slide: correct obs, or drop `section`"))
+        columns = constant_texts(obs.iloc[rows])
+        places[str(name)] = _Place(path, patients[0], rows, columns, held[rows].tolist()[0], len(sections) == 1)
     raise_if_any(problems)
-    return places
-
-
-def _constant_texts(obs: pd.DataFrame) -> dict[str, str]:
-    """The columns of text or categories that have one value at all spots of a section, where it is no blank."""
-    found = {}
-    for name, column in obs.items():
-        text = isinstance(column.dtype, pd.CategoricalDtype) or pd.api.types.is_string_dtype(column)
-        if text and name not in _TAKEN and not column.isna().any() and column.nunique() == 1:
-            value = clean(column.iloc[0])
-            if value is not None:
-                found[str(name)] = value
-    return found
-
-
-def _array_position(obs: pd.DataFrame, spots: tuple[str, ...]) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Rows and columns on the array: from obs, or from spot names such as 22x12 (column x row)."""
-    if "array_row" in obs and "array_col" in obs:
-        row, col = (pd.to_numeric(obs[key], errors="coerce").to_numpy(float) for key in ("array_row", "array_col"))
-        known = bool(np.isfinite(row).all() and np.isfinite(col).all())
-        return (row.astype(np.int32), col.astype(np.int32)) if known else (None, None)
-    matches = [_ARRAY_NAME.fullmatch(spot) for spot in spots]
-    pairs = [(int(match.group(2)), int(match.group(1))) for match in matches if match is not None]
-    if not pairs or len(pairs) < len(matches):
-        return None, None
-    positions = np.array(pairs, dtype=np.int32)
-    return positions[:, 0], positions[:, 1]
-
-
-def _in_tissue(obs: pd.DataFrame, place: str) -> np.ndarray | None:
-    """Whether spots lie on tissue, (S,) bool; a spot without a value is taken to. Raises InputError for other words."""
-    if "in_tissue" not in obs:
-        return None
-    words = obs["in_tissue"].astype(object).map(lambda value: "" if pd.isna(value) else str(value).strip().lower())
-    unknown = sorted({str(word) for word in words} - _ON - _OFF)
-    if unknown:
-        what = f"holds {', '.join(unknown[:5])}, where 1 (on tissue) or 0 (beside it) is expected"
-        raise InputError(Problem(place, what, "write 0 and 1 there, or remove the column to keep all spots"))
-    return ~words.isin(list(_OFF)).to_numpy(dtype=bool)
-
-
-def _labels(obs: pd.DataFrame) -> np.ndarray | None:
-    if "label" not in obs:
-        return None
-    return clean_column(obs["label"])
+    return places, named_by is not None

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +15,45 @@ import numpy as np
 from anndata.io import read_elem
 from PIL import Image
 
-from stray.cohort.picture import check_room, from_array, open_picture
+from stray.cohort.patches import inside
+from stray.cohort.picture import check_room, from_array, open_picture, picture_size
 from stray.cohort.section import SectionImage
+from stray.cohort.text import shown
 from stray.errors import InputError, Problem
 
+_NUMBER = re.compile(
+    r"([+]?[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(?:um|\u00b5m|\u03bcm|microns?)?(?:\s*(?:/|per)\s*(?:px|pixel))?"
+)
+_LEAST, _MOST = 1e-4, 1e4
+"""Sizes of pixels in um and scale factors beyond these are no measurements."""
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 def opened(path: Path) -> h5py.File:
     """The file, open for reading. Raises InputError when it is missing or no HDF5."""
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        what = "is missing" if not path.exists() else f"cannot be read as HDF5: {error}"
-        raise InputError(Problem(str(path), what, "check the path, or fetch the file again")) from error
+        # Before it is opened: a FIFO would be waited for without end.
+        regular = stat.S_ISREG(path.stat().st_mode)
+        if regular:
+            return h5py.File(path, "r")
+        what = "is a folder" if path.is_dir() else "is no regular file"
+    except (OSError, ValueError) as error:
+        what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read as HDF5: {error}"
+    raise InputError(Problem(str(path), what, "check the path, or fetch the file again"))
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[h5py.File]:
+    """The file, open; whatever goes wrong in it is an InputError that names it."""
+    with opened(path) as file:
+        try:
+            yield file
+        except InputError:
+            raise
+        except Exception as error:  # libraries meet a damaged file with exceptions of many kinds
+            reason = shown(str(error).strip().split("\n")[0] or type(error).__name__)
+            remedy = "write it again with a current anndata (adata.write_h5ad), or fetch it again"
+            raise InputError(Problem(str(path), f"cannot be read: {reason}", remedy)) from error
 
 
 def element(file: h5py.File, key: str) -> Any:
@@ -32,95 +62,159 @@ def element(file: h5py.File, key: str) -> Any:
         stored: Any = file[key]
         return read_elem(stored)
     except Exception as error:  # anndata wraps what it meets in exceptions of many kinds
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(Problem(f"{file.filename}: {key}", f"cannot be read: {reason}", "is it AnnData?")) from error
+        reason = shown(str(error).strip().split("\n")[0])
+        raise InputError(
+            Problem(
+                f"{file.filename}: {key}",
+                f"cannot be read: {reason}",
+                "write the file again with a current anndata: adata.write_h5ad(...)",
+            )
+        ) from error
 
 
-def library_names(file: h5py.File) -> list[str]:
-    """Names of the entries of uns["spatial"]."""
-    libraries: Any = file.get("uns/spatial")
-    return [] if libraries is None else list(libraries)
+def libraries_of(file: h5py.File) -> dict[str, h5py.Group]:
+    """The entries of uns["spatial"] by name; other things that stand there (`is_single`) are none."""
+    stored: Any = file.get("uns/spatial")
+    return {} if not isinstance(stored, h5py.Group) else {k: v for k, v in stored.items() if isinstance(v, h5py.Group)}
 
 
-def library_of(file: h5py.File, name: str, path: Path) -> h5py.Group | None:
-    """The entry of uns["spatial"] that belongs to section `name`: by name, or the only one."""
-    if "uns/spatial" not in file:
-        return None
-    libraries: Any = file["uns/spatial"]
-    if name in libraries:
-        return libraries[name]
-    if len(libraries) > 1:
-        what = f'uns["spatial"] holds {", ".join(libraries)} and nothing for section {name}'
-        raise InputError(Problem(str(path), what, "name the entry like the section"))
-    return next(iter(libraries.values()), None)
+def library_of(
+    libraries: Mapping[str, h5py.Group], names: Sequence[str | None], path: Path, *, alone: bool
+) -> tuple[h5py.Group | None, str]:
+    """The entry that belongs to a section which is called by one of `names`, and what to warn of.
+
+    The only entry of a file belongs to its only section (`alone`). Raises InputError where it is not clear.
+    """
+    for name in names:
+        if name is not None and name in libraries:
+            return libraries[name], ""
+    if not libraries:
+        return None, ""
+    if alone and len(libraries) == 1:
+        return next(iter(libraries.values())), ""
+    return None, f'uns["spatial"] holds {", ".join(libraries)} and no entry for this section: it has no picture'
 
 
 def _scalar(library: h5py.Group | None, key: str) -> Any:
-    if library is None or key not in library:
+    """A value of an entry; of a list of one, its member."""
+    stored: Any = None if library is None else library.get(key)
+    if not isinstance(stored, h5py.Dataset) or stored.size != 1:
         return None
-    stored: Any = library[key]
     value = stored[()]
-    return value.decode() if isinstance(value, bytes) else value
+    value = value.ravel()[0] if isinstance(value, np.ndarray) else value
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
 
 
-def _stored_key(library: h5py.Group | None) -> str | None:
-    keys = [] if library is None else [key for key in ("images/hires", "images/lowres") if key in library]
-    return keys[0] if keys else None
+def _number(library: h5py.Group | None, key: str) -> float | None:
+    """A positive number of an entry; None where there is none. Text may carry a unit, as in `0.5 um`."""
+    value = _scalar(library, key)
+    match = _NUMBER.fullmatch(str(value).strip()) if value is not None else None
+    number = float(match.group(1)) if match else 0.0
+    return number if _LEAST < number < _MOST else None
 
 
-def path_beside(file: h5py.File, library: h5py.Group | None, path: Path) -> Path | None:
-    """The picture's file where the .h5ad holds no picture: as its metadata says, or of the same name."""
-    if _stored_key(library) is not None:
-        return None
+@dataclass(frozen=True)
+class Picture:
+    """The picture of a section."""
+
+    image: SectionImage | None = None
+    factor: float = 1.0
+    """From pixels of full resolution to its own."""
+    microns: float | None = None
+    """Stated micrometres per full-resolution pixel."""
+    warnings: tuple[str, ...] = ()
+
+
+def path_beside(library: h5py.Group | None, path: Path) -> Path | None:
+    """The picture's file: the one that the metadata names, where it exists, or one of the .h5ad file's own name."""
     named = _scalar(library, "metadata/source_image_path")
-    if named:
-        return (path.parent / str(named)).resolve()
-    return next(
-        (path.with_suffix(suffix) for suffix in _PICTURES if path.with_suffix(suffix).exists()),
-        None,
-    )
+    if named is not None and "\0" not in str(named):
+        source = path.parent / str(named)
+        if source.is_file():
+            return source.resolve()
+    if _stored(library):
+        return None
+    beside = (path.with_suffix(suffix) for suffix in _PICTURES)
+    return next((picture for picture in beside if picture.exists()), None)
 
 
-def picture_of(
-    file: h5py.File, library: h5py.Group | None, path: Path
-) -> tuple[SectionImage | None, float, float | None]:
-    """The picture, the factor from full resolution to it, and the stated micrometres per full-resolution pixel."""
-    stated = _scalar(library, "metadata/microns_per_pixel") or _scalar(library, "scalefactors/microns_per_pixel")
-    microns = None if stated is None else float(stated)
-    stored = _stored_key(library)
-    if stored is not None and library is not None:
-        key = f"{library.name}/{stored}"
-        factor_key = f"scalefactors/tissue_{stored.removeprefix('images/')}_scalef"
-        factor = _scalar(library, factor_key)
-        if factor is None:
-            raise InputError(
-                Problem(
-                    f"{path}: {key}",
-                    f"there is no {factor_key} for this picture",
-                    "add it (1.0 if unscaled)",
-                )
-            )
-        return (
-            SectionImage(place=f"{path}: {key}", load=lambda: _stored_picture(path, key)),
-            float(factor),
-            microns,
-        )
-    beside = path_beside(file, library, path)
-    if beside is None:
-        return None, 1.0, microns
-    if not beside.exists():
-        raise InputError(
-            Problem(
-                str(beside),
-                f"the picture that {path} names is missing",
-                "put it there, or drop source_image_path",
-            )
-        )
-    return (
-        SectionImage(place=str(beside), load=lambda: open_picture(str(beside))),
-        1.0,
-        microns,
-    )
+def _stored(library: h5py.Group | None) -> dict[str, float | None]:
+    """Names of the stored pictures that have a known relation to full resolution, with their factors."""
+    return {name: _number(library, f"scalefactors/tissue_{name}_scalef") for name in _images_of(library)}
+
+
+def _images_of(library: h5py.Group | None) -> Mapping[str, Any]:
+    """The pictures that an entry of uns["spatial"] holds, by name."""
+    images: Any = None if library is None else library.get("images")
+    return images if isinstance(images, h5py.Group) else {}
+
+
+def _scalefactors(library: h5py.Group | None) -> tuple[str, ...]:
+    stored: Any = None if library is None else library.get("scalefactors")
+    return tuple(stored) if isinstance(stored, h5py.Group) else ()
+
+
+def picture_of(library: h5py.Group | None, path: Path, xy_full: np.ndarray) -> Picture:
+    """The picture of a section whose spots lie at `xy_full` (S, 2), in pixels of full resolution.
+
+    The source picture that the metadata names goes before a stored one; of those, the largest. Raises InputError where
+    none of several candidates is certain.
+    """
+    warnings = []
+    microns = None
+    for key in ("metadata/microns_per_pixel", "scalefactors/microns_per_pixel"):
+        if _scalar(library, key) is not None and microns is None:
+            microns = _number(library, key)
+            if microns is None:
+                warnings.append(f"{key} is {shown(_scalar(library, key))!r}, no size of a pixel in um: it is not used")
+    named, beside, stored = _scalar(library, "metadata/source_image_path"), path_beside(library, path), _stored(library)
+    if named is not None and (beside is None or beside.name != Path(str(named)).name):
+        if not stored:
+            what = f"the picture that {path} names is missing"
+            raise InputError(Problem(str(path.parent / str(named)), what, "put it there, or drop source_image_path"))
+        warnings.append(f"source_image_path names {shown(named)}, which is missing: a smaller stored picture is used")
+    if beside is not None:
+        factor, note = _factor_beside(library, beside, path, xy_full)
+        warnings += [note] if note else []
+        image = SectionImage(place=str(beside), load=lambda: open_picture(str(beside)))
+        return Picture(image, factor, microns, tuple(warnings))
+    if "fullres" in stored and "tissue_fullres_scalef" not in _scalefactors(library):
+        # Its factor is 1, unless it is a copy of a smaller picture, as some converters leave it.
+        size = getattr(_images_of(library)["fullres"], "shape", (0, 0))[1::-1]
+        placed = xy_full[np.isfinite(xy_full).all(axis=1)]
+        if len(placed) and inside(placed, (int(size[0]), int(size[1]))).mean() > 0.95:
+            stored["fullres"] = 1.0
+    unclear = [name for name, factor in stored.items() if factor is None]
+    usable = {name: factor for name, factor in stored.items() if factor is not None}
+    if stored and not usable:
+        place = f"{path}: {library.name if library is not None else ''}/images/{unclear[0]}"
+        what = f"there is no usable scalefactors/tissue_{unclear[0]}_scalef for this picture"
+        raise InputError(Problem(place, what, "add it: a positive number, 1.0 if unscaled"))
+    warnings += [f"the stored picture {name} has no usable scale factor: it is not used" for name in unclear]
+    if not usable or library is None:
+        return Picture(None, 1.0, microns, tuple(warnings))
+    best = max(usable, key=lambda name: usable[name])
+    key = f"{library.name}/images/{best}"
+    image = SectionImage(place=f"{path}: {key}", load=lambda: _stored_picture(path, key))
+    return Picture(image, usable[best], microns, tuple(warnings))
+
+
+def _factor_beside(library: h5py.Group | None, picture: Path, path: Path, xy_full: np.ndarray) -> tuple[float, str]:
+    """Factor from the spots' pixels to those of a picture beside the file: 1, or a scale factor of the file."""
+    factors = {f for n in _scalefactors(library) if (f := _number(library, f"scalefactors/{n}")) and "_scalef" in n}
+    factors -= {1.0}
+    placed = xy_full[np.isfinite(xy_full).all(axis=1)]
+    if not factors or not len(placed) or _scalar(library, "metadata/source_image_path") is not None:
+        return 1.0, ""
+    width, height = picture_size(str(picture))
+    fits = {f: float(inside(placed * f, (width, height)).mean()) for f in (1.0, *sorted(factors))}
+    if fits[1.0] > 0.95:
+        return 1.0, f"{picture.name} is taken as the full-resolution picture: the spots lie on it without scaling"
+    good = [f for f in factors if fits[f] > 0.95]
+    if len(good) == 1:
+        return good[0], f"{picture.name} is taken as scaled by {good[0]:g}: the spots lie on it only so"
+    what = f"{picture} has {width} x {height} pixels; it is not clear which scale factor of the file belongs to it"
+    raise InputError(Problem(str(path), what, 'store it in uns["spatial"][LIBRARY]["images"] with its scale factor'))
 
 
 def _stored_picture(path: Path, key: str) -> Image.Image:

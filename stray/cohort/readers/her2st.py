@@ -24,7 +24,7 @@ from stray.cohort.readers import SectionHandle
 from stray.cohort.readers.tsv import check_unique, table_of, unreadable
 from stray.cohort.scale import choose_microns_per_pixel, regressed_microns_per_pixel
 from stray.cohort.section import Genes, Section, SectionImage, check_section, plural
-from stray.cohort.text import clean
+from stray.cohort.text import clean, user_path
 from stray.config.ingest import Her2stSourceConfig
 from stray.errors import InputError, Problem
 
@@ -40,7 +40,7 @@ class Her2stReader:
     kind = "her2st"
 
     def __init__(self, config: Her2stSourceConfig) -> None:
-        self.place = str(Path(config.path).expanduser().resolve())
+        self.place = user_path(config.path)
         self._data = Path(self.place) / "data"
 
     def sections(self) -> tuple[SectionHandle, ...]:

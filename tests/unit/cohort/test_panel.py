@@ -174,3 +174,16 @@ def test_missing_genes_are_named_and_most_of_a_panel_must_be_there() -> None:
     assert missing == ("C",)
     with pytest.raises(ValueError, match="3 of the panel's 4 genes are not measured"):
         listed.place_in(["A", "X"])
+
+
+def test_a_patient_whose_genes_barely_vary_has_no_say() -> None:
+    """scanpy's loess ends the process on too few different points."""
+    rng = np.random.default_rng(0)
+    healthy = rng.poisson(rng.gamma(1, 2, 1000), (60, 1000))
+    flat = np.zeros((10, 1000), dtype=int)
+    flat[[0, 1, 2], [0, 1, 2]] = [1, 2, 3]
+    both = sp.csr_matrix(np.vstack([healthy, flat]))
+    patient = np.array(["A"] * 60 + ["B"] * 10, dtype=object)
+    assert by_variance(both, patient, 100).tolist() == by_variance(both[:60], patient[:60], 100).tolist()
+    with pytest.raises(InputError, match="vary too little"):
+        by_variance(sp.csr_matrix(flat), patient[60:], 100)

@@ -1,0 +1,68 @@
+"""Columns of obs of an .h5ad file: what they say of spots and sections."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+
+from stray.cohort.text import clean, clean_column
+from stray.columns import SECTION_FACTS
+from stray.errors import InputError, Problem
+
+_TAKEN = (*SECTION_FACTS, "label", "in_tissue")
+"""Columns of obs that mean something else already (`source` is the reader)."""
+_ON = {"1", "1.0", "true", "t", "yes", "y", "", "nan", "na", "none", "<na>"}
+_OFF = {"0", "0.0", "false", "f", "no", "n"}
+"""What stands in `in_tissue`, in lower case; a missing value says nothing against the spot."""
+_ARRAY_NAME = re.compile(r"(\d+)x(\d+)")
+
+
+def constant_texts(obs: pd.DataFrame) -> dict[str, str]:
+    """The columns of text or categories that have one value at all spots of a section, where it is no blank."""
+    found = {}
+    for name, column in obs.items():
+        text = isinstance(column.dtype, pd.CategoricalDtype) or pd.api.types.is_string_dtype(column)
+        if text and name not in _TAKEN and not column.isna().any() and column.nunique() == 1:
+            value = clean(column.iloc[0])
+            if value is not None:
+                found[str(name)] = value
+    return found
+
+
+def array_position(
+    obs: pd.DataFrame, spots: tuple[str, ...]
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
+    """Rows and columns on the array, and where they are known (S,): from obs, or from spot names such as 22x12 (column
+    x row). None where no spot has one.
+    """
+    if "array_row" in obs and "array_col" in obs:
+        row, col = (pd.to_numeric(obs[key], errors="coerce").to_numpy(float) for key in ("array_row", "array_col"))
+    else:
+        matches = [_ARRAY_NAME.fullmatch(spot) for spot in spots]
+        row, col = (np.array([np.nan if m is None else float(m.group(n)) for m in matches]) for n in (2, 1))
+    known = np.isfinite(row) & np.isfinite(col) & (np.abs(row) < 2**31) & (np.abs(col) < 2**31)
+    if not known.any():
+        return None, None, known
+    row, col = (np.where(known, values, 0).astype(np.int32) for values in (row, col))
+    return row, col, known
+
+
+def in_tissue(obs: pd.DataFrame, place: str) -> np.ndarray | None:
+    """Whether spots lie on tissue, (S,) bool; a spot without a value is taken to. Raises InputError for other words."""
+    if "in_tissue" not in obs:
+        return None
+    words = obs["in_tissue"].astype(object).map(lambda value: "" if pd.isna(value) else str(value).strip().lower())
+    unknown = sorted({str(word) for word in words} - _ON - _OFF)
+    if unknown:
+        what = f"holds {', '.join(unknown[:5])}, where 1 (on tissue) or 0 (beside it) is expected"
+        raise InputError(Problem(place, what, "write 0 and 1 there, or remove the column to keep all spots"))
+    return ~words.isin(list(_OFF)).to_numpy(dtype=bool)
+
+
+def labels(obs: pd.DataFrame) -> np.ndarray | None:
+    """Return the class of each spot, (S,) object with None where there is none; None without a column `label`."""
+    if "label" not in obs:
+        return None
+    return clean_column(obs["label"])
