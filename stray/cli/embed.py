@@ -38,6 +38,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="folder that `stray train RECIPE --folds none` named (`stray embed` also takes a gene stage's)",
     )
     parser.add_argument("dataset", metavar="DATASET", help="paired dataset with pictures, made by `stray ingest`")
+    parser.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="import and run the callable that MODEL names as its encoder (image.kind: callable)",
+    )
     add_wait(parser)
 
 
@@ -87,7 +92,9 @@ def coded(args: argparse.Namespace) -> tuple[PairedDataset, np.ndarray, np.ndarr
     with session.session(), Progress() as progress, patient(args, progress):
         progress.start("embed", "coding pictures", total=int(dataset.spots().has_image.sum()))
         model = storage.absolute(args.model)
-        rows, features_ND = embed.embed(model, dataset, on_progress=lambda done: progress.update("embed", done))
+        rows, features_ND = embed.embed(
+            model, dataset, trust_code=args.trust_code, on_progress=lambda done: progress.update("embed", done)
+        )
         progress.finish("embed")
     return dataset, rows, features_ND
 

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Write a row a pictured spot: spot_id, patient, section, x_um, y_um, class, and a probability a class."""
     from stray.train.model_folder import load
 
-    probe = load(storage.absolute(args.model)).probe
+    probe = load(storage.absolute(args.model), trust_code=args.trust_code).probe
     if probe is None:
         remedy = "train it on a dataset with labels, or use `stray embed`"
         raise InputError(Problem(args.model, "the model has no probe: none of its training spots had a label", remedy))

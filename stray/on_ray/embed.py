@@ -34,7 +34,8 @@ def _device() -> torch.device:
 
 class _ImageCoder:
     def __init__(self, model: str) -> None:
-        self._model, self._device = load(model), _device()
+        # The driver has asked whether the folder's code is trusted.
+        self._model, self._device = load(model, trust_code=True), _device()
         self._model.encoder.to(self._device)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -61,14 +62,14 @@ class _GeneCoder:
 
 
 def embed(
-    model: str, dataset: PairedDataset, *, on_progress: OnProgress | None = None
+    model: str, dataset: PairedDataset, *, trust_code: bool = False, on_progress: OnProgress | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Global rows (n,) of the pictured spots, ascending, and their features (n, dim), by the model in a folder.
 
     `on_progress` is told how many spots are done. Raises InputError when the model's patches are of another size,
     the dataset has no pictures, or a file cannot be read.
     """
-    check_patches(load(model), dataset.manifest.patch, dataset.path)
+    check_patches(load(model, trust_code=trust_code), dataset.manifest.patch, dataset.path)
     files = fragments(dataset, images=True)
     if not files:
         raise InputError(Problem(dataset.path, "no section has pictures", "ingest sections with images"))

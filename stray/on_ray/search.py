@@ -38,6 +38,7 @@ from stray.on_ray.visibility import check_paths_visible
 from stray.on_ray.waiting import patience
 from stray.on_ray.watch import NoWatch, Watch
 from stray.recipe import apply, dump_yaml
+from stray.train.cells import with_start
 from stray.train.results import digest
 
 
@@ -88,11 +89,12 @@ def _search(recipe: Recipe, watch: Watch) -> Found:
         placed = place_patches(dataset, recipe.run)
         placed = placed.with_counts(panel.key, place_counts(dataset, panel, fold.train))
         gene = base.scored.gene
-        if base.scored.needs_codes and not gene.folder.is_done():
-            # Once, before the trials: they would all train it at the same time.
+        pending = [stage for stage in with_start(gene) if base.scored.needs_codes and not stage.folder.is_done()]
+        if pending:
+            # Once, before the trials: they would all train them at the same time.
             title = "search: gene stage that the trials share"
-            gene_stage = Assignment(stage=gene, targets=(), title=title, epochs=gene.epochs)
-            train_on_workers([gene_stage], placed, recipe, root, tracking)
+            todo = [Assignment(stage=stage, targets=(), title=title, epochs=stage.epochs) for stage in pending]
+            train_on_workers(todo, placed, recipe, root, tracking)
         with heard_by(tracking.deliver) as mailbox:
             layout = plan_workers(recipe.run)
             shared = Shared(recipe, method, dataset, fold, root, placed, layout, mailbox, key)

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from stray import storage
-from stray.config import ImageConfig, PatchConfig, ProjectionConfig
+from stray.config import CallableConfig, ImageConfig, PatchConfig, ProjectionConfig
 from stray.errors import InputError, Problem
 from stray.metrics.probe import Probe
 from stray.models.backbones import restored
@@ -80,14 +80,23 @@ def save(
     folder.finish({"kind": "model", "probe": probe is not None, **facts})
 
 
-def load(path: str) -> TrainedModel:
-    """The model of a folder. Raises InputError when there is none, or it is not whole."""
+def load(path: str, *, trust_code: bool = False) -> TrainedModel:
+    """Return the model of a folder.
+
+    Raises:
+        InputError: There is no model, it is not whole, or its encoder is made by a callable that the folder names and
+            `trust_code` is false: to make it would run code that the folder's author chose.
+    """
     folder = ResultFolder(path)
     if not folder.is_done():
         what = "is no folder of a trained model" if not storage.exists(path) else f"has no {DONE}: it is not whole"
         raise InputError(Problem(path, what, "`stray train RECIPE --folds none` writes one, and says where"))
     tree = folder.read_json("model.json")
     image: ImageConfig = TypeAdapter(ImageConfig).validate_python(tree["image"])
+    if isinstance(image, CallableConfig) and not trust_code:
+        what = f"its encoder is made by {image.factory}, code that this folder names"
+        remedy = "if you trust who made the folder, and that code, say so: --trust-code"
+        raise InputError(Problem(storage.join(folder.path, "model.json"), what, remedy))
     # Folders of earlier versions know nothing of heads.
     projection = TypeAdapter(ProjectionConfig | None).validate_python(tree.get("projection"))
     encoder = image_coder(image, projection)

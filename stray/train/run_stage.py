@@ -121,7 +121,8 @@ def _selection(stage: GeneStage, task: GeneTask) -> Selection | None:
             remedy = "a larger gene.validation_share, or remove the setting"
             raise InputError(Problem(place, what, remedy) for place in watching)
         return None
-    warm = 0 if config.model.kl_warmup_steps is not None else math.ceil(config.model.kl_warmup_share * config.epochs)
+    steps = config.model.kl_warmup_steps
+    warm = math.ceil(config.model.kl_warmup_share * config.epochs if steps is None else steps / task.plan.steps)
     start = min(warm, config.epochs - 1)
     return Selection("validation_elbo", start, config.patience, keep_best=config.keep == "best")
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
-from stray.config import OptimConfig
+from stray.config import GeneConfig, OptimConfig, ScviConfig
+from stray.train.run_stage import _selection
 from stray.train.selection import Selection
 
 
@@ -48,3 +51,12 @@ def test_every_plateau_lowers_the_rate_as_torchs_scheduler_does() -> None:
 
 def test_other_schedules_are_left_alone() -> None:
     assert Selection("validation_elbo").rate_factor(history(*[1] * 100), OptimConfig()) == 1.0
+
+
+def test_nothing_is_decided_before_the_kl_weight_has_risen_by_steps() -> None:
+    model = ScviConfig(kl_warmup_steps=25)
+    stage = SimpleNamespace(config=GeneConfig(model=model, epochs=10, patience=2))
+    task = SimpleNamespace(n_held_out=8, plan=SimpleNamespace(steps=10))
+    found = _selection(stage, task)  # pyright: ignore[reportArgumentType]
+    assert found is not None
+    assert found.start == 3
