@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import ray
 import ray.train
 from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from stray import storage
 from stray.config import Recipe
-from stray.errors import NotFiniteError, NotKeptError
+from stray.errors import InputError, NotFiniteError, NotKeptError
 from stray.on_ray.checkpoints import tidy
 from stray.on_ray.data import Placed, PlacedData
 from stray.on_ray.failures import full_storage, input_error
@@ -55,9 +56,9 @@ def fit(
     """Run the stages in their order on one worker group; a group that loses a worker goes on from its last whole
     checkpoint.
 
-    Raises InputError when a worker found its input at fault, and Ray's TrainingFailedError when a worker failed
-    otherwise more often than `max_failures`. A loss or gradient that is not finite is a NotFiniteError at once, on any
-    number of `max_failures`: the step would fail again. So is a checkpoint that cannot be written a NotKeptError.
+    Raises InputError when a worker found its input at fault, on any number of `max_failures` (it would be at fault
+    again), and Ray's TrainingFailedError when a worker failed otherwise more often than `max_failures`. NotFiniteError
+    (a loss or gradient) and NotKeptError (a checkpoint that cannot be written) are such faults too.
     """
     # The same stages find the same run, and with it the checkpoint that a driver which was ended left behind.
     # By the last stage: a driver that is started again leaves out what is done, and must find the checkpoints.
@@ -69,6 +70,7 @@ def fit(
             "assignments": tuple(assignments),
             "placed": placed,
             "mailbox": mailbox,
+            "group": name,
             "every": {"checkpoint_every": checkpoint_every, "checkpoint_every_steps": checkpoint_every_steps},
         },
         scaling_config=ScalingConfig(
@@ -89,10 +91,10 @@ def fit(
         result = patiently(trainer.fit, Need(workers, layout.resources_per_worker, layout.workers))
     except Exception as error:
         raise input_error(error) or full_storage(error, folder) or error from None
-    if isinstance(result.return_value, NotKeptError):
-        raise result.return_value
     if isinstance(result.return_value, NotFiniteError):
         raise result.return_value.at(result.checkpoint.path) if result.checkpoint else result.return_value
+    if isinstance(result.return_value, InputError):
+        raise result.return_value
 
 
 def fit_alone(
@@ -122,14 +124,21 @@ def fit_alone(
         )
 
 
-def _work(config: dict[str, Any]) -> NotFiniteError | NotKeptError | None:
+def _work(config: dict[str, Any]) -> InputError | None:
     """What every worker runs."""
     with running():
         return _run_stages(config)
 
 
-def _run_stages(config: dict[str, Any]) -> NotFiniteError | NotKeptError | None:
-    """An error that all workers raise alike and would raise again is returned: Ray Train tries again what is raised."""
+def _run_stages(config: dict[str, Any]) -> InputError | None:
+    """Run the stages; a fault of the input is returned, since Ray Train tries again what is raised.
+
+    Where one worker of several may have found it alone, the others wait for it in an exchange: it is raised to end the
+    group, whose successor returns it.
+    """
+    fault: Any = ray.get(config["mailbox"].fault.remote(config["group"]))
+    if fault is not None:
+        return fault
     data = PlacedData(config["placed"])
     for assignment in config["assignments"]:
         facts = {"title": assignment.title, "epochs": assignment.epochs}
@@ -141,8 +150,13 @@ def _run_stages(config: dict[str, Any]) -> NotFiniteError | NotKeptError | None:
         )
         try:
             run_stage(assignment.stage, data, worker, tracker, **config["every"])
-        except (NotFiniteError, NotKeptError) as error:
+        except (NotFiniteError, NotKeptError) as error:  # all workers raise it alike
             return error
+        except InputError as error:
+            if worker.world_size == 1:
+                return error
+            ray.get(config["mailbox"].blame.remote(config["group"], error))
+            raise
         if worker.rank == 0:
             tracker.note("done")
     return None

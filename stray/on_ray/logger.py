@@ -18,6 +18,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stray.config import Recipe
+from stray.errors import InputError
 from stray.on_ray.ending import leaving
 from stray.track.tracker import RunStatus
 
@@ -31,6 +32,7 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._letters: list[Letter] = []
+        self._faults: dict[str, InputError] = {}
 
     def put(self, letters: list[Letter]) -> None:
         """Add letters."""
@@ -40,6 +42,14 @@ class Mailbox:
         """Take all letters."""
         taken, self._letters = self._letters, []
         return taken
+
+    def blame(self, group: str, error: InputError) -> None:
+        """Keep a fault of the input that a worker of a group found."""
+        self._faults.setdefault(group, error)
+
+    def fault(self, group: str) -> InputError | None:
+        """Return the first fault of the input that a worker of the group found."""
+        return self._faults.get(group)
 
 
 def open_mailbox() -> Any:
@@ -79,10 +89,10 @@ class MailboxTracker:
         """Open the run of the first target."""
         self._post({"open": name, "recipe": recipe, "tags": dict(tags)})
 
-    def end(self) -> None:
+    def end(self, status: RunStatus = "FINISHED") -> None:
         """Close the run of the first target."""
-        self._post({"end": True})
-        self.flush()
+        self._post({"end": status})
+        self.flush(wait=True)
 
     def note(self, text: str) -> None:
         """A line for the person who watches."""

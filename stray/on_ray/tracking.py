@@ -47,8 +47,9 @@ class Tracking:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         status: RunStatus = "FINISHED" if kind is None else "KILLED" if not issubclass(kind, Exception) else "FAILED"
+        # Whoever ended well has closed its run: what is open still was a trial or cell that failed.
         for key in list(self._open):
-            self.close(key, status)
+            self.close(key, "FAILED" if status == "FINISHED" else status)
         self.parent.close(status)
         # After SIGTERM little time is left, and what the server does not take is kept.
         unsent = self._store.close(5.0 if status == "KILLED" else None)
@@ -77,7 +78,7 @@ class Tracking:
         if "open" in letter:
             self.open(letter["targets"][0], letter["open"], letter["recipe"], letter["tags"])
         elif "end" in letter:
-            self.close(letter["targets"][0])
+            self.close(letter["targets"][0], letter["end"])
         for target in letter["targets"]:
             run = self._open.get(target)
             if run is None:

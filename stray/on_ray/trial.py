@@ -65,24 +65,32 @@ def run_trial(settings: dict[str, Any], *, shared: Shared) -> None:
     tracker.open(title, trial.recipe, tags)
     tracker.params({f"search.{path}": value for path, value in settings.items()})
     tracker.flush()
-    with patience(recipe.run.wait_minutes, tracker.note):
-        _train(trial, shared, tracker, title, key)
-    # From the folder: trials that share a gene stage each show what it did.
-    log_codes(tracker, trial)
+    try:
+        with patience(recipe.run.wait_minutes, tracker.note):
+            _train(trial, shared, tracker, title, key)
+        score = _score(trial, shared)
+        # From the folder: trials that share a gene stage each show what it did.
+        log_codes(tracker, trial)
+        tracker.metrics({METRIC: score})
+        tracker.note(f"balanced accuracy on {', '.join(shared.fold.held_out)}: {score:.3f}")
+    except Exception:
+        tracker.end("FAILED")
+        raise
+    tracker.end()
+    tune.report({METRIC: score})
+
+
+def _score(trial: Cell, shared: Shared) -> float:
     image = trial.scored.folder
-    score = probe_balanced_accuracy(
+    return probe_balanced_accuracy(
         image.read_array("features.npy"),
         image.read_array("rows.npy"),
         shared.dataset.spots(),
         shared.fold.train,
         shared.fold.held_out,
-        recipe.eval,
+        shared.recipe.eval,
         trial.seed,
     )
-    tracker.metrics({METRIC: score})
-    tracker.note(f"balanced accuracy on {', '.join(shared.fold.held_out)}: {score:.3f}")
-    tracker.end()
-    tune.report({METRIC: score})
 
 
 def _train(trial: Cell, shared: Shared, tracker: MailboxTracker, title: str, key: str) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe, RunConfig
-from stray.errors import InputError
+from stray.errors import InputError, Problem
 from stray.on_ray.data import Placed, place_counts, place_patches
 from stray.on_ray.fit import Assignment, fit
 from stray.on_ray.logger import heard_by
@@ -24,6 +25,7 @@ from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.session import SessionInfo
 from stray.recipe import apply
 from stray.train.cells import Cell
+from stray.train.stages import ImageStage
 from tests.small_cohort import small_cell, small_dataset, small_recipe
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(600)]
@@ -184,12 +186,40 @@ def test_a_shard_that_cannot_be_read_is_named_with_its_row_group(setup: Setup) -
         file.write_bytes(content)
 
 
-def test_a_worker_that_fails_too_often_ends_the_training_with_its_error(setup: Setup) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Faulty(ImageStage):
+    """A stage of which one worker finds its input at fault while the others wait for it."""
+
+    marks: str
+    driver: int
+
+    @property
+    def needs_codes(self) -> bool:
+        if os.getpid() != self.driver:
+            import ray.train
+
+            if ray.train.get_context().get_world_rank() == 1:
+                with open(self.marks, "a") as marks:
+                    marks.write("tried\n")
+                raise InputError(Problem("P2", "is at fault"))
+        return super().needs_codes
+
+
+def test_a_fault_of_the_input_that_one_worker_finds_is_not_tried_again(setup: Setup) -> None:
+    stage, marks = setup.cell("faulty").scored, setup.folder / "tried"
+    known = {field.name: getattr(stage, field.name) for field in fields(ImageStage)}
+    faulty = Faulty(**known, marks=str(marks), driver=os.getpid())
+    with pytest.raises(InputError, match="P2: is at fault"):
+        setup.train([Assignment(stage=faulty, targets=(), title="faulty", epochs=1)], "faulty", workers=2, failures=3)
+    assert marks.read_text() == "tried\n"
+
+
+def test_a_fault_of_the_input_ends_the_training_at_once_whatever_failures_are_allowed(setup: Setup) -> None:
     from dataclasses import replace
 
     stage = setup.cell("failing").scored
     stage = replace(stage, config=apply(setup.recipe, {"contrastive.image.weights": "/no/such/file.pt"}).contrastive)
     started = time.monotonic()
     with pytest.raises(InputError, match=r"no file '/no/such/file\.pt'"):
-        setup.train([Assignment(stage=stage, targets=(), title="failing", epochs=1)], "failing", workers=1, failures=0)
+        setup.train([Assignment(stage=stage, targets=(), title="failing", epochs=1)], "failing", workers=1, failures=3)
     assert time.monotonic() - started < 120
