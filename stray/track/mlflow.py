@@ -7,25 +7,31 @@ from __future__ import annotations
 
 import atexit
 import json
+import logging
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stray.errors import without_secrets
 from stray.track.mlflow_client import is_transient, open_client, open_experiment, resolve_uri
 from stray.track.mlflow_sender import Sender
-from stray.track.outbox import Item, Outbox, read_spill
-from stray.track.place import sqlite_file
+from stray.track.outbox import Outbox
+from stray.track.place import SPOOL, sqlite_file
 from stray.track.records import KEY, WARNING
+from stray.track.spool import Item, Leftover, Spool, leftovers
 from stray.track.tracker import RunStatus
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+
+logger = logging.getLogger(__name__)
 
 
 class MlflowStore:
@@ -36,20 +42,22 @@ class MlflowStore:
     ) -> None:
         """Open `uri` (`sqlite:///FILE`, `http(s)://...`, or another database that MLflow knows), make the experiment.
 
-        unsent_folder: where that is kept which a server never took; beside a SQLite file, else the working directory.
+        unsent_folder: where that is kept which the store has not taken yet; beside a SQLite file, else in the working
+        directory. What an earlier process left there for this experiment is sent first.
         close_seconds: how long `close` waits for a server. Raises InputError when the store cannot be opened: a wrong
         address is found before the training, not after it.
         """
         self.uri, self.experiment, self._close_seconds = resolve_uri(uri), experiment, close_seconds
         database = sqlite_file(self.uri)
         home = database.parent if database else Path.cwd()
-        self._unsent = Path(unsent_folder or home / "mlflow-unsent").resolve()
-        self._staging = self._unsent / f"staged-{uuid.uuid4().hex[:8]}"
+        self._spool = Spool(unsent_folder or home / SPOOL, self.uri, experiment)
         self._client = open_client(self.uri)
         self.experiment_id = open_experiment(self._client, self.uri, experiment)
         self._sender = Sender(self._client, self.experiment_id)
-        self._outbox = Outbox(self._sender.send, is_transient, str(self._unsent), self._introduce)
+        self._outbox = Outbox(self._sender.send, is_transient, self._spool)
         atexit.register(self.close)
+        self.adopted = self._adopt_own()
+        """Number of items that earlier processes had left."""
 
     def __enter__(self) -> MlflowStore:
         return self
@@ -88,17 +96,30 @@ class MlflowStore:
         Gives up when the server took nothing for `timeout_seconds` (`close_seconds` where it is not given).
         """
         atexit.unregister(self.close)
-        unsent = self._outbox.close(self._close_seconds if timeout_seconds is None else timeout_seconds)
-        if unsent is None:
-            shutil.rmtree(self._staging, ignore_errors=True)
-            if self._unsent.is_dir() and not any(self._unsent.iterdir()):
-                self._unsent.rmdir()
-        return unsent
+        return self._outbox.close(self._close_seconds if timeout_seconds is None else timeout_seconds)
 
-    def replay(self, unsent: str | os.PathLike[str]) -> None:
-        """Queue what an earlier store could not send. Raises ValueError for a file that is no such list."""
-        for item in read_spill(unsent):
+    def adopt(self, left: Leftover) -> int:
+        """Queue what an earlier process could not send, and return how many items that is."""
+        items = list(self._spool.adopt(left))
+        for item in items:
             self._outbox.put(item)
+        left.remove()
+        return len(items)
+
+    def _adopt_own(self) -> int:
+        where = (without_secrets(self.uri), self.experiment)
+        found, problems = leftovers(self._spool.home)
+        for problem in problems:
+            logger.warning("what an earlier command could not track stays unsent: %s", problem)
+        return sum(self.adopt(left) for left in found if (left.store, left.experiment) == where)
+
+    def finished(self, tags: Mapping[str, str]) -> dict[str, set[str]]:
+        """Return the finished runs of the experiment that have all these tags: key -> names of their metrics."""
+        return self._sender.finished(tags)
+
+    def has_closed(self, run: MlflowTracker) -> bool:
+        """Whether the store has taken everything of a run, up to its end."""
+        return run.local in self._sender.closed
 
     def put(self, item: Item) -> None:
         """Queue an item of one of this store's runs (the trackers' way in)."""
@@ -107,8 +128,7 @@ class MlflowStore:
     def stage(self, source: str | os.PathLike[str]) -> str:
         """A copy of a file or folder that stays until it is sent. Raises FileNotFoundError."""
         source = Path(source)
-        target = self._staging / uuid.uuid4().hex[:12] / source.name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = self._spool.place(source.name)
         if source.is_dir():
             shutil.copytree(source, target)
         else:
@@ -119,8 +139,7 @@ class MlflowStore:
         """A folder with the module as an MLflow model, that stays until it is sent."""
         from stray.track.mlflow_model import save_model
 
-        target = self._staging / uuid.uuid4().hex[:12] / "model"
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = self._spool.place("model")
         save_model(module, example, target)
         return str(target)
 
@@ -128,9 +147,6 @@ class MlflowStore:
         """The id that MLflow gave a run; None while the server has not answered."""
         self._outbox.wait_for(lambda: local in self._sender.ids, timeout_seconds)
         return self._sender.ids.get(local)
-
-    def _introduce(self, local: str) -> Item:
-        return Item("run", local, {"run_id": self._sender.ids.get(local)})
 
 
 class MlflowTracker:
@@ -154,6 +170,11 @@ class MlflowTracker:
         numbers = {name: float(value) for name, value in values.items()}
         self._put("metrics", {"values": numbers, "step": step, "time": _now()})
 
+    def curves(self, points: Sequence[tuple[str, int, float]]) -> None:
+        """Measured values with their name and step, of which the run has some already: it gets the others."""
+        if points:
+            self._put("curves", {"points": [list(point) for point in points], "time": _now()})
+
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags of the run."""
         self._put("tags", {name: without_secrets(str(value)) for name, value in values.items()})
@@ -163,8 +184,9 @@ class MlflowTracker:
         self.tags({f"{WARNING}{subject}": text})
 
     def artifact(self, path_local: str | os.PathLike[str], folder: str = "") -> None:
-        """See `Tracker.artifact`."""
-        self._put("artifact", {"path": self._store.stage(path_local), "folder": folder})
+        """See `Tracker.artifact`. A copy that finds no room on the disk is said, and not sent."""
+        with _no_room(f"the artifact {Path(path_local).name}"):
+            self._put("artifact", {"path": self._store.stage(path_local), "folder": folder})
 
     def model(self, module: torch.nn.Module, example: np.ndarray, name: str = "model") -> None:
         """Log a module that maps one array to one array, in a form that `mlflow` alone loads and serves.
@@ -174,7 +196,8 @@ class MlflowTracker:
         """
         if len(example) < 2:
             raise ValueError("the example input needs two items or more: with one the batch size would be fixed")
-        self._put("model", {"path": self._store.stage_model(module, example), "name": name})
+        with _no_room(f"the model {name}"):
+            self._put("model", {"path": self._store.stage_model(module, example), "name": name})
 
     def close(self, status: RunStatus = "FINISHED") -> None:
         """See `Tracker.close`. Sending goes on in the background."""
@@ -182,6 +205,18 @@ class MlflowTracker:
 
     def _put(self, kind: str, body: dict[str, Any]) -> None:
         self._store.put(Item(kind, self.local, body))
+
+
+@contextmanager
+def _no_room(what: str) -> Iterator[None]:
+    """Tracking never stops a training: a copy that cannot be made is said instead."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        remedy = "make room, and run the same command again"
+        logger.warning("%s is not tracked: its copy cannot be written (%s); %s", what, error, remedy)
 
 
 def _text(value: Any) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
+import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
-from stray.track.outbox import Item
 from stray.track.records import KEY
+from stray.track.spool import Item
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +39,10 @@ class Sender:
         self.ids: dict[str, str] = {}
         """The id that MLflow gave each run, by its name in the outbox."""
         self._models: dict[str, str] = {}
-        self._there: dict[str, dict[str, set[tuple[int, float]]]] = {}
-        """What runs that are open have already: (step, value) by metric, by run."""
+        self.closed: set[str] = set()
+        """Runs whose end the store has, by name in the outbox."""
+        self._there: dict[str, dict[str, dict[tuple[int, float], None]]] = {}
+        """What runs that are open have already by metric, by run; as they were logged."""
         self._fresh: set[str] = set()
         """Runs that were made here: there was nothing in them before."""
 
@@ -52,35 +57,59 @@ class Sender:
             raise LookupError(f"the run {local} was never opened")
         run_id = self.ids[local]
         if kind == "metrics":
-            entries = [
-                Metric(name, value, item.body["time"], item.body["step"] or 0)
-                for item in items
-                for name, value in item.body["values"].items()
-                # What has no step is a state of things, and may be said again after it was otherwise.
-                if item.body["step"] is None or self._is_new(run_id, name, item.body["step"], value)
-            ]
-            for start in range(0, len(entries), _METRICS_A_BATCH):
-                self._log_metrics(run_id, entries[start : start + _METRICS_A_BATCH])
+            self._send_metrics(
+                run_id,
+                [
+                    (name, item.body["step"], value, item.body["time"])
+                    for item in items
+                    for name, value in item.body["values"].items()
+                ],
+            )
+            return
+        if kind == "curves":
+            for item in items:
+                points = [(name, step, value, item.body["time"]) for name, step, value in item.body["points"]]
+                self._send_metrics(run_id, points)
             return
         for item in items:
             getattr(self, f"_send_{kind}")(run_id, item.body)
+        if kind == "close":
+            self.closed.add(local)
 
-    def _is_new(self, run_id: str, name: str, step: int, value: float) -> bool:
-        """Whether the run lacks the value at the step. A training that goes on from a checkpoint says again what it
-        said after it, to the last digit; so does a store that is asked again after an answer was lost.
+    def _send_metrics(self, run_id: str, points: list[tuple[str, int | None, float, int]]) -> None:
+        """Log the points (name, step, value, time) that the run lacks, each once."""
+        new: dict[tuple[str, int, float], Metric] = {}
+        for name, step, value, time in points:
+            if self._is_new(run_id, name, step, value):
+                key = (name, -1 if step is None else step, _alike(value))
+                new.setdefault(key, Metric(name, value, time, step or 0))
+        entries = list(new.values())
+        for start in range(0, len(entries), _METRICS_A_BATCH):
+            self._log_metrics(run_id, entries[start : start + _METRICS_A_BATCH])
+
+    def _is_new(self, run_id: str, name: str, step: int | None, value: float) -> bool:
+        """Whether the run lacks the value at the step; without a step, whether its last value is another.
+
+        A training that goes on from a checkpoint says again what it said after it, to the last digit; so does a store
+        that is asked again after an answer was lost, and a later process that sends what an earlier one had kept.
         """
         of_run = self._there.setdefault(run_id, {})
         if name not in of_run:
             before = [] if run_id in self._fresh else self._client.get_metric_history(run_id, name)
-            of_run[name] = {(metric.step, metric.value) for metric in before}
-        return (step, value) not in of_run[name]
+            before = sorted(before, key=lambda metric: metric.timestamp)
+            of_run[name] = {(metric.step, _alike(metric.value)): None for metric in before}
+        if step is None:
+            return (0, _alike(value)) != next(reversed(of_run[name]), None)
+        return (step, _alike(value)) not in of_run[name]
 
     def _log_metrics(self, run_id: str, entries: list[Metric]) -> None:
         """MLflow refuses a batch for one bad name: halve it until the good ones are through, then raise for the bad."""
         try:
             self._client.log_batch(run_id, metrics=entries)
             for entry in entries:
-                self._there.setdefault(run_id, {}).setdefault(entry.key, set()).add((entry.step, entry.value))
+                known = self._there.setdefault(run_id, {}).setdefault(entry.key, {})
+                known.pop(point := (entry.step, _alike(entry.value)), None)
+                known[point] = None
         except MlflowException as error:
             if len(entries) == 1 or is_transient(error):
                 raise
@@ -96,8 +125,6 @@ class Sender:
                 raise refused from error
 
     def _open_run(self, item: Item) -> str:
-        if "run_id" in item.body:  # of a run that an earlier store had opened
-            return self._client.get_run(item.body["run_id"]).info.run_id
         tags = {key: _cut(value, _MAX_TAG) for key, value in item.body["tags"].items()}
         if parent := self.ids.get(item.after or "") or item.body["parent_id"]:
             tags[PARENT] = parent
@@ -105,12 +132,26 @@ class Sender:
         found = self._client.search_runs([self._experiment_id], where, max_results=1)
         if found:
             run_id = found[0].info.run_id
+            if item.body.get("known"):  # an earlier process had opened it: only what it could not send is added
+                return run_id
             self._client.update_run(run_id, status="RUNNING", name=item.body["name"])
             self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
             return run_id
         made = self._client.create_run(self._experiment_id, tags=tags, run_name=item.body["name"]).info.run_id
         self._fresh.add(made)
         return made
+
+    def finished(self, tags: Mapping[str, str]) -> dict[str, set[str]]:
+        """See `MlflowStore.finished`."""
+        where = " and ".join(
+            ["attributes.status = 'FINISHED'", *(f"tags.`{key}` = {quoted(value)}" for key, value in tags.items())]
+        )
+        found, token = {}, None
+        while True:
+            page = self._client.search_runs([self._experiment_id], where, page_token=token)
+            found |= {run.data.tags[KEY]: set(run.data.metrics) for run in page if KEY in run.data.tags}
+            if not (token := page.token):
+                return found
 
     def _send_params(self, run_id: str, values: dict[str, str]) -> None:
         logged = self._client.get_run(run_id).data.params
@@ -132,6 +173,8 @@ class Sender:
 
     def _send_artifact(self, run_id: str, body: dict[str, str]) -> None:
         path = Path(body["path"])
+        if not path.exists():
+            return  # sent before, when the answer was lost
         if path.is_dir():
             folder = "/".join(part for part in (body["folder"], path.name) if part)
             self._client.log_artifacts(run_id, str(path), folder)
@@ -140,6 +183,8 @@ class Sender:
         _discard(path)
 
     def _send_model(self, run_id: str, body: dict[str, str]) -> None:
+        if not os.path.exists(body["path"]):
+            return  # sent before, when the answer was lost
         if body["path"] not in self._models:
             made = self._client.create_logged_model(self._experiment_id, name=body["name"], source_run_id=run_id)
             self._models[body["path"]] = made.model_id
@@ -157,6 +202,13 @@ class Sender:
         self._client.set_terminated(run_id, status=body["status"], end_time=body["time"])
         self._there.pop(run_id, None)
         self._fresh.discard(run_id)
+
+
+def _alike(value: float) -> float:
+    """The value as it is compared: nan is unlike itself, and databases keep the largest number for an infinity."""
+    if math.isnan(value):
+        return -1.2345678901234567e308
+    return max(-sys.float_info.max, min(sys.float_info.max, value))
 
 
 def _cut(text: str, limit: int) -> str:

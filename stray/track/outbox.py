@@ -1,21 +1,20 @@
 """A queue between training and a tracking server: putting is instant, sending is retried, what cannot be sent is kept.
 
-Delivery is in order and at least once. What is still unsent when the outbox closes is written to a JSON-lines file,
-an item a line, from which it can be sent later.
+Delivery is in order and at least once. What is not sent yet lies in a spool on disk, from which it can be sent later:
+also when the process is killed.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from stray.errors import without_secrets
+from stray.track.spool import Item, Spool
 
 logger = logging.getLogger(__name__)
 
@@ -25,20 +24,6 @@ _BATCH = 200
 """Items that are handed to `send` at once, at most."""
 
 
-@dataclass(frozen=True)
-class Item:
-    """One thing to send: plain JSON, so that it can be kept in a file."""
-
-    kind: str
-    """What it is: the sender knows the kinds."""
-    run: str
-    """Name of its run within the outbox."""
-    body: dict[str, Any]
-    """What goes with it."""
-    after: str | None = None
-    """Name of another run that must be there before."""
-
-
 class Outbox:
     """Sends items from a thread of its own."""
 
@@ -46,14 +31,12 @@ class Outbox:
         self,
         send: Callable[[list[Item]], None],
         is_transient: Callable[[Exception], bool],
-        spill_folder: str,
-        introduce: Callable[[str], Item],
+        spool: Spool,
     ) -> None:
         """`send` gets consecutive items of one kind and run and raises when they were not taken; `is_transient` tells
-        whether the same items may be taken later. `spill_folder` (made when needed) takes what never was, after an
-        item of kind "run" a run: its own one, or that which `introduce` makes from its name."""
-        self._introduce = introduce
-        self._send, self._is_transient, self._spill_folder = send, is_transient, spill_folder
+        whether the same items may be taken later. `spool` keeps what was not taken yet.
+        """
+        self._send, self._is_transient, self._spool = send, is_transient, spool
         self._items: deque[Item] = deque()
         self._rejected: list[Item] = []
         self._changed = threading.Condition()
@@ -66,6 +49,7 @@ class Outbox:
         with self._changed:
             if self._closing:
                 raise RuntimeError("the tracking store is closed")
+            self._spool.append(item)
             self._items.append(item)
             self._changed.notify_all()
 
@@ -96,15 +80,16 @@ class Outbox:
         with self._changed:
             self._given_up = True
             unsent = [*self._rejected, *self._items]
+            if unsent and self._spool.failed:  # there may be room now
+                self._spool.keep(unsent)
+            self._spool.close(remove=not unsent)
         if not unsent:
             return None
-        try:
-            path = _spill(unsent, self._spill_folder, self._introduce)
-        except OSError as error:
-            logger.error("%d tracked items were not sent and could not be kept: %s", len(unsent), error)
+        if self._spool.failed:
+            logger.error("%d tracked items were not sent and could not be kept", len(unsent))
             return None
-        logger.warning("%d tracked items were not sent; they are kept in %s", len(unsent), path)
-        return path
+        logger.warning("%d tracked items were not sent; they are kept in %s", len(unsent), self._spool.path)
+        return self._spool.file
 
     def _work(self) -> None:
         wait, away_since = _FIRST_WAIT_SECONDS, 0.0
@@ -116,12 +101,14 @@ class Outbox:
                     return
                 batch = _head(self._items, 1 if alone else _BATCH)
             try:
+                self._spool.sync()
                 self._send(batch)
             except Exception as error:
                 if self._is_transient(error):
                     if not away_since:
                         away_since = time.monotonic()
-                        logger.warning("the tracking store does not answer; the run goes on, metrics wait (%s)", error)
+                        what = "the tracking store does not answer; the run goes on, metrics wait (%s)"
+                        logger.warning(what, _said(error))
                     with self._changed:
                         # Woken early by closing only: a new item is no reason to knock again.
                         closing = self._closing
@@ -131,7 +118,7 @@ class Outbox:
                 if len(batch) > 1:
                     alone = len(batch)
                     continue
-                logger.warning("the tracking store refused %s of a run: %s", batch[0].kind, error)
+                logger.warning("the tracking store refused %s of a run: %s", batch[0].kind, _said(error))
                 self._rejected.extend(batch)
             if away_since:
                 logger.warning("the tracking store answers again after %.0f s", time.monotonic() - away_since)
@@ -139,6 +126,8 @@ class Outbox:
             with self._changed:
                 for _ in batch:
                     self._items.popleft()
+                if not self._items and not self._given_up:
+                    self._spool.keep(self._rejected)
                 self._changed.notify_all()
 
 
@@ -151,27 +140,5 @@ def _head(items: Iterable[Item], most: int) -> list[Item]:
     return batch
 
 
-def _spill(items: list[Item], folder: str, introduce: Callable[[str], Item]) -> Path:
-    known: set[str] = set()
-    lines: list[Item] = []
-    for item in items:
-        needed = [item.after, item.run if item.kind != "run" else None]
-        lines += [introduce(run) for run in needed if run is not None and run not in known]
-        known |= {run for run in (item.after, item.run) if run is not None}
-        lines.append(item)
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    path = place / f"unsent-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{time.monotonic_ns() % 10**6:06d}.jsonl"
-    path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in lines), encoding="utf-8")
-    return path
-
-
-def read_spill(path: str | os.PathLike[str]) -> list[Item]:
-    """The items of a file that `close` wrote. Raises ValueError when a line is no item."""
-    items = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            items.append(Item(**json.loads(line)))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}, line {number} is no tracked item: {error}") from error
-    return items
+def _said(error: Exception) -> str:
+    return without_secrets(str(error).strip().partition("\n")[0] or type(error).__name__)

@@ -104,8 +104,8 @@ def test_a_server_that_goes_away_delays_metrics_and_loses_none(server: Server, t
     assert kept is not None
 
     server.start()
-    with MlflowStore(server.uri, "cohort", unsent_folder=str(tmp_path / "unsent2")) as second:
-        second.replay(kept)
+    with MlflowStore(server.uri, "cohort", unsent_folder=str(tmp_path / "unsent")) as second:
+        assert second.adopted
         assert second.flush()
     assert reader.history(late.run_id, "loss")[-1] == (50, -1.0)
     assert reader.download(late.run_id, "again", tmp_path / "fetched2")

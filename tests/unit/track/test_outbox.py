@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stray.track.outbox import Item, Outbox, read_spill
+from stray.track.outbox import Outbox
+from stray.track.spool import Item, Leftover, Spool, leftovers
 
 
 class Away(Exception):
@@ -39,7 +40,13 @@ class Desk:
 
 
 def outbox(desk: Desk, folder: Path) -> Outbox:
-    return Outbox(desk.take, lambda error: isinstance(error, Away), str(folder), lambda run: Item("run", run, {}))
+    return Outbox(desk.take, lambda error: isinstance(error, Away), Spool(folder, "http://host", "cohort"))
+
+
+def left_in(folder: Path) -> Leftover:
+    (found,), problems = leftovers(folder)
+    assert not problems
+    return found
 
 
 def items(count: int, run: str = "r", kind: str = "metrics") -> list[Item]:
@@ -58,7 +65,7 @@ def test_items_arrive_in_order_and_alike_ones_together(tmp_path: Path) -> None:
     assert desk.taken == sent
     assert desk.batches == [50, 1, 50, 5]
     assert box.close(1) is None
-    assert list(tmp_path.iterdir()) == []
+    assert not tmp_path.exists() or list(tmp_path.iterdir()) == []
 
 
 def test_an_absent_other_side_delays_but_stops_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -85,13 +92,14 @@ def test_what_is_unsent_at_the_end_is_kept_and_can_be_sent_later(tmp_path: Path)
     desk = Desk()
     desk.open.clear()
     box = outbox(desk, tmp_path / "unsent")
-    for item in items(30):
+    opened = Item("run", "r", {"name": "cell"})
+    for item in [opened, *items(30)]:
         box.put(item)
     start = time.monotonic()
     kept = box.close(1.0)
     assert time.monotonic() - start < 3
     assert kept is not None
-    assert read_spill(kept) == [Item("run", "r", {}), *items(30)]
+    assert left_in(kept.parent).items == (opened, *items(30))
     assert box.close(1.0) is None
     with pytest.raises(RuntimeError, match="closed"):
         box.put(items(1)[0])
@@ -119,18 +127,12 @@ def test_what_is_refused_holds_nothing_up_and_is_kept(tmp_path: Path) -> None:
     wrong = Item("params", "r", {"wrong": True})
     desk.open.clear()
     fine = items(9, kind="params")
-    for item in [*fine[:4], wrong, *fine[4:]]:
+    opened = Item("run", "r", {"name": "cell"})
+    for item in [opened, *fine[:4], wrong, *fine[4:]]:
         box.put(item)
     desk.open.set()
     assert box.flush(10)
-    assert desk.taken == fine
+    assert desk.taken == [opened, *fine]
     kept = box.close(1)
     assert kept is not None
-    assert read_spill(kept) == [Item("run", "r", {}), wrong]
-
-
-def test_a_file_that_is_no_list_of_items_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "notes.jsonl"
-    file.write_text('{"kind": "metrics", "run": "r", "body": {}}\n{"a": 1}\n')
-    with pytest.raises(ValueError, match="line 2"):
-        read_spill(file)
+    assert left_in(tmp_path).items == (Item("run", "r", {"name": "cell", "known": True}), wrong)
