@@ -27,7 +27,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "Data": ("ingest", "inspect"),
     "Recipe": ("config",),
     "Train and use": ("train", "embed", "predict"),
-    "Judge": ("evaluate", "search", "compare"),
+    "Judge": ("evaluate", "search", "compare", "track"),
     "On a cluster": ("submit", "benchmark"),
 }
 """The verbs in the order of work."""

@@ -88,8 +88,8 @@ class _Experiment:
         pool = ThreadPoolExecutor(1, thread_name_prefix="score")
         try:
             for group in groups:
-                live = self._train(group)
-                scored.append(pool.submit(self._scorer.score, group, live))
+                self._train(group)
+                scored.append(pool.submit(self._scorer.score, group))
                 for future in scored:
                     if future.done():
                         future.result()  # an error ends the experiment now, not after the last fold
@@ -99,11 +99,11 @@ class _Experiment:
             ended = isinstance(sys.exc_info()[1], KeyboardInterrupt | SystemExit)
             pool.shutdown(wait=not ended, cancel_futures=ended)
 
-    def _train(self, group: Group) -> set[str]:
-        """Run the group's stages; the keys of those that ran, whose curves were sent as they went."""
+    def _train(self, group: Group) -> None:
+        """Run the group's stages."""
         stages = group.stages()
         if not stages:
-            return set()
+            return
         genes = _genes(group)
         fit_panels(self._dataset, [(gene, cell.fold.train) for gene, cell in genes])
         placed = self._place(group, genes)
@@ -117,7 +117,6 @@ class _Experiment:
             assignments.append(Assignment(stage=stage, targets=targets, title=title, epochs=stage.epochs))
         self._watch.say(f"{fold_title(group.cells[0].fold)}: workers start")
         train_on_workers(assignments, placed, self._recipe, self._root, self._tracking)
-        return {stage.key for stage in stages}
 
     def _place(self, group: Group, genes: Sequence[tuple[GeneStage, Cell]]) -> Placed:
         pictures = any(isinstance(cell.scored, ImageStage) for cell in group.trained)

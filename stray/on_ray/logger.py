@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,10 @@ class MailboxTracker:
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """See `Tracker.metrics`."""
         self._post({"metrics": dict(values), "step": step})
+
+    def curves(self, points: Sequence[tuple[str, int, float]]) -> None:
+        """See `MlflowTracker.curves`."""
+        self._post({"curves": list(points)})
 
     def artifact(self, path_local: str | os.PathLike[str], folder: str = "") -> None:
         """See `Tracker.artifact`; one file, whose content travels in the letter."""

@@ -16,6 +16,7 @@ import numpy as np
 from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
+from stray.errors import without_secrets
 from stray.evaluate import Evaluation, evaluate, probe_balanced_accuracy
 from stray.metrics.naming import INNER
 from stray.on_ray.models import export
@@ -26,7 +27,10 @@ from stray.track import records
 from stray.track.mlflow import MlflowTracker
 from stray.train.cells import Cell, Choice, Group, with_start
 from stray.train.results import ResultFolder, digest
-from stray.train.stages import CODES_FIGURE, CodesStage, ImageStage, Stage
+from stray.train.stages import CODES_FIGURE, STEPS, CodesStage, ImageStage, Stage
+
+SCORES = "metrics.json"
+"""A cell's scores, kept before they are sent."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +54,15 @@ class Scorer:
         self._recipe, self._dataset, self._tracking, self._watch, self._root = recipe, dataset, tracking, watch, root
         self._again = again
 
-    def score(self, group: Group, live: set[str]) -> list[str]:
-        """Score a trained group; the folders of models where all patients trained.
-
-        `live` are the keys of stages whose curves were sent as they went.
-        """
+    def score(self, group: Group) -> list[str]:
+        """Score a trained group; the folders of models where all patients trained."""
         evaluations: dict[str, Evaluation] = {}
-        models = [self._finish(cell, live, evaluations) for cell in group.cells]
+        models = [self._finish(cell, evaluations) for cell in group.cells]
         for cell in group.inner:
-            self._judge(cell, live)
+            self._judge(cell)
         for choice in group.choices:
             chosen, cell = self._choose(choice)
-            models.append(self._finish(cell, set(), evaluations, chosen))
+            models.append(self._finish(cell, evaluations, chosen))
         return [model for model in models if model is not None]
 
     def run_key(self, cell: Cell) -> str:
@@ -82,24 +83,27 @@ class Scorer:
         return ResultFolder(storage.join(self._root, self.run_key(cell)))
 
     def _is_finished(self, cell: Cell) -> bool:
+        """Whether its scores are kept, and the store of this command has them."""
         folder = self._folder(cell)
-        return not self._again and folder.is_done() and folder.facts()["tracked"] == self._tracking.uri
+        if self._again or not folder.is_done():
+            return False
+        scores = folder.read_json(SCORES) if cell.fold.held_out else {}
+        return self._tracking.has(self.run_key(cell), [name for name, value in scores.items() if math.isfinite(value)])
 
     def _end(self, cell: Cell, model: str | None = None) -> None:
-        facts = {"tracked": self._tracking.uri, "model": model, "method": cell.method, "fold": cell.fold.name}
-        self._folder(cell).finish(facts)
-        self._tracking.close(self.run_key(cell))
+        """Close the cell's run; the cell is done once the store has all of it, not before."""
+        facts = {"tracked": without_secrets(self._tracking.uri), "model": model}
+        facts |= {"method": cell.method, "fold": cell.fold.name}
+        self._tracking.close(self.run_key(cell), stored=lambda: self._folder(cell).finish(facts))
 
-    def _finish(
-        self, cell: Cell, live: set[str], evaluations: dict[str, Evaluation], chosen: Chosen | None = None
-    ) -> str | None:
+    def _finish(self, cell: Cell, evaluations: dict[str, Evaluation], chosen: Chosen | None = None) -> str | None:
         """Score a cell and log it; the folder of the model where all patients trained."""
         if self._is_finished(cell):
             return self._folder(cell).facts()["model"]
         run = self.open(cell)
         if chosen is not None:
             self._log_choice(run, cell, chosen)
-        log_curves(run, cell, live)
+        log_curves(run, cell)
         log_codes(run, cell)
         model = None
         if cell.fold.held_out:
@@ -107,9 +111,9 @@ class Scorer:
             if cell.scored.key not in evaluations:
                 evaluations[cell.scored.key] = self._evaluate(cell)
             evaluation = evaluations[cell.scored.key]
+            self._folder(cell).write_json(SCORES, evaluation.metrics)
             log_evaluation(run, evaluation, cell.method)
             self._watch.say(f"{cell.title}: {evaluation.headline}")
-            self._folder(cell).write_json("metrics.json", evaluation.metrics)
         elif isinstance(cell.scored, CodesStage):
             model = cell.scored.gene.folder.path
         else:
@@ -127,25 +131,25 @@ class Scorer:
             seed=cell.seed,
         )
 
-    def _judge(self, cell: Cell, live: set[str]) -> None:
+    def _judge(self, cell: Cell) -> None:
         """Score a cell on its inner validation patients, as a search does, and log it."""
         if self._is_finished(cell):
             return
         run, fold = self.open(cell), cell.fold
-        log_curves(run, cell, live)
+        log_curves(run, cell)
         log_codes(run, cell)
         score = probe_balanced_accuracy(
             *_features(cell), self._dataset.spots(), fold.train, fold.held_out, self._recipe.eval, cell.seed
         )
+        self._folder(cell).write_json(SCORES, {INNER: score})
         if math.isfinite(score):
             run.metrics({INNER: score})
         self._watch.say(f"{cell.title}: balanced accuracy {score:.3f}")
-        self._folder(cell).write_json("metrics.json", {INNER: score})
         self._end(cell)
 
     def _choose(self, choice: Choice) -> tuple[Chosen, Cell]:
         """What the method is here, and its cell: the candidate's under the method's own name."""
-        scores = {trial.method: self._folder(trial).read_json("metrics.json")[INNER] for trial in choice.trials}
+        scores = {trial.method: self._folder(trial).read_json(SCORES)[INNER] for trial in choice.trials}
         best = choice.best(list(scores.values()))
         chosen = Chosen(best.method, choice.trials[0].fold.held_out, scores)
         return chosen, replace(best, method=choice.method)
@@ -164,15 +168,22 @@ def _features(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
     return cell.scored.folder.read_array("features.npy"), cell.scored.folder.read_array("rows.npy")
 
 
-def log_curves(run: Any, cell: Cell, live: set[str]) -> None:
-    """The training curves of stages that were done before, by another cell or before this command: not in `live`."""
+def log_curves(run: Any, cell: Cell) -> None:
+    """Log the training curves of the cell's stages, as these left them: by another cell, before this command, or sent
+    as they went, of which a driver that was killed may have lost some.
+    """
     stages: list[tuple[str, Stage]] = [("contrastive", cell.scored)] if isinstance(cell.scored, ImageStage) else []
     if cell.scored.needs_codes:
         stages.append(("gene", cell.scored.gene))
     for prefix, stage in stages:
-        history = stage.folder.read_json("history.json") if stage.key not in live else []
-        for epoch, metrics in enumerate(history, start=1):
-            run.metrics({f"{prefix}/{name}": value for name, value in metrics.items()}, epoch)
+        points = [
+            (f"{prefix}/{name}", epoch, value)
+            for epoch, metrics in enumerate(stage.folder.read_json("history.json"), start=1)
+            for name, value in metrics.items()
+        ]
+        if storage.exists(storage.join(stage.folder.path, STEPS)):  # an earlier version kept none
+            points += [(f"{prefix}/step_loss", step, value) for step, value in stage.folder.read_json(STEPS)]
+        run.curves(points)
 
 
 def log_codes(run: Any, cell: Cell) -> None:

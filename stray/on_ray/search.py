@@ -33,7 +33,7 @@ from stray.on_ray.logger import heard_by
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import WorkerPlan, plan_workers, resources
 from stray.on_ray.tracking import Tracking, log_text
-from stray.on_ray.trial import METRIC, Shared, run_trial, trial_cell
+from stray.on_ray.trial import METRIC, Shared, deliver_trial, run_trial, trial_cell
 from stray.on_ray.visibility import check_paths_visible
 from stray.on_ray.waiting import patience
 from stray.on_ray.watch import NoWatch, Watch
@@ -100,6 +100,9 @@ def _search(recipe: Recipe, watch: Watch) -> Found:
             shared = Shared(recipe, method, dataset, fold, root, placed, layout, mailbox, key)
             results = _tune(recipe, shared, storage.join(root, "search"), key)
         trials = _ranked(results)
+        for trial in trials:
+            if math.isfinite(trial.score):
+                deliver_trial(trial.name, trial.settings, trial.score, shared, tracking)
         found = _with_best(recipe, method, trials[0])
         path = storage.join(root, "best.yaml")
         storage.write_bytes(path, dump_yaml(found).encode())

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -18,7 +18,8 @@ from stray.on_ray.logger import Letter
 from stray.on_ray.watch import Watch
 from stray.recipe import dump_yaml, flatten
 from stray.track.mlflow import MlflowStore, MlflowTracker
-from stray.track.place import experiment_name, tracking_uri
+from stray.track.place import experiment_name, spool_folder, tracking_uri
+from stray.track.spool import leftovers
 from stray.track.tracker import RunStatus, Tracker
 
 
@@ -28,7 +29,13 @@ class Tracking:
     def __init__(self, recipe: Recipe, *, kind: str, key: str, dataset: str, watch: Watch) -> None:
         """`kind` is `experiment` or `search`; the same `key` goes on with the same runs."""
         self.key, self.uri = key, tracking_uri(recipe)
-        self._store = MlflowStore(self.uri, experiment_name(recipe))
+        spool = spool_folder(recipe, self.uri)
+        self._store = MlflowStore(self.uri, experiment_name(recipe), unsent_folder=spool)
+        self._tell_of_leftovers(spool, watch)
+        self._stored = self._store.finished()
+        self._awaited: list[tuple[MlflowTracker, Callable[[], None]]] = []
+        self.opened: set[str] = set()
+        """Keys of the child runs that this process opened."""
         self._tags = {"stray.dataset": dataset, "stray.version": __version__}
         if (job := _job()) is not None:
             self._tags["stray.job"] = job
@@ -53,8 +60,10 @@ class Tracking:
         self.parent.close(status)
         # After SIGTERM little time is left, and what the server does not take is kept.
         unsent = self._store.close(5.0 if status == "KILLED" else None)
+        self._settle()
         if unsent is not None:
-            self._watch.say(f"the tracking server did not take everything; what is left is kept in {unsent}")
+            remedy = f"the same command sends it, and so does `stray track replay {unsent.parent}`"
+            self._watch.say(f"the tracking server did not take everything; what is left is kept: {remedy}")
 
     def open(self, key: str, name: str, recipe: Recipe, tags: Mapping[str, str]) -> MlflowTracker:
         """The child run of this key; made, or gone on with."""
@@ -64,14 +73,37 @@ class Tracking:
                 run.params(flatten(recipe))
                 log_text(run, "recipe.yaml", dump_yaml(recipe))
                 self._open[key] = run
+                self.opened.add(key)
             return self._open[key]
 
-    def close(self, key: str, status: RunStatus = "FINISHED") -> None:
-        """End the child run of this key."""
+    def close(self, key: str, status: RunStatus = "FINISHED", stored: Callable[[], None] | None = None) -> None:
+        """End the child run of this key; `stored` is called once the store has all of it."""
         with self._lock:
             run = self._open.pop(key, None)
+            if run is not None and stored is not None:
+                self._awaited.append((run, stored))
         if run is not None:
             run.close(status)
+        self._settle()
+
+    def has(self, key: str, metrics: Iterable[str] = ()) -> bool:
+        """Whether the store had the child run of this key, finished and with these metrics, when this process began."""
+        return key in self._stored and self._stored[key].issuperset(metrics)
+
+    def _settle(self) -> None:
+        with self._lock:
+            done = [one for one in self._awaited if self._store.has_closed(one[0])]
+            self._awaited = [one for one in self._awaited if one not in done]
+        for _, stored in done:
+            stored()
+
+    def _tell_of_leftovers(self, spool: str, watch: Watch) -> None:
+        if self._store.adopted:
+            watch.say(f"{self._store.adopted} tracked items that an earlier command could not send are sent now")
+            self._store.flush()
+        for left in leftovers(spool)[0]:
+            what = f"{len(left.items)} tracked items for the experiment {left.experiment} in {left.store} are unsent"
+            watch.say(f"{what}: `stray track replay {left.path}` sends them")
 
     def deliver(self, letter: Letter) -> None:
         """What a worker sent: to the runs that it is for, and to the person who watches."""
@@ -83,7 +115,9 @@ class Tracking:
             run = self._open.get(target)
             if run is None:
                 continue
-            if "metrics" in letter:
+            if "curves" in letter:
+                run.curves(letter["curves"])
+            elif "metrics" in letter:
                 run.metrics(letter["metrics"], letter["step"])
             elif "params" in letter:
                 run.params(letter["params"])

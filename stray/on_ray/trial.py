@@ -18,7 +18,8 @@ from stray.on_ray.fit import Assignment, fit
 from stray.on_ray.logger import MailboxTracker
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import WorkerPlan
-from stray.on_ray.score import log_codes
+from stray.on_ray.score import log_codes, log_curves
+from stray.on_ray.tracking import Tracking
 from stray.on_ray.waiting import patience
 from stray.recipe import for_method
 from stray.train.cells import Cell, Group, cell
@@ -58,9 +59,7 @@ def run_trial(settings: dict[str, Any], *, shared: Shared) -> None:
     recipe = shared.recipe
     trial = trial_cell(recipe, shared.method, settings, shared.dataset, shared.fold, shared.root)
     name = tune.get_context().get_trial_id()
-    key = "trial-" + digest(shared.experiment, name)
-    title = f"trial {name}: " + "  ".join(f"{path.split('.')[-1]} {_short(value)}" for path, value in settings.items())
-    tags = {"stray.kind": "trial", "stray.method": shared.method, "stray.seed": str(trial.seed), "stray.fold": "search"}
+    key, title, tags = _key(shared, name), _title(name, settings), _tags(shared, trial)
     tracker = MailboxTracker(shared.mailbox, [key], {"title": title, "epochs": trial.recipe.contrastive.epochs})
     tracker.open(title, trial.recipe, tags)
     tracker.params({f"search.{path}": value for path, value in settings.items()})
@@ -69,15 +68,45 @@ def run_trial(settings: dict[str, Any], *, shared: Shared) -> None:
         with patience(recipe.run.wait_minutes, tracker.note):
             _train(trial, shared, tracker, title, key)
         score = _score(trial, shared)
-        # From the folder: trials that share a gene stage each show what it did.
-        log_codes(tracker, trial)
-        tracker.metrics({METRIC: score})
+        _log(tracker, trial, score)
         tracker.note(f"balanced accuracy on {', '.join(shared.fold.held_out)}: {score:.3f}")
     except Exception:
         tracker.end("FAILED")
         raise
     tracker.end()
     tune.report({METRIC: score})
+
+
+def deliver_trial(name: str, settings: dict[str, Any], score: float, shared: Shared, tracking: Tracking) -> None:
+    """Log a trial that ended well in an earlier command, where the store of this one lacks it."""
+    key = _key(shared, name)
+    if key in tracking.opened or tracking.has(key, [METRIC]):
+        return
+    trial = trial_cell(shared.recipe, shared.method, settings, shared.dataset, shared.fold, shared.root)
+    if trial.scored.folder.is_done():
+        run = tracking.open(key, _title(name, settings), trial.recipe, _tags(shared, trial))
+        run.params({f"search.{path}": value for path, value in settings.items()})
+        _log(run, trial, score)
+        tracking.close(key)
+
+
+def _log(run: Any, trial: Cell, score: float) -> None:
+    # From the folders: trials that share a gene stage each show what it did.
+    log_curves(run, trial)
+    log_codes(run, trial)
+    run.metrics({METRIC: score})
+
+
+def _key(shared: Shared, name: str) -> str:
+    return "trial-" + digest(shared.experiment, name)
+
+
+def _title(name: str, settings: dict[str, Any]) -> str:
+    return f"trial {name}: " + "  ".join(f"{path.split('.')[-1]} {_short(value)}" for path, value in settings.items())
+
+
+def _tags(shared: Shared, trial: Cell) -> dict[str, str]:
+    return {"stray.kind": "trial", "stray.method": shared.method, "stray.seed": str(trial.seed), "stray.fold": "search"}
 
 
 def _score(trial: Cell, shared: Shared) -> float:

@@ -113,9 +113,9 @@ class MlflowStore:
             logger.warning("what an earlier command could not track stays unsent: %s", problem)
         return sum(self.adopt(left) for left in found if (left.store, left.experiment) == where)
 
-    def finished(self, tags: Mapping[str, str]) -> dict[str, set[str]]:
-        """Return the finished runs of the experiment that have all these tags: key -> names of their metrics."""
-        return self._sender.finished(tags)
+    def finished(self) -> dict[str, set[str]]:
+        """Return the finished runs of the experiment: key -> names of their metrics."""
+        return self._sender.finished()
 
     def has_closed(self, run: MlflowTracker) -> bool:
         """Whether the store has taken everything of a run, up to its end."""

@@ -7,7 +7,6 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -141,14 +140,11 @@ class Sender:
         self._fresh.add(made)
         return made
 
-    def finished(self, tags: Mapping[str, str]) -> dict[str, set[str]]:
+    def finished(self) -> dict[str, set[str]]:
         """See `MlflowStore.finished`."""
-        where = " and ".join(
-            ["attributes.status = 'FINISHED'", *(f"tags.`{key}` = {quoted(value)}" for key, value in tags.items())]
-        )
         found, token = {}, None
         while True:
-            page = self._client.search_runs([self._experiment_id], where, page_token=token)
+            page = self._client.search_runs([self._experiment_id], "attributes.status = 'FINISHED'", page_token=token)
             found |= {run.data.tags[KEY]: set(run.data.metrics) for run in page if KEY in run.data.tags}
             if not (token := page.token):
                 return found

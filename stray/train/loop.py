@@ -96,9 +96,11 @@ def fit(
         state.epoch_over(metrics)
         metrics |= epochs_at_chance(state.history, optim, task.epochs)
         named = {f"{prefix}/{name}": value for name, value in metrics.items()}
+        logged = [(epoch * steps + step, float(losses[step])) for step in range(0, steps, -(-steps // STEP_LOSSES))]
+        state.step_losses += logged
         if worker.rank == 0:
-            for step in range(0, steps, -(-steps // STEP_LOSSES)):
-                tracker.metrics({f"{prefix}/step_loss": float(losses[step])}, step=epoch * steps + step)
+            for step, loss in logged:
+                tracker.metrics({f"{prefix}/step_loss": loss}, step=step)
             tracker.metrics(named, step=state.epoch)
             for subject, text in warnings(prefix, state.history, optim, task.epochs):
                 tracker.warn(subject, text)

@@ -35,7 +35,7 @@ from stray.train.loop import fit
 from stray.train.pair_watch import PairWatch
 from stray.train.precision import matrix_products
 from stray.train.selection import Selection
-from stray.train.stages import CODES_FIGURE, CodesStage, GeneStage, ImageStage, Stage, StageData
+from stray.train.stages import CODES_FIGURE, STEPS, CodesStage, GeneStage, ImageStage, Stage, StageData
 from stray.train.state import TrainState
 from stray.train.worker import Worker
 
@@ -74,7 +74,9 @@ def _agree(done: bool, worker: Worker) -> bool:
 def _run_gene(stage: GeneStage, data: StageData, worker: Worker, train: Callable[..., TrainState]) -> None:
     panel = stage.panel()
     counts = data.counts(panel, stage.rows)
-    probability_NK, history, batches, classes = None, [], [], []
+    probability_NK, batches, classes = None, [], []
+    history: list[dict[str, float]] = []
+    steps: list[tuple[int, float]] = []
     if isinstance(stage.config.model, (PcaConfig, LogCountsConfig)):
         module = _fitted(stage, counts).to(worker.device)
     else:
@@ -85,7 +87,8 @@ def _run_gene(stage: GeneStage, data: StageData, worker: Worker, train: Callable
             train, selection=_selection(stage, task), spots_at=lambda places: data.spots(stage.rows[places])
         )
         with matrix_products(stage.config.precision):
-            history = train(task, stage.config.optim, prefix="gene", seed=stage.seed).history
+            state = train(task, stage.config.optim, prefix="gene", seed=stage.seed)
+            history, steps = state.history, state.step_losses
             task.finish()
         module, batches, classes = task.module, task.names.tolist(), task.classes.tolist()
         if isinstance(module, Scanvi):
@@ -98,6 +101,7 @@ def _run_gene(stage: GeneStage, data: StageData, worker: Worker, train: Callable
         facts = {"gene": asdict(stage.config), "batches": batches, "classes": classes, "seed": stage.seed}
         folder.write_json("config.json", facts)
         folder.write_json("history.json", history)
+        folder.write_json(STEPS, steps)
         folder.write_array("rows.npy", stage.rows)
         folder.write_array("codes.npy", codes_NZ.numpy())
         if (figure := draw_codes(stage, counts, codes_NZ)) is not None:
@@ -165,6 +169,7 @@ def _over_all(code: Callable[[Tensor], Tensor], counts: Counts, worker: Worker) 
 
 def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callable[..., TrainState]) -> None:
     history: list[dict[str, float]] = []
+    steps: list[tuple[int, float]] = []
     if stage.train:
         trained, watched = _split(stage)
         genes, tuned = tower_input(trained, data)
@@ -182,9 +187,8 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callab
             watch=None if watched is None else _watch(watched, data),
         )
         train = partial(train, spots_at=lambda places: data.spots(trained.rows[places]))
-        history = train(
-            task, stage.config.optim, prefix="contrastive", seed=stage.gene.seed, scaler=task.scaler()
-        ).history
+        state = train(task, stage.config.optim, prefix="contrastive", seed=stage.gene.seed, scaler=task.scaler())
+        history, steps = state.history, state.step_losses
         encoder = task.module.coder()
     else:
         encoder = untrained(stage.config.image, stage.gene.seed).to(worker.device)
@@ -199,6 +203,7 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callab
             "config.json", {"contrastive": asdict(stage.config), "seed": stage.gene.seed, "trained": stage.train}
         )
         folder.write_json("history.json", history)
+        folder.write_json(STEPS, steps)
         folder.write_array("rows.npy", stage.embed_rows)
         folder.write_array("features.npy", features_ND.numpy())
         folder.finish({"kind": "image", "dataset": stage.gene.dataset})

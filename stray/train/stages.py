@@ -18,6 +18,8 @@ from stray.train.patch_source import PatchSource
 from stray.train.results import ResultFolder, digest
 from stray.train.stream_plan import Stream
 
+STEPS = "steps.json"
+"""[step, loss] of the steps whose loss a stage logged, in its folder."""
 CODES_FIGURE = "codes.png"
 """What a gene stage did to the spots, in its folder."""
 

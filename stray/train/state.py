@@ -71,6 +71,8 @@ class TrainState:
         self.so_far: dict[str, Any] | None = None
         """The epoch as far as it has come, between two of its steps."""
         self.history: list[dict[str, float]] = []
+        self.step_losses: list[tuple[int, float]] = []
+        """(step of the whole training, loss) of the steps whose loss is logged."""
         self.best: dict[str, torch.Tensor] | None = None
 
     @staticmethod
@@ -119,6 +121,7 @@ class TrainState:
             "step": self.step,
             "so_far": self.so_far,
             "history": self.history,
+            "step_losses": self.step_losses,
             "best": self.best,
         }
         if self.average is not None:
@@ -132,6 +135,7 @@ class TrainState:
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.history, self.best = state["epoch"], list(state["history"]), state["best"]
+        self.step_losses = [(step, loss) for step, loss in state.get("step_losses", ())]
         self.step, self.so_far = state.get("step", 0), state.get("so_far")
         if self.average is not None:
             self.average.load_state_dict(state["average"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from stray.cli import main
 from stray.errors import InputError
 from stray.recipe import load_recipe
 from stray.track.mlflow import MlflowStore
 from stray.track.mlflow_client import resolve_uri
 from stray.track.mlflow_reader import MlflowReader
 from stray.track.place import sqlite_file, sqlite_uri, tracking_uri
+from stray.track.spool import Item, Spool
 from stray.track.tracker import Tracker
 
 
@@ -123,6 +126,116 @@ def test_a_run_with_the_same_key_is_gone_on_with(uri: str, experiment: str, capl
     assert run.params == {"epochs": "3", "seed": "0"}
     assert any("epochs" in record.message for record in caplog.records)
     assert reader.history(run.run_id, "loss") == [(0, 5.0), (1, 1.0)]
+
+
+def logging_process(uri: str, experiment: str, *, end: str) -> None:
+    """A process that logs a run and ends before it has seen that anything arrived."""
+    script = f"""
+import os, signal
+from pathlib import Path
+from stray.track.mlflow import MlflowStore
+store = MlflowStore({uri!r}, {experiment!r})
+parent = store.run("all", tags={{"stray.key": "all"}})
+run = store.run("cell", parent, {{"stray.key": "cell"}})
+run.params({{"epochs": 9}})
+for step in range(60):
+    run.metrics({{"loss": 1 / (step + 1), "nan": float("nan"), "inf": float("inf")}}, step)
+run.metrics({{"score": 0.5}})
+Path("figure.png").write_bytes(b"dots")
+run.artifact("figure.png", "figures")
+run.close()
+{end}
+"""
+    folder = Path(uri.removeprefix("sqlite:///")).parent
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, env=env)
+    assert done.returncode == (-9 if "SIGKILL" in end else 0)
+
+
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+
+
+def assert_whole_and_single(uri: str, experiment: str, folder: Path) -> None:
+    reader = MlflowReader(uri, experiment)
+    runs = {run.name: run for run in reader.runs()}
+    assert runs.keys() == {"cell", "all"}
+    run = runs["cell"]
+    assert run.status == "FINISHED"
+    assert run.parent == runs["all"].run_id
+    assert run.params == {"epochs": "9"}
+    for name, count in {"loss": 60, "nan": 60, "inf": 60, "score": 1}.items():
+        assert len(reader._client.get_metric_history(run.run_id, name)) == count, name
+    assert reader.history(run.run_id, "loss") == [(step, 1 / (step + 1)) for step in range(60)]
+    found = reader.download(run.run_id, "figures", folder)
+    assert found
+    assert (Path(found) / "figure.png").read_bytes() == b"dots"
+
+
+def test_what_a_killed_process_had_not_sent_comes_with_the_next_one_and_once(
+    uri: str, experiment: str, tmp_path: Path
+) -> None:
+    unsent = Path(uri.removeprefix("sqlite:///")).parent / "mlflow-unsent"
+    logging_process(uri, experiment, end=KILL)
+    (spool,) = unsent.iterdir()
+    shutil.copytree(spool, tmp_path / "copy" / spool.name)
+    with MlflowStore(uri, experiment) as store:
+        assert store.adopted
+        again = store.run("all", tags={"stray.key": "all"})
+        again.close()
+        assert store.flush()
+        assert store.has_closed(again)
+        assert not spool.exists()
+    assert not unsent.exists()
+    assert_whole_and_single(uri, experiment, tmp_path / "first")
+    # As a process leaves it that is killed after the store has taken everything.
+    assert main(["track", "replay", str(tmp_path / "copy")]) == 0
+    assert not (tmp_path / "copy").exists()
+    assert_whole_and_single(uri, experiment, tmp_path / "second")
+
+
+def test_a_command_sends_what_is_kept_to_its_store_or_to_another(
+    uri: str, experiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "lost" / "mlflow-unsent"
+    spool = Spool(kept, f"sqlite:///{tmp_path}/lost/mlflow.db", "another")
+    spool.append(Item("run", "r", {"name": "cell", "parent_id": None, "tags": {"stray.key": "cell"}}))
+    spool.append(Item("metrics", "r", {"values": {"loss": 0.5}, "step": 1, "time": 1}))
+    spool.close(remove=False)
+    assert main(["track", "replay", str(kept), "--uri", "http://ann:hunter2@127.0.0.1:9"]) == 2
+    assert main(["track", "replay", str(kept), "--uri", uri, "--experiment", experiment]) == 0
+    shown = capsys.readouterr().err
+    assert "hunter2" not in shown
+    assert f"sent to {uri}, experiment {experiment}" in shown
+    assert main(["track", "replay", str(tmp_path)]) == 0
+    assert "nothing is unsent" in capsys.readouterr().err
+    assert main(["track", "replay", str(tmp_path / "absent")]) == 2
+    assert "there is no such folder" in capsys.readouterr().err
+    assert [run.metrics for run in MlflowReader(uri, experiment).runs()] == [{"loss": 0.5}]
+
+
+def test_finished_runs_are_told_with_their_metrics(uri: str, experiment: str) -> None:
+    with MlflowStore(uri, experiment) as store:
+        runs = [store.run(name, tags={"stray.key": name}) for name in ("done", "failed", "open")]
+        runs[0].metrics({"score": 0.5})
+        runs[0].close()
+        runs[1].close("FAILED")
+        assert store.flush()
+        assert store.finished() == {"done": {"score"}}
+        assert [store.has_closed(run) for run in runs] == [True, True, False]
+
+
+def test_curves_add_the_points_that_a_run_lacks(uri: str, experiment: str) -> None:
+    points = [("loss", step, value) for step, value in enumerate((3.0, 2.0, float("nan"), 1.0))]
+    for count in (2, 4):
+        with MlflowStore(uri, experiment) as store:
+            run = store.run("cell", tags={"stray.key": "cell"})
+            run.metrics({"loss": 2.0}, 1)
+            run.curves(points[:count])
+            run.curves([*points[:count], *points[:count]])
+            assert store.flush()
+    client = MlflowReader(uri, experiment)._client
+    assert run.run_id
+    assert sorted(point.step for point in client.get_metric_history(run.run_id, "loss")) == [0, 1, 2, 3]
 
 
 def test_long_many_and_odd_values_arrive_whole(uri: str, experiment: str, tmp_path: Path) -> None:
