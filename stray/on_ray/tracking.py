@@ -64,6 +64,9 @@ class Tracking:
         if unsent is not None:
             remedy = f"the same command sends it, and so does `stray track replay {unsent.parent}`"
             self._watch.say(f"the tracking server did not take everything; what is left is kept: {remedy}")
+        elif self._awaited:
+            remedy = "see to the store (is its disk full?) and run the same command again: it trains nothing anew"
+            self._watch.say(f"{self.uri} did not take everything: {remedy}")
 
     def open(self, key: str, name: str, recipe: Recipe, tags: Mapping[str, str]) -> MlflowTracker:
         """The child run of this key; made, or gone on with."""

@@ -34,6 +34,8 @@ from stray.track.place import sqlite_file, sqlite_query, sqlite_uri  # noqa: E40
 
 # urllib3 warns of every refused connection; the outbox says once that the server is away.
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+# So does MLflow of a database that takes no more, with a traceback each time.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 _SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
 _PASSING = {408, 425, 429}

@@ -23,11 +23,13 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from mlflow.tracking import MlflowClient
 
 from stray.errors import NotKeptError
 from stray.on_ray.checkpoints import LIST, PREFIX, STATE
 from stray.on_ray.fit import Assignment
 from stray.on_ray.session import SessionInfo
+from stray.track.mlflow_reader import MlflowReader
 from stray.train.contrastive_task import ContrastiveTask
 from stray.train.stages import ImageStage
 from tests.ray.test_training import EPOCHS, Heard, Setup
@@ -290,6 +292,13 @@ def test_a_driver_killed_at_any_time_and_the_same_command_again_end_with_the_sam
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     history = json.loads(only(tmp_path / "killed", "image-*/history.json").read_text())
     assert len(history) == EPOCHS
+    # Nor is an epoch's curve lost, or said twice.
+    (run,) = MlflowReader(f"sqlite:///{tmp_path}/killed/mlflow.db", "smoke").runs({"stray.kind": "cell"})
+    assert run.status == "FINISHED"
+    client = MlflowClient(f"sqlite:///{tmp_path}/killed/mlflow.db")
+    for name, first, count in (("loss", 1, EPOCHS), ("step_loss", 0, STEPS * EPOCHS)):
+        points = client.get_metric_history(run.run_id, f"contrastive/{name}")
+        assert sorted(point.step for point in points) == list(range(first, first + count)), name
 
 
 def note_epochs(seen: set[int], results: Path) -> None:

@@ -396,3 +396,39 @@ def test_results_in_a_bucket_need_a_store_that_is_named(monkeypatch: pytest.Monk
         assert tracking_uri(load_recipe("smoke", ["output=s3://bucket/runs", change])) == change.partition("=")[2]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://HOST:5000")
     assert tracking_uri(recipe) == "http://HOST:5000"
+
+
+@pytest.mark.slow
+def test_a_full_disk_under_the_store_delays_metrics_and_stops_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    figure = tmp_path / "figure.png"
+    figure.write_bytes(b"x" * 100_000)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True)
+    if done.returncode:
+        pytest.skip(f"only root may mount a small file system: {done.stderr.decode().strip()}")
+    try:
+        with MlflowStore(f"sqlite:///{disk}/mlflow.db", "full") as store, caplog.at_level(logging.WARNING):
+            run = store.run("cell")
+            assert store.flush(30)
+            with pytest.raises(OSError, match="No space"):
+                (disk / "fill").write_bytes(bytes(3 << 20))
+            for step in range(3000):
+                run.metrics({"loss": step / 3}, step)
+            run.artifact(figure)
+            run.close()
+            assert not store.flush(1)
+            with pytest.raises(InputError, match="disk is full") as caught:
+                MlflowStore(f"sqlite:///{disk}/another/mlflow.db", "full")
+            assert "with room on its disk" in caught.value.problems[0].remedy
+            (disk / "fill").unlink()
+            assert store.flush(120)
+        (record,) = MlflowReader(f"sqlite:///{disk}/mlflow.db", "full").runs()
+        assert (record.status, record.metrics) == ("FINISHED", {"loss": 2999 / 3})
+        assert "figure.png is not tracked" in caplog.text
+        assert "metrics wait" in caplog.text
+        assert "Traceback" not in capfd.readouterr().err
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
