@@ -114,6 +114,11 @@ def test_a_run_that_nobody_closed_has_failed(place: Place, tmp_path: Path) -> No
     with place.command(Said(), uri=uri) as scorer:
         scorer.open(place.cell)
     assert place.run(uri=uri).status == "FAILED"
+    with place.command(Said(), uri=uri) as scorer:
+        scorer.open(place.cell)
+        letter = {"end": "FAILED", "targets": [scorer.run_key(place.cell)], "title": "trial", "epochs": 1}
+        scorer._tracking.deliver(letter)  # as a trial says it
+    assert place.run(uri=uri).status == "FAILED"
     with suppress(KeyboardInterrupt), place.command(Said(), uri=uri) as scorer:
         scorer.open(place.cell)
         raise KeyboardInterrupt
