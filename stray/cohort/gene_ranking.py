@@ -16,66 +16,77 @@ FEWEST_SPOTS = 10
 single spot has no variance at all, and the fit ends the whole process).
 """
 
-FEWEST_MEANS = 30
-"""Different mean counts of a patient's genes: with fewer the fit fails or ends the process."""
+FEWEST_GENES = 13
+"""Genes that must vary within a patient: under four the loess ends the process (SIGSEGV), and under this many a span
+of 0.3 holds too few points for its degree of 2.
+"""
 
 NEIGHBOURS = 6
 """Of a spot on a hexagonal array; on a square one the four nearest and two of the diagonal ones."""
 
 
-def by_variance(counts_NG: sp.csr_matrix, patient_N: np.ndarray, count: int) -> np.ndarray:
-    """The `count` most variable genes, best first: scanpy's `seurat_v3` with the patient as batch.
+def by_variance(
+    counts_NG: sp.csr_matrix, patient_N: np.ndarray, count: int, notes: list[str] | None = None
+) -> np.ndarray:
+    """Return the `count` most variable genes, best first: scanpy's `seurat_v3` with the patient as batch.
 
-    A patient of fewer than `FEWEST_SPOTS` spots has no say; where nobody has more, all spots are one batch. Raises
-    InputError where the fit of variance over mean fails.
+    A patient of fewer than `FEWEST_SPOTS` spots, or whose variance over mean cannot be fitted, has no say and is named
+    in `notes`; where nobody has a say, all spots are one batch. Raises InputError where that cannot be fitted either.
     """
-    import anndata
-    import pandas as pd
-    import scanpy as sc
-
     names_N = patient_N.astype(str)
     patients, spots = np.unique(names_N, return_counts=True)
     voters = [
         name
         for name, n in zip(patients, spots, strict=True)
-        if n >= FEWEST_SPOTS and _can_be_fitted(counts_NG[names_N == name])
+        if n >= FEWEST_SPOTS and _ranked(counts_NG[names_N == name], None, count) is not None
     ]
-    voting = np.isin(names_N, voters)
-    if voting.any():
-        counts_NG, patient_N = counts_NG[voting], patient_N[voting]
-    remedy = "rank by another kind (mean), or hold out fewer patients"
-    if len(patient_N) >= FEWEST_SPOTS and not voting.any() and not _can_be_fitted(counts_NG):
-        what = f"the counts of the training patients ({', '.join(patients[:5])}) vary too little to rank genes"
-        raise InputError(Problem("gene.panel.kind", what, remedy))
-    if len(patient_N) < FEWEST_SPOTS:
-        what = f"{len(patient_N)} training spots with counts are too few to rank genes by variance"
-        raise InputError(Problem("gene.panel.kind", what, remedy))
-    table = anndata.AnnData(
-        counts_NG.astype(np.float32),
-        obs=pd.DataFrame({"patient": pd.Categorical(patient_N)}, index=[str(i) for i in range(len(patient_N))]),
-    )
-    batch_key = "patient" if voting.any() and len(set(patient_N.tolist())) > 1 else None
+    voting = np.isin(names_N, voters) if voters else np.ones(len(names_N), dtype=bool)
+    silent = [str(name) for name in patients if name not in voters]
+    if notes is not None and voters and silent:
+        notes.append(f"{_few(silent)}: too few spots or genes that vary; no say in which genes are most variable")
+    batches = names_N[voting] if len(voters) > 1 else None
+    found = _ranked(counts_NG[voting], batches, count) if len(names_N) >= FEWEST_SPOTS else None
+    if found is None:
+        what = f"the counts of the training patients ({_few(silent)}) vary too little to rank genes"
+        if len(names_N) < FEWEST_SPOTS:
+            what = f"{len(names_N)} training spots with counts are too few to rank genes by variance"
+        raise InputError(Problem("gene.panel.kind", what, "rank by another kind (mean), or hold out fewer patients"))
+    return found
+
+
+def _ranked(counts_NG: sp.csr_matrix, batch_N: np.ndarray | None, count: int) -> np.ndarray | None:
+    """Return scanpy's choice, best first; None where variance over mean cannot be fitted."""
+    import anndata
+    import pandas as pd
+    import scanpy as sc
+    from sklearn.utils.sparsefuncs import mean_variance_axis
+
+    counts_NG = counts_NG.astype(np.float32)
+    _, variance_G = mean_variance_axis(counts_NG, axis=0)
+    if np.count_nonzero(variance_G) < FEWEST_GENES:
+        return None
+    obs = pd.DataFrame(index=pd.RangeIndex(counts_NG.shape[0]).astype(str))  # pyright: ignore[reportOptionalSubscript]
+    if batch_N is not None:
+        obs["patient"] = pd.Categorical(batch_N)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # loess and pandas chatter that says nothing of the result
         try:
             found = sc.pp.highly_variable_genes(
-                table, n_top_genes=count, flavor="seurat_v3", batch_key=batch_key, inplace=False
+                anndata.AnnData(counts_NG, obs=obs),
+                n_top_genes=count,
+                flavor="seurat_v3",
+                batch_key=None if batch_N is None else "patient",
+                inplace=False,
             )
-        except ValueError as error:  # of the loess, whose words are bytes of Fortran
-            what = f"variance over mean cannot be fitted in some patient, whose counts are too few ({error})"
-            raise InputError(Problem("gene.panel.kind", what, remedy)) from error
+        except ValueError:  # of the loess: too many genes of one mean
+            return None
     assert found is not None
     chosen = np.flatnonzero(found["highly_variable"].to_numpy())
     return chosen[np.argsort(found["highly_variable_rank"].to_numpy()[chosen], kind="stable")]
 
 
-def _can_be_fitted(counts_NG: sp.csr_matrix) -> bool:
-    """Whether variance over mean can be fitted: loess on too few different points ends the process."""
-    total_G = np.asarray(counts_NG.sum(axis=0, dtype=np.int64)).ravel()
-    squares_G = np.asarray(counts_NG.astype(np.int64).power(2).sum(axis=0)).ravel()
-    n_spots: int = counts_NG.shape[0]  # pyright: ignore[reportOptionalSubscript]
-    varies_G = squares_G * n_spots > total_G**2
-    return len(np.unique(total_G[varies_G])) >= min(FEWEST_MEANS, max(2, len(total_G) // 4))
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def by_place(sections: Iterable[tuple[sp.csr_matrix, SpotTable]], count: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,6 +31,8 @@ class Panel:
     """Each gene's row in the gene table of the dataset that the panel was fitted on."""
     ids: tuple[str | None, ...] = ()
     """Accessions, parallel to `symbols`; empty in a panel of an earlier stray."""
+    notes: tuple[str, ...] = ()
+    """What the user must know of the fit: sections that measured little of the panel, patients who had no say."""
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -62,13 +64,13 @@ class Panel:
 
     def to_json(self) -> str:
         """As text, for the folder of a trained model."""
-        return json.dumps({"symbols": self.symbols, "index": self.index, "ids": self.ids})
+        return json.dumps({"symbols": self.symbols, "index": self.index, "ids": self.ids, "notes": self.notes})
 
     @staticmethod
     def from_json(text: str) -> Panel:
         """Inverse of `to_json`."""
         tree = json.loads(text)
-        return Panel(tuple(tree["symbols"]), tuple(tree["index"]), tuple(tree.get("ids", ())))
+        return Panel(*(tuple(tree.get(name, ())) for name in ("symbols", "index", "ids", "notes")))
 
 
 def fit_panel(dataset: PairedDataset, train_patients: tuple[str, ...], config: PanelConfig) -> Panel:
@@ -79,6 +81,7 @@ def fit_panel(dataset: PairedDataset, train_patients: tuple[str, ...], config: P
     `MOST_SPOTS` spots the variance is that of a sample of as many. Raises InputError when no gene is left, no training
     patient has counts, or a list names genes that the dataset lacks.
     """
+    notes: list[str] = []
     spots = dataset.spots()
     rows = np.flatnonzero(spots.has_counts & np.isin(spots.patient, train_patients))
     if len(rows) == 0:
@@ -96,12 +99,11 @@ def fit_panel(dataset: PairedDataset, train_patients: tuple[str, ...], config: P
         if config.kind == "mean":
             chosen = chosen[np.argsort(-total_G[chosen], kind="stable")[: config.n_genes]]
         elif config.kind != "all" and config.n_genes < len(chosen):
-            chosen = chosen[_best(dataset, spots, rows, sections, chosen, config)]
+            chosen = chosen[_best(dataset, spots, rows, sections, chosen, config, notes)]
     chosen = np.sort(chosen)
     symbols, ids = (dataset.genes.column(name).to_pylist() for name in ("symbol", "id"))
     panel = Panel(tuple(symbols[i] for i in chosen), tuple(int(i) for i in chosen), tuple(ids[i] for i in chosen))
-    check_coverage(dataset, panel, train_patients)
-    return panel
+    return replace(panel, notes=(*notes, *check_coverage(dataset, panel, train_patients)))
 
 
 def check_coverage(dataset: PairedDataset, panel: Panel, patients: Sequence[str]) -> tuple[str, ...]:
@@ -151,13 +153,14 @@ def _best(
     sections: list[np.ndarray],
     allowed: np.ndarray,
     config: PanelConfig,
+    notes: list[str],
 ) -> np.ndarray:
     """The `n_genes` best of the allowed genes, as places among them."""
     rankings = []
     if config.kind in ("hvg", "union"):
         if len(rows) > MOST_SPOTS:
             rows = np.sort(np.random.default_rng(0).choice(rows, MOST_SPOTS, replace=False))
-        rankings.append(by_variance(dataset.counts(rows)[:, allowed], spots.patient[rows], config.n_genes))
+        rankings.append(by_variance(dataset.counts(rows)[:, allowed], spots.patient[rows], config.n_genes, notes))
     if config.kind in ("svg", "union"):
         pieces = ((dataset.counts(of_one)[:, allowed], spots.take(of_one)) for of_one in sections)
         rankings.append(by_place(pieces, config.n_genes))

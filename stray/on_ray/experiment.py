@@ -128,6 +128,9 @@ class _Experiment:
         panels, patients = {}, defaultdict(set)
         for gene, cell in genes:
             panel = gene.panel()
+            if panel.key not in panels:
+                for note in panel.notes:
+                    self._watch.say(f"{fold_title(cell.fold)}: gene panel: {note}")
             panels[panel.key] = panel
             # Codes are scored on the held-out patients too; what trains takes its own rows of what lies there. A fold
             # and the one inside it may come to the same genes.

@@ -132,6 +132,9 @@ def test_a_section_without_the_panel_is_an_error_that_names_it(tmp_path: Path) -
     assert check_coverage(dataset, panel, ("A", "B")) == ()
     (warning,) = check_coverage(dataset, panel, ("D",))
     assert "section D1 of patient D measured 25%" in warning
+    fitted = fit_panel(dataset, ("A", "B", "D"), config)
+    assert fitted.notes == (warning,)
+    assert Panel.from_json(fitted.to_json()) == fitted
     with pytest.raises(InputError, match="section C1 of patient C measured 0%"):
         fit_panel(dataset, ("A", "B", "C"), config)
 

@@ -176,14 +176,44 @@ def test_missing_genes_are_named_and_most_of_a_panel_must_be_there() -> None:
         listed.place_in(["A", "X"])
 
 
-def test_a_patient_whose_genes_barely_vary_has_no_say() -> None:
-    """scanpy's loess ends the process on too few different points."""
+def healthy(genes: int) -> np.ndarray:
     rng = np.random.default_rng(0)
-    healthy = rng.poisson(rng.gamma(1, 2, 1000), (60, 1000))
-    flat = np.zeros((10, 1000), dtype=int)
-    flat[[0, 1, 2], [0, 1, 2]] = [1, 2, 3]
-    both = sp.csr_matrix(np.vstack([healthy, flat]))
+    return rng.poisson(rng.gamma(1, 2, genes), (60, genes))
+
+
+def flat(genes: int, varying: int, tied: int = 0) -> np.ndarray:
+    """Counts of ten spots in which `varying` genes have different means and `tied` further ones the same."""
+    counts = np.zeros((10, genes), dtype=int)
+    for g in range(varying + tied):
+        counts[g % 10, g] = 2 + g if g < varying else 1
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("varying", "tied"),
+    [(1, 0), (3, 0), (4, 0), (12, 0), (60, 900)],
+    ids=["one gene", "three end the process", "four", "twelve", "most of one mean"],
+)
+def test_a_patient_whose_genes_barely_vary_has_no_say(varying: int, tied: int) -> None:
+    """scanpy's loess ends the process on three points, and fails on more that are alike."""
+    both = sp.csr_matrix(np.vstack([healthy(1000), flat(1000, varying, tied)]))
     patient = np.array(["A"] * 60 + ["B"] * 10, dtype=object)
-    assert by_variance(both, patient, 100).tolist() == by_variance(both[:60], patient[:60], 100).tolist()
-    with pytest.raises(InputError, match="vary too little"):
-        by_variance(sp.csr_matrix(flat), patient[60:], 100)
+    notes: list[str] = []
+    assert by_variance(both, patient, 100, notes).tolist() == by_variance(both[:60], patient[:60], 100).tolist()
+    (note,) = notes
+    assert note.startswith("B: too few spots or genes that vary")
+
+
+@pytest.mark.parametrize(("genes", "varying"), [(1000, 3), (3, 3), (2, 2)])
+def test_patients_of_whom_nobody_varies_are_named(genes: int, varying: int) -> None:
+    patient = np.array(["B"] * 10, dtype=object)
+    with pytest.raises(InputError, match=r"training patients \(B\) vary too little"):
+        by_variance(sp.csr_matrix(flat(genes, varying)), patient, 1)
+
+
+def test_a_patient_of_few_different_means_keeps_the_say_that_the_fit_allows() -> None:
+    """Twenty means fit; a rule by their number alone would leave the patient out."""
+    both = sp.csr_matrix(np.vstack([healthy(1000), flat(1000, 20)]))
+    notes: list[str] = []
+    by_variance(both, np.array(["A"] * 60 + ["B"] * 10, dtype=object), 100, notes)
+    assert notes == []
