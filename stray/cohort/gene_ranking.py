@@ -61,8 +61,8 @@ def _ranked(counts_NG: sp.csr_matrix, batch_N: np.ndarray | None, count: int) ->
     import scanpy as sc
     from sklearn.utils.sparsefuncs import mean_variance_axis
 
-    counts_NG = counts_NG.astype(np.float32)
-    _, variance_G = mean_variance_axis(counts_NG, axis=0)
+    counts_NG = sp.csr_matrix(counts_NG, dtype=np.float32)
+    variance_G = np.asarray(mean_variance_axis(counts_NG, axis=0)[1])  # pyright: ignore[reportOptionalSubscript]
     if np.count_nonzero(variance_G) < FEWEST_GENES:
         return None
     obs = pd.DataFrame(index=pd.RangeIndex(counts_NG.shape[0]).astype(str))  # pyright: ignore[reportOptionalSubscript]

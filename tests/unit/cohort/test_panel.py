@@ -214,6 +214,8 @@ def test_patients_of_whom_nobody_varies_are_named(genes: int, varying: int) -> N
 def test_a_patient_of_few_different_means_keeps_the_say_that_the_fit_allows() -> None:
     """Twenty means fit; a rule by their number alone would leave the patient out."""
     both = sp.csr_matrix(np.vstack([healthy(1000), flat(1000, 20)]))
+    patient = np.array(["A"] * 60 + ["B"] * 10, dtype=object)
     notes: list[str] = []
-    by_variance(both, np.array(["A"] * 60 + ["B"] * 10, dtype=object), 100, notes)
+    found = by_variance(both, patient, 100, notes)
+    assert found.tolist() != by_variance(both[:60], patient[:60], 100).tolist()
     assert notes == []
