@@ -1,6 +1,6 @@
 """Code a dataset with a trained encoder: its pictures with an image encoder, its counts with a gene encoder.
 
-  stray embed stray-runs/her2st/models/clip_scvi-seed0 /data/new_section --out features.parquet
+  stray embed stray-runs/her2st/models/clip_scvi-seed0-KEY /data/new_section --out features.parquet
   stray embed stray-runs/her2st/gene-0123456789abcdef /data/new_section --out codes.parquet
 
 MODEL is the folder of a model that `stray train --folds none` named (the dataset may have pictures only, and its
@@ -50,8 +50,7 @@ def run(args: argparse.Namespace) -> int:
     """Write a row a spot: spot_id, patient, section, x_um, y_um, and features or codes."""
     from stray.train.results import ResultFolder
 
-    folder = ResultFolder(args.model)
-    if folder.is_done() and folder.facts().get("kind") == "gene":
+    if ResultFolder(args.model).kind() == "gene":
         return _code_genes(args)
     dataset, rows, features_ND = coded(args)
     write_table(pa.table({**place_columns(dataset.spots().take(rows)), "features": _lists(features_ND)}), args.out)

@@ -1,6 +1,6 @@
 """Classify the spots of a dataset from their pictures, with a trained encoder and its probe.
 
-  stray predict stray-runs/her2st/models/clip_scvi-seed0 /data/new_section --out classes.parquet
+  stray predict stray-runs/her2st/models/clip_scvi-seed0-KEY /data/new_section --out classes.parquet
 
 The dataset may have pictures only.
 """

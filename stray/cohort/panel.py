@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -64,13 +65,23 @@ class Panel:
 
     def to_json(self) -> str:
         """As text, for the folder of a trained model."""
-        return json.dumps({"symbols": self.symbols, "index": self.index, "ids": self.ids, "notes": self.notes})
+        tree = {"symbols": self.symbols, "index": self.index, "ids": self.ids, "notes": self.notes}
+        return json.dumps({**tree, "sha256": _sha256(tree)})
 
     @staticmethod
     def from_json(text: str) -> Panel:
-        """Inverse of `to_json`."""
+        """Inverse of `to_json`. Raises ValueError when the text is damaged."""
         tree = json.loads(text)
+        if not isinstance(tree, dict) or not {"symbols", "index"} <= tree.keys():
+            raise ValueError("it is no panel of stray")
+        # Panels of earlier versions hold no digest.
+        if tree.pop("sha256", None) not in (None, _sha256(tree)):
+            raise ValueError("its content has changed (SHA-256 differs)")
         return Panel(*(tuple(tree.get(name, ())) for name in ("symbols", "index", "ids", "notes")))
+
+
+def _sha256(tree: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tree).encode()).hexdigest()
 
 
 def fit_panel(dataset: PairedDataset, train_patients: tuple[str, ...], config: PanelConfig) -> Panel:

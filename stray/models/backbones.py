@@ -7,6 +7,7 @@ import functools
 import importlib
 import re
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ SIDE_HEADS = ("AuxLogits", "aux1", "aux2")
 """Classifiers beside the network, which act in training alone."""
 
 _FITTING = "a state_dict of this model"
+_SAVE = "write it with `torch.save(model.state_dict(), PATH)`, where the model is known and trusted"
 
 
 class Backbone(NamedTuple):
@@ -132,7 +134,7 @@ def _load(model: nn.Module, path: str, name: str, ignored: set[str]) -> None:
     place = f"{PLACE}.weights"
     if not Path(path).is_file():
         raise InputError(Problem(place, f"no file {path!r}", "`none`, `DEFAULT` or the path of a state_dict"))
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = _state(path, place)
     for key in ignored & state.keys():
         del state[key]
     try:
@@ -141,6 +143,31 @@ def _load(model: nn.Module, path: str, name: str, ignored: set[str]) -> None:
         raise InputError(Problem(place, f"{path} does not fit {name}: {error}", _FITTING)) from error
     if bad := [*missing, *unexpected]:
         raise InputError(Problem(place, f"{path} does not fit {name}: {', '.join(bad[:5])}", _FITTING))
+
+
+def _state(path: str, place: str) -> dict[str, Any]:
+    """The state_dict in a file. Raises InputError when it holds something else, or what only code could unpack."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch raise whatever they stumble on
+        what = f"{path} cannot be read as weights ({type(error).__name__}: {str(error).partition(chr(10))[0][:200]})"
+        raise InputError(Problem(place, what, _SAVE)) from error
+    if not isinstance(state, Mapping):
+        raise InputError(Problem(place, f"{path} holds a {type(state).__name__}, not a state_dict", _SAVE))
+    if bad := [key for key, value in state.items() if not _is_weight(key, value)]:
+        shown = ", ".join(f"{key!r} ({type(state[key]).__name__})" for key in bad[:5])
+        inner = [key for key in bad if isinstance(state[key], Mapping)]
+        remedy = (
+            f"save what is under {inner[0]!r} alone: torch.save(torch.load(OLD)[{inner[0]!r}], NEW)" if inner else _SAVE
+        )
+        raise InputError(Problem(place, f"{path} holds other things than named tensors: {shown}", remedy))
+    if not state:
+        raise InputError(Problem(place, f"{path} holds no weights", _SAVE))
+    return dict(state)
+
+
+def _is_weight(key: object, value: object) -> bool:
+    return isinstance(key, str) and (isinstance(value, torch.Tensor) or key.endswith("_extra_state"))
 
 
 def _called(config: CallableConfig) -> Backbone:

@@ -66,12 +66,20 @@ def _run(recipe: Recipe, watch: Watch, train: bool) -> Outcome:
     dataset = PairedDataset.open(recipe.dataset)
     root = results_folder(recipe)
     groups = grid(recipe, dataset, recipe_folds(recipe, dataset), root)
+    say_damage(groups, watch)
     if not train:
         _require_trained(groups)
     key = "experiment-" + digest(recipe.name, [[g.key for g in groups]], recipe.eval)
     with Tracking(recipe, kind="experiment", key=key, dataset=dataset.manifest.digest, watch=watch) as tracking:
         models = _Experiment(recipe, dataset, tracking, watch, root, rescore=not train).run(groups)
     return Outcome(tracking.uri, experiment_name(recipe), tuple(models))
+
+
+def say_damage(groups: Sequence[Group], watch: Watch) -> None:
+    """Say which results are damaged, each once; they count as not done."""
+    found = {place: what for group in groups for place, what in group.damage().items()}
+    for place, what in found.items():
+        watch.say(f"{place} is damaged: {what}; it is made anew")
 
 
 class _Experiment:

@@ -16,6 +16,14 @@ from stray.train.model_folder import Classifier, save
 from stray.train.stages import ImageStage
 
 
+def model_folder(cell: Cell, root: str) -> str:
+    """Return the place of a cell's model: by its names, and by everything that went into it.
+
+    Two recipes, or two datasets, under one name of an experiment leave a folder each.
+    """
+    return storage.join(root, "models", f"{cell.method}-seed{cell.seed}-{cell.key.rpartition('-')[2]}")
+
+
 def export(
     cell: Cell, dataset: PairedDataset, features_ND: np.ndarray, rows: np.ndarray, root: str, run: MlflowTracker
 ) -> str:
@@ -36,7 +44,7 @@ def export(
         "patients": list(cell.fold.train),
         "classes": list(probe.classes) if probe else [],
     }
-    folder = storage.join(root, "models", f"{cell.method}-seed{cell.seed}")
+    folder = model_folder(cell, root)
     config = cell.recipe.contrastive
     trained = isinstance(cell.scored, ImageStage) and cell.scored.train
     projection = kept_projection(config) if trained else None

@@ -16,11 +16,15 @@ from stray.train.stages import GeneStage
 
 
 def fit_panels(dataset: PairedDataset, wanted: Iterable[tuple[GeneStage, tuple[str, ...]]]) -> None:
-    """Fit the panels of gene stages on their training patients, all at once; those that exist are kept.
+    """Fit the panels of gene stages on their training patients, all at once; those that stand whole are kept.
 
     Raises InputError when a panel cannot be fitted.
     """
-    missing = {stage.panel_key: (stage, patients) for stage, patients in wanted if not storage.exists(stage.panel_path)}
+    missing = {
+        stage.panel_key: (stage, patients)
+        for stage, patients in wanted
+        if not storage.exists(stage.panel_path) or stage.panel_damage() is not None
+    }
     tasks = [
         _fit.remote(dataset, patients, stage.config.panel, stage.panel_path) for stage, patients in missing.values()
     ]

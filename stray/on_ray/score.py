@@ -85,10 +85,22 @@ class Scorer:
     def _is_finished(self, cell: Cell) -> bool:
         """Whether its scores are kept, and the store of this command has them."""
         folder = self._folder(cell)
+        self._say_damage(folder)
         if self._again or not folder.is_done():
             return False
         scores = folder.read_json(SCORES) if cell.fold.held_out else {}
-        return self._tracking.has(self.run_key(cell), [name for name, value in scores.items() if math.isfinite(value)])
+        finite = [name for name, value in scores.items() if math.isfinite(value)]
+        if not self._tracking.has(self.run_key(cell), finite):
+            return False
+        model = folder.facts()["model"]
+        if model is None:
+            return True
+        self._say_damage(ResultFolder(model))
+        return ResultFolder(model).is_done()
+
+    def _say_damage(self, folder: ResultFolder) -> None:
+        if (damage := folder.damage()) is not None:
+            self._watch.say(f"{folder.path} is damaged: {damage}; it is made anew")
 
     def _end(self, cell: Cell, model: str | None = None) -> None:
         """Close the cell's run; the cell is done once the store has all of it, not before."""
@@ -176,6 +188,8 @@ def log_curves(run: Any, cell: Cell) -> None:
     if cell.scored.needs_codes:
         stages.append(("gene", cell.scored.gene))
     for prefix, stage in stages:
+        if not stage.folder.is_done():  # one that was deleted is not made anew for its curves
+            continue
         points = [
             (f"{prefix}/{name}", epoch, value)
             for epoch, metrics in enumerate(stage.folder.read_json("history.json"), start=1)

@@ -25,7 +25,7 @@ from stray.config.search import DistributionConfig
 from stray.errors import InputError, Problem
 from stray.noise import key as noise_key
 from stray.on_ray.data import place_counts, place_patches
-from stray.on_ray.experiment import results_folder, train_on_workers
+from stray.on_ray.experiment import results_folder, say_damage, train_on_workers
 from stray.on_ray.failures import input_error
 from stray.on_ray.fit import Assignment
 from stray.on_ray.interruptible import interruptible
@@ -38,7 +38,7 @@ from stray.on_ray.visibility import check_paths_visible
 from stray.on_ray.waiting import patience
 from stray.on_ray.watch import NoWatch, Watch
 from stray.recipe import apply, dump_yaml
-from stray.train.cells import with_start
+from stray.train.cells import Group, with_start
 from stray.train.results import digest
 
 
@@ -82,6 +82,7 @@ def _search(recipe: Recipe, watch: Watch) -> Found:
     dataset = PairedDataset.open(recipe.dataset)
     method, fold, root = _method(recipe), _inner_fold(recipe, dataset), results_folder(recipe)
     base = trial_cell(recipe, method, {}, dataset, fold, root)
+    say_damage([Group((base,))], watch)
     key = "search-" + digest(recipe.name, method, base.key, recipe.search)
     with Tracking(recipe, kind="search", key=key, dataset=dataset.manifest.digest, watch=watch) as tracking:
         fit_panels(dataset, [(base.scored.gene, fold.train)])

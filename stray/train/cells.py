@@ -15,6 +15,7 @@ from stray.cohort.split import Fold
 from stray.config import Recipe, ScanviConfig
 from stray.errors import InputError, Problem
 from stray.metrics.labels import training_labels
+from stray.models.image_source import image_source
 from stray.train.results import digest
 from stray.train.sampling import check_batches
 from stray.train.stages import CodesStage, GeneStage, ImageStage, Stage
@@ -104,11 +105,22 @@ class Group:
         genes = {
             gene.key: gene
             for c in self.trained
-            if c.scored.needs_codes and not c.scored.folder.is_done()
+            if c.scored.needs_codes
             for gene in with_start(c.scored.gene)
+            if not c.scored.folder.is_done() or gene.folder.damage() is not None
         }
         scored = {c.scored.key: c.scored for c in self.trained}
         return tuple(stage for stage in (*genes.values(), *scored.values()) if not stage.folder.is_done())
+
+    def damage(self) -> dict[str, str]:
+        """Return what is damaged of the group's stages and panels, by its place: `stages` names it to be made anew."""
+        found: dict[str, str | None] = {}
+        for c in self.trained:
+            found[c.scored.folder.path] = c.scored.folder.damage()
+            found[c.scored.gene.panel_path] = c.scored.gene.panel_damage()
+            if c.scored.needs_codes:
+                found |= {gene.folder.path: gene.folder.damage() for gene in with_start(c.scored.gene)}
+        return {place: what for place, what in found.items() if what is not None}
 
     def users(self, stage: Stage) -> tuple[Cell, ...]:
         """The cells that a stage works for."""
@@ -187,6 +199,7 @@ def cell(
         section=spots.section[pair_rows] if recipe.contrastive.validation_share > 0 else None,
         stream=stream_of(recipe, dataset, pair_rows) if train == "contrastive" else None,
         embed_rows=np.flatnonzero(embedded),
+        source=image_source(recipe.contrastive.image),
         root=root,
     )
     return Cell(method=method, fold=fold, seed=seed, recipe=recipe, scored=image)

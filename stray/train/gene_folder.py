@@ -7,10 +7,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from stray import storage
 from stray.cohort.panel import Panel
 from stray.config import GeneConfig
-from stray.errors import InputError, Problem
 from stray.train.gene_models import GeneModel, build_gene_model
 from stray.train.results import ResultFolder
 
@@ -34,12 +32,10 @@ class GeneEncoder:
 def load_gene_encoder(path: str) -> GeneEncoder:
     """The encoder of a gene stage's folder. Raises InputError when there is none, or it is not whole."""
     folder = ResultFolder(path)
-    if not folder.is_done() or folder.facts().get("kind") != "gene":
-        what = "is no folder of a trained gene stage, or it is not whole"
-        raise InputError(Problem(path, what, "`stray train` leaves them as OUTPUT/NAME/gene-..."))
+    folder.require("gene", "`stray train` leaves them as OUTPUT/NAME/gene-...")
     tree = folder.read_json("config.json")
     config = TypeAdapter(GeneConfig).validate_python(tree["gene"])
-    panel = Panel.from_json(storage.read_bytes(storage.join(folder.path, "panel.json")).decode())
+    panel = folder.read_with("panel.json", lambda content: Panel.from_json(content.decode()))
     model = build_gene_model(
         config.model,
         n_genes=len(panel),

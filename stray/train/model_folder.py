@@ -16,7 +16,7 @@ from stray.errors import InputError, Problem
 from stray.metrics.probe import Probe
 from stray.models.backbones import restored
 from stray.models.towers import ImageCoder, image_coder
-from stray.train.results import DONE, ResultFolder
+from stray.train.results import ResultFolder
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,13 @@ def save(
     `kept_projection` says.
     """
     folder = ResultFolder(path)
+    folder.clear()  # no probe of an earlier model may stay beside one that has none
     folder.write_weights("encoder.pt", encoder_state)
     tree = {"image": asdict(restored(image)), "projection": None if projection is None else asdict(projection)}
     folder.write_json("model.json", {**tree, "patch": asdict(patch), "facts": facts})
-    storage.write_bytes(storage.join(folder.path, "recipe.yaml"), recipe_yaml.encode())
+    folder.write_bytes("recipe.yaml", recipe_yaml.encode())
     if probe is not None:
-        storage.write_bytes(storage.join(folder.path, "probe.npz"), probe.to_bytes())
+        folder.write_bytes("probe.npz", probe.to_bytes())
     folder.finish({"kind": "model", "probe": probe is not None, **facts})
 
 
@@ -88,9 +89,7 @@ def load(path: str, *, trust_code: bool = False) -> TrainedModel:
             `trust_code` is false: to make it would run code that the folder's author chose.
     """
     folder = ResultFolder(path)
-    if not folder.is_done():
-        what = "is no folder of a trained model" if not storage.exists(path) else f"has no {DONE}: it is not whole"
-        raise InputError(Problem(path, what, "`stray train RECIPE --folds none` writes one, and says where"))
+    folder.require("model", "`stray train RECIPE --folds none` writes one, and says where")
     tree = folder.read_json("model.json")
     image: ImageConfig = TypeAdapter(ImageConfig).validate_python(tree["image"])
     if isinstance(image, CallableConfig) and not trust_code:
@@ -101,8 +100,7 @@ def load(path: str, *, trust_code: bool = False) -> TrainedModel:
     projection = TypeAdapter(ProjectionConfig | None).validate_python(tree.get("projection"))
     encoder = image_coder(image, projection)
     encoder.load_state_dict(folder.read_weights("encoder.pt"))
-    probe_path = storage.join(folder.path, "probe.npz")
-    probe = Probe.from_bytes(storage.read_bytes(probe_path)) if storage.exists(probe_path) else None
+    probe = folder.read_with("probe.npz", Probe.from_bytes) if folder.facts()["probe"] else None
     patch = TypeAdapter(PatchConfig).validate_python(tree["patch"])
     return TrainedModel(encoder.eval().to(memory_format=torch.channels_last), probe, patch, tree["facts"])
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stray import storage
 from stray.collective import gather_rows, share
 from stray.config import ImageConfig, LogCountsConfig, PcaConfig, ScviConfig
 from stray.errors import InputError, Problem
@@ -53,7 +52,7 @@ def run_stage(
     checkpoint_every_steps: int | None = None,
 ) -> None:
     """Run `stage` to its end and keep its results; every worker calls it. Returns at once when it was done before."""
-    if _agree(stage.folder.is_done(), worker):
+    if _agree(worker.rank == 0 and stage.folder.is_done(), worker):
         return
     every = Every(epochs=checkpoint_every, steps=checkpoint_every_steps)
     train = partial(fit, worker=worker, tracker=tracker, checkpoint_every=every, batches_ahead=data.batches_ahead)
@@ -66,8 +65,8 @@ def run_stage(
 
 
 def _agree(done: bool, worker: Worker) -> bool:
-    """What rank 0 found: the workers must not differ on whether there is a stage to run."""
-    found = torch.tensor([float(done and worker.rank == 0)], device=worker.device)
+    """What rank 0 found (`done` is false elsewhere): the workers must not differ on whether there is a stage to run."""
+    found = torch.tensor([float(done)], device=worker.device)
     return bool(worker.all_reduce(found) > 0)
 
 
@@ -96,8 +95,9 @@ def _run_gene(stage: GeneStage, data: StageData, worker: Worker, train: Callable
     codes_NZ = _over_all(module.eval().encode, counts, worker)
     if worker.rank == 0:
         folder = stage.folder
+        folder.clear()
         folder.write_weights("weights.pt", module.state_dict())
-        storage.write_bytes(storage.join(folder.path, "panel.json"), panel.to_json().encode())
+        folder.write_bytes("panel.json", panel.to_json().encode())
         facts = {"gene": asdict(stage.config), "batches": batches, "classes": classes, "seed": stage.seed}
         folder.write_json("config.json", facts)
         folder.write_json("history.json", history)
@@ -105,7 +105,7 @@ def _run_gene(stage: GeneStage, data: StageData, worker: Worker, train: Callable
         folder.write_array("rows.npy", stage.rows)
         folder.write_array("codes.npy", codes_NZ.numpy())
         if (figure := draw_codes(stage, counts, codes_NZ)) is not None:
-            storage.write_bytes(storage.join(folder.path, CODES_FIGURE), figure)
+            folder.write_bytes(CODES_FIGURE, figure)
         if probability_NK is not None:
             folder.write_array("probabilities.npy", probability_NK.numpy())
         folder.finish({"kind": "gene", "dataset": stage.dataset})
@@ -152,6 +152,7 @@ def _run_codes(stage: CodesStage, data: StageData, worker: Worker) -> None:
     codes_NZ = _over_all(encoder.model.to(worker.device).encode, counts, worker)
     if worker.rank == 0:
         folder = stage.folder
+        folder.clear()
         folder.write_json("history.json", [])
         folder.write_array("rows.npy", stage.embed_rows)
         folder.write_array("features.npy", codes_NZ.numpy())
@@ -198,6 +199,7 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callab
     features_ND = gather_rows(local_nD.to(worker.device), len(stage.embed_rows)).cpu()
     if worker.rank == 0:
         folder = stage.folder
+        folder.clear()
         folder.write_weights("encoder.pt", encoder.state_dict())
         folder.write_json(
             "config.json", {"contrastive": asdict(stage.config), "seed": stage.gene.seed, "trained": stage.train}

@@ -15,7 +15,7 @@ from stray.config import ContrastiveConfig, GeneConfig, ScanviConfig, ScviConfig
 from stray.train.blocks import Counts
 from stray.train.gene_models import without_classes
 from stray.train.patch_source import PatchSource
-from stray.train.results import ResultFolder, digest
+from stray.train.results import ResultFolder, result_key
 from stray.train.stream_plan import Stream
 
 STEPS = "steps.json"
@@ -83,7 +83,7 @@ class GeneStage:
         that it ran with.
         """
         labels = [self.label.tolist()] if self.learns_labels else []
-        return "gene-" + digest(self.config, self.panel_key, self.batch.tolist(), self.seed, *labels)
+        return "gene-" + result_key(self.config, self.panel_key, self.batch.tolist(), self.seed, *labels)
 
     @property
     def start(self) -> GeneStage | None:
@@ -105,7 +105,7 @@ class GeneStage:
     def panel_key(self) -> str:
         """Everything that the panel is a function of."""
         listed = [self._listed] if self.config.panel.kind == "file" else []
-        return "panel-" + digest(self.config.panel, self.rows, self.dataset, *listed)
+        return "panel-" + result_key(self.config.panel, self.rows, self.dataset, *listed)
 
     @property
     def _listed(self) -> str:
@@ -119,8 +119,18 @@ class GeneStage:
         return storage.join(self.root, f"{self.panel_key}.json")
 
     def panel(self) -> Panel:
-        """The fitted panel."""
+        """Return the fitted panel. Raises ValueError when its file is damaged, and OSError when there is none."""
         return Panel.from_json(storage.read_bytes(self.panel_path).decode())
+
+    def panel_damage(self) -> str | None:
+        """Return what is wrong with the panel's file; None where it is whole, or not there."""
+        try:
+            self.panel()
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            return f"cannot be read ({error})"
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +158,8 @@ class ImageStage:
     """How the spots are streamed, where their patches fit no memory: it decides which of them form a batch."""
     embed_rows: np.ndarray
     """Global rows of every spot with a picture."""
+    source: str = ""
+    """Digest of what the image settings name: the bytes of weights, the code of a callable (`image_source`)."""
     root: str
     """Folder of all stages' results."""
 
@@ -176,11 +188,13 @@ class ImageStage:
     def key(self) -> str:
         """Everything that the result is a function of."""
         if not self.train:
-            return "image-" + digest(self.config.image, self.gene.seed, self.gene.dataset, self.embed_rows)
+            return "image-" + result_key(
+                self.config.image, self.source, self.gene.seed, self.gene.dataset, self.embed_rows
+            )
         genes = self.gene.key if self.needs_codes else [self.gene.panel_key, self.gene.seed]
         labels = [] if self.label is None else [self.label.tolist()]
         stream = [] if self.stream is None else [self.stream.key]
-        return "image-" + digest(self.config, genes, self.rows, self.embed_rows, *labels, *stream)
+        return "image-" + result_key(self.config, self.source, genes, self.rows, self.embed_rows, *labels, *stream)
 
     @property
     def folder(self) -> ResultFolder:
@@ -209,7 +223,7 @@ class CodesStage:
     @cached_property
     def key(self) -> str:
         """Everything that the result is a function of."""
-        return "codes-" + digest(self.gene.key, self.embed_rows)
+        return "codes-" + result_key(self.gene.key, self.embed_rows)
 
     @property
     def folder(self) -> ResultFolder:

@@ -91,7 +91,7 @@ def run_stage(stage: GeneStage, data: StageData, root: str) -> None:
     copy_weights(model.module, task.module)
     folder.write_weights(OWN_WEIGHTS, model.module.state_dict())
     folder.write_weights("weights.pt", task.module.state_dict())
-    storage.write_bytes(storage.join(folder.path, "panel.json"), panel.to_json().encode())
+    folder.write_bytes("panel.json", panel.to_json().encode())
     facts = {"gene": asdict(stage.config), "batches": task.names.tolist(), "classes": task.classes.tolist()}
     folder.write_json("config.json", {**facts, "seed": stage.seed})
     folder.finish({"kind": "gene", "dataset": stage.dataset, NAME: version(), "elbo": own_elbo, "seconds": seconds})
