@@ -156,10 +156,9 @@ def _state(path: str, place: str) -> dict[str, Any]:
         raise InputError(Problem(place, f"{path} holds a {type(state).__name__}, not a state_dict", _SAVE))
     if bad := [key for key, value in state.items() if not _is_weight(key, value)]:
         shown = ", ".join(f"{key!r} ({type(state[key]).__name__})" for key in bad[:5])
-        inner = [key for key in bad if isinstance(state[key], Mapping)]
-        remedy = (
-            f"save what is under {inner[0]!r} alone: torch.save(torch.load(OLD)[{inner[0]!r}], NEW)" if inner else _SAVE
-        )
+        inner = next((key for key in bad if isinstance(state[key], Mapping)), None)
+        unwrap = f"save what is under {inner!r} alone: torch.save(torch.load(OLD)[{inner!r}], NEW)"
+        remedy = _SAVE if inner is None else unwrap
         raise InputError(Problem(place, f"{path} holds other things than named tensors: {shown}", remedy))
     if not state:
         raise InputError(Problem(place, f"{path} holds no weights", _SAVE))

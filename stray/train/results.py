@@ -179,7 +179,10 @@ class ResultFolder:
         if not isinstance(facts, dict) or "stray" not in facts:
             raise ValueError("it is not what stray writes")
         # Folders of earlier versions list no files.
-        for name, entry in facts.get("files", {}).items():
+        files = facts.get("files", {})
+        if not isinstance(files, dict):
+            raise ValueError("it lists no files")
+        for name, entry in files.items():
             if not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
                 raise ValueError(f"it does not say what {name} is")
         return facts

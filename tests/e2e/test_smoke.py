@@ -134,7 +134,7 @@ def test_a_search_runs_its_trials_and_writes_the_best_recipe(
 
 def test_a_model_trained_on_all_patients_classifies_a_section_that_has_pictures_only(trained: Place) -> None:
     assert main(["train", "smoke", *trained.sets, "--folds", "none", "--method", "clip_scvi"]) == 0
-    model = trained.folder / "runs" / "smoke" / "models" / "clip_scvi-seed0"
+    (model,) = (trained.folder / "runs" / "smoke" / "models").glob("clip_scvi-seed0-*")
     new = pictures_only(trained.folder)
     assert Manifest.load(str(new)).sections[0].has_counts is False
     out, features = trained.folder / "classes.parquet", trained.folder / "features.parquet"
@@ -153,7 +153,7 @@ def test_patches_of_another_size_are_refused_with_the_command_that_makes_them_ri
 ) -> None:
     recipe = load_recipe("smoke", ["ingest.patch.size_px=24"])
     build_dataset(recipe.ingest, str(trained.folder / "small"))
-    model = trained.folder / "runs" / "smoke" / "models" / "clip_scvi-seed0"
+    (model,) = (trained.folder / "runs" / "smoke" / "models").glob("clip_scvi-seed0-*")
     assert main(["predict", str(model), str(trained.folder / "small")]) == 2
     assert "--patch-um 112 --patch-px 32" in capsys.readouterr().err
 

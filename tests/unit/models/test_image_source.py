@@ -1,4 +1,4 @@
-"""Keys know the content behind the image settings: weights files, files that options name, and the code of callables."""
+"""Keys know the content behind the image settings: weights, files that options name, and the code of callables."""
 
 from __future__ import annotations
 

@@ -189,7 +189,17 @@ def test_replaced_weights_and_changed_code_make_another_stage(
 
 def save_model(path: Path, *, probed: bool) -> None:
     rng = np.random.default_rng(0)
-    probe = Probe(("a", "b"), *(rng.normal(size=size) for size in (512, 512, (2, 512), 2)), 1.0, 0.5, True)
+    mean, scale, weight, bias = (rng.normal(size=size) for size in (512, 512, (2, 512), 2))
+    probe = Probe(
+        classes=("a", "b"),
+        mean_D=mean,
+        scale_D=scale,
+        weight_KD=weight,
+        bias_K=bias,
+        c=1.0,
+        inner_score=0.5,
+        converged=True,
+    )
     state = image_coder(TorchvisionConfig(), None).state_dict()
     made = probe if probed else None
     model_folder.save(str(path), state, TorchvisionConfig(), None, made, PatchConfig(), "name: x\n", {"method": "m"})
