@@ -230,7 +230,7 @@ def evaluate(
         "eval/n_train": float(len(trains.index_N)),
     }
     if np.isfinite(fitted.inner_score):
-        metrics["eval/inner_balanced_accuracy"] = fitted.inner_score
+        metrics["eval/probe_inner_balanced_accuracy"] = fitted.inner_score
     return Evaluation(table, metrics, scores, intervals, fitted, missing, weak)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from stray.comparison.cells import (
     choices,
     is_weak,
@@ -46,6 +48,12 @@ def read_comparison(
                 f"{method} has no finished cell for {cell_names(absent)}: its mean and pooled scores are over fewer "
                 "patients than the others'."
             )
+    params = recipe_params(reader, runs)
+    if judges := sorted({fold for fold, _ in cells} & _listed(params.get("search.chosen_on", ""))):
+        notes.append(
+            f"A search chose this recipe's settings by the scores on {', '.join(judges)}: scores on these patients are "
+            "no estimate for others. Name patients in search.held_out, and search again."
+        )
     if unread := [run for run in runs if run.predictions is None]:
         named = ", ".join(f"{run.method} ({cell_names([run.cell])})" for run in unread)
         notes.append(f"The predictions of {named} could not be read: pooled scores of these methods are left out.")
@@ -62,5 +70,14 @@ def read_comparison(
         curves=training_curves(reader, runs),
         notes=tuple(notes),
         facts=provenance(reader, runs),
-        params=recipe_params(reader, runs),
+        params=params,
     )
+
+
+def _listed(text: str) -> set[str]:
+    """Members of a list as a parameter holds it: JSON."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return set()
+    return set(map(str, found)) if isinstance(found, list) else set()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 
 from stray.comparison.cells import CellRun, is_weak, label_sources
 from stray.metrics.naming import safe_name
-from stray.metrics.paired import paired_difference
+from stray.metrics.paired import holm, paired_difference
 from stray.metrics.scores import confusion_matrix, summarise
 from stray.report.tables import MAJORITY, POOLED_SCORES, Cell, Delta, MethodRow, SourceTable
 
@@ -19,6 +21,7 @@ def source_table(runs: list[CellRun], methods: list[str], source: str, metric: s
     runs = [run for run in runs if source in label_sources(run.record)]
     cells = {run.cell for run in runs}
     answers = {id(run): _answers(run.predictions, source) for run in runs if run.predictions is not None}
+    spots = {key: np.array(columns.pop("spot_id"), dtype=object) for key, columns in answers.items()}
     names = sorted({str(name) for labels in answers.values() for column in labels.values() for name in column})
     code_of = {name: code for code, name in enumerate(names)}
     coded = {
@@ -41,13 +44,12 @@ def source_table(runs: list[CellRun], methods: list[str], source: str, metric: s
     reference = next((row for row in rows if row.method == baseline), None)
     for index, row in enumerate(rows):
         if reference is not None and row.method not in (MAJORITY, baseline):
-            found = paired_difference(row.cells, reference.cells)
-            delta = (
-                Delta(mean=found.mean, sd=found.sd, n_pairs=found.n_pairs, n_folds=found.n_folds, p=found.p)
-                if found
-                else None
-            )
-            rows[index] = MethodRow(**{**vars(row), "delta": delta})
+            rows[index] = replace(row, delta=_delta(row, reference, runs, coded, spots, len(names), metric))
+    tested = [index for index, row in enumerate(rows) if row.delta is not None]
+    corrected = holm([delta.p for index in tested if (delta := rows[index].delta) is not None])
+    for index, p in zip(tested, corrected, strict=True):
+        if (delta := rows[index].delta) is not None:
+            rows[index] = replace(rows[index], delta=replace(delta, p=p))
     missing = {
         fold: tuple(names)
         for fold, run in one_of_fold.items()
@@ -68,7 +70,42 @@ def _answers(predictions: pa.Table, source: str) -> dict[str, list[str]]:
     sources = predictions.column("label_source").to_pylist()
     mask = [name is not None and safe_name(name) == source for name in sources]
     picked = predictions.filter(pa.array(mask)).filter(pc.field("scored"))
-    return {column: picked.column(column).to_pylist() for column in ("label", "probe", "majority")}
+    return {column: picked.column(column).to_pylist() for column in ("spot_id", "label", "probe", "majority")}
+
+
+def _delta(
+    row: MethodRow,
+    reference: MethodRow,
+    runs: list[CellRun],
+    coded: dict[int, dict[str, NDArray[np.int64]]],
+    spots: dict[int, NDArray],
+    n_classes: int,
+    metric: str,
+) -> Delta | None:
+    """A method against the baseline, each cell on the spots that both scored; None where they share no cell."""
+    run_of = {(run.method, run.cell): id(run) for run in reversed(runs)}
+    own, other, partial = dict(row.cells), dict(reference.cells), 0
+    for cell in sorted(set(own) & set(other)):
+        keys = [run_of[method, cell] for method in (row.method, reference.method)]
+        if not all(key in spots for key in keys):
+            continue  # without predictions the scores are all that is known
+        first, second = (spots[key].astype(str) for key in keys)
+        common, *places = np.intersect1d(first, second, return_indices=True)
+        if len(common) == len(spots[keys[0]]) == len(spots[keys[1]]):
+            continue
+        partial += 1
+        scores = []
+        for key, place in zip(keys, places, strict=True):
+            confusion = confusion_matrix(coded[key]["label"][place], coded[key]["probe"][place], n_classes)
+            scores.append(float(summarise(confusion, np.ones(n_classes, dtype=bool)).get(metric, np.nan)))
+        own[cell], other[cell] = scores
+        if not np.isfinite(scores).all():
+            del own[cell], other[cell]
+    found = paired_difference(own, other)
+    if found is None:
+        return None
+    note = "on the spots that both scored" if partial else ""
+    return Delta(mean=found.mean, sd=found.sd, n_pairs=found.n_pairs, n_folds=found.n_folds, p=found.p, note=note)
 
 
 def _row(

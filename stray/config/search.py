@@ -81,6 +81,9 @@ class SearchConfig:
     """Patients that the search never sees, so that a later comparison on them is honest."""
     validation: tuple[str, ...] = ()
     """Inner validation patients that score a trial; the last labelled training patient where none is given."""
+    chosen_on: tuple[str, ...] = ()
+    """Patients by whose scores the settings of this recipe were chosen; `stray search` writes it into best.yaml, and
+    `stray compare` marks scores on them: they are no estimate of what the settings are worth."""
     seed: int = 0
     """Seed of the sampler."""
     max_concurrent: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"

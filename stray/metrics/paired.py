@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,3 +55,13 @@ def paired_difference(
             p = float((as_far.sum() + 1) / (_DRAWS + 1))  # the observed signs are one of the draws
     sd = float(difference.std(ddof=1)) if len(difference) > 1 else float("nan")
     return Difference(float(difference.mean()), sd, len(pairs), len(folds), p)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number (Holm 1979); those that are nan stay and do not count."""
+    order = sorted((value, place) for place, value in enumerate(p) if math.isfinite(value))
+    corrected, largest = list(p), 0.0
+    for rank, (value, place) in enumerate(order):
+        largest = max(largest, min(1.0, value * (len(order) - rank)))
+        corrected[place] = largest
+    return corrected

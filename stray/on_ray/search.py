@@ -104,7 +104,7 @@ def _search(recipe: Recipe, watch: Watch) -> Found:
         for trial in trials:
             if math.isfinite(trial.score):
                 deliver_trial(trial.name, trial.settings, trial.score, shared, tracking)
-        found = _with_best(recipe, method, trials[0])
+        found = _with_best(recipe, method, trials[0], fold.held_out)
         path = storage.join(root, "best.yaml")
         storage.write_bytes(path, dump_yaml(found).encode())
         log_text(tracking.parent, "best.yaml", dump_yaml(found))
@@ -202,7 +202,14 @@ def _ranked(results: tune.ResultGrid) -> tuple[Trial, ...]:
     return tuple(sorted(trials, key=lambda t: -np.nan_to_num(t.score, nan=-1.0)))
 
 
-def _with_best(recipe: Recipe, method: str, best: Trial) -> Recipe:
-    """The recipe whose method carries the best settings; the other methods stay as they are."""
+def _with_best(recipe: Recipe, method: str, best: Trial, judges: tuple[str, ...]) -> Recipe:
+    """The recipe whose method carries the best settings, scored on the patients that the search did not see.
+
+    The other methods stay as they are. Where the search held nobody out the folds stay, too, and the patients that
+    judged the trials (`judges`) are marked in the recipe: scores on them are no estimate.
+    """
     settings = {**recipe.methods[method].set, **best.settings}
-    return apply(recipe, {f"methods.{method}.set": settings})
+    changes: dict[str, object] = {f"methods.{method}.set": settings, "search.chosen_on": list(judges)}
+    if recipe.search.held_out:
+        changes["folds.held_out"] = list(recipe.search.held_out)
+    return apply(recipe, changes)

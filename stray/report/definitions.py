@@ -27,7 +27,8 @@ how much patients differ.
 
 Difference and p: Paired by fold and seed. The p-value is that of a sign-flip test in which all seeds of a fold flip
 together, since they are tested on the same patients; with F folds it cannot be smaller than 2 / 2^F, and below 3 folds
-none is given.
+none is given. The p-values of a table are corrected for their number by Holm's method. Methods that were scored on
+different spots (gene codes need counts, pictures a picture) are compared on the spots that both scored.
 
 kNN: A vote of the nearest training spots by cosine distance, on the same embeddings; nothing is tuned.
 

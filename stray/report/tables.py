@@ -41,7 +41,9 @@ class Delta:
     n_pairs: int
     n_folds: int
     p: float
-    """nan where too few folds were held out for a test."""
+    """Corrected by Holm's method for the number of comparisons; nan where too few folds were held out for a test."""
+    note: str = ""
+    """What the scores that are compared are over, where it is not all spots of both methods."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +213,7 @@ def p_text(delta: Delta | None) -> str:
     if delta is None:
         return "-"
     pairs = f"n = {delta.n_pairs}"
+    pairs += f", {delta.note}" if delta.note else ""
     if not math.isfinite(delta.p):
         return f"{pairs}, too few folds"
     return f"{'p < 0.001' if delta.p < 0.001 else f'p = {delta.p:.3f}'}, {pairs}"

@@ -92,6 +92,10 @@ class GeneTask:
         self.classes: np.ndarray = np.empty(0, dtype=str)
         self._labelled = None
         if isinstance(config.model, ScanviConfig):
+            if (label_N != "").any() and (label_N[usable] == "").all():
+                what = f"none of the {int((label_N != '').sum())} labelled spots has the counts to train"
+                raise InputError(Problem("gene.min_count", what, "lower it, or take a panel with more counts"))
+            label_N = np.where(totals_N >= config.min_count, label_N, "")
             self.classes = np.unique(label_N[label_N != ""])
             class_N = np.where(label_N == "", -1, np.searchsorted(self.classes, label_N))
             self._class_N = torch.from_numpy(class_N)
@@ -184,12 +188,13 @@ class GeneTask:
         return averages
 
     @torch.no_grad()
-    def finish(self) -> None:
-        """After the last epoch of a short run: estimate batch norm's statistics in one pass over the training spots.
+    def finish(self, epochs: int) -> None:
+        """Estimate batch norm's statistics in one pass over the training spots, where the weights are of a short run.
 
+        `epochs` are those behind the weights: fewer than planned where the stage stopped early or kept its best epoch.
         Every rank must call it; the pass is in global batches, so that all ranks end with the same statistics.
         """
-        if self.epochs * self.plan.steps >= RECALIBRATE_BELOW_STEPS:
+        if epochs * self.plan.steps >= RECALIBRATE_BELOW_STEPS:
             return
         norms = [m for m in self.module.modules() if isinstance(m, GlobalBatchNorm)]
         kept = [norm.momentum for norm in norms]

@@ -82,13 +82,13 @@ def _run_gene(stage: GeneStage, data: StageData, worker: Worker, train: Callable
         task = GeneTask(stage.config, counts, stage.batch, stage.label, seed=stage.seed, device=worker.device)
         if stage.start is not None:
             task.module.load_state_dict(stage.start.folder.read_weights("weights.pt"), strict=False)
-        train = partial(
-            train, selection=_selection(stage, task), spots_at=lambda places: data.spots(stage.rows[places])
-        )
+        selection = _selection(stage, task)
+        train = partial(train, selection=selection, spots_at=lambda places: data.spots(stage.rows[places]))
         with matrix_products(stage.config.precision):
             state = train(task, stage.config.optim, prefix="gene", seed=stage.seed)
             history, steps = state.history, state.step_losses
-            task.finish()
+            best = selection.best(history) if selection is not None and stage.config.keep == "best" else None
+            task.finish(len(history) if best is None else best + 1)
         module, batches, classes = task.module, task.names.tolist(), task.classes.tolist()
         if isinstance(module, Scanvi):
             probability_NK = _over_all(module.eval().probabilities, counts, worker)

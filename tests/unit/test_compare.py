@@ -12,11 +12,11 @@ from stray.cli import main
 from stray.cli.compare import compare, show
 from stray.comparison import read_comparison
 from stray.errors import InputError
-from stray.evaluate import Evaluation
+from stray.evaluate import Evaluation, evaluate
 from stray.report.tables import Comparison
 from stray.report.text import patient_tables
 from stray.track.mlflow import MlflowStore
-from tests.unit.experiments import evaluation, features, log_cell, spots
+from tests.unit.experiments import evaluation, fast, features, log_cell, spots
 
 SIGNAL = {"untrained": 0.05, "clip_scvi": 0.5}
 FOLDS, SEEDS = ("A", "B", "C"), (0, 1)
@@ -259,3 +259,41 @@ def test_nothing_to_compare_is_said(
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         compare(uri, "whole", tmp_path / "file" / "page.html")
+
+
+def test_methods_of_different_spots_are_compared_on_the_common_ones(tmp_path: Path) -> None:
+    table, uri = spots(), f"sqlite:///{tmp_path}/mlflow.db"
+    half = np.flatnonzero(np.arange(len(table.spot_id)) % 2 == 0)
+    deltas = []
+    with MlflowStore(uri, "other spots") as store:
+        parent = store.run("experiment", tags={"stray.kind": "experiment"})
+        for fold in FOLDS:
+            whole = evaluation(table, features(table, 0.5), fold)
+            train = sorted(set(table.patient) - {fold})
+            pictured = evaluate(
+                features(table, 0.05)[half], half, table, train_patients=train, test_patients=[fold], config=fast()
+            )
+            log_cell(store, parent, "genes", fold, 0, whole)
+            log_cell(store, parent, "untrained", fold, 0, pictured)
+            common = whole.table.to_pandas().merge(pictured.table.to_pandas(), on="spot_id", suffixes=("", "_b"))
+            own = common[common.scored & common.scored_b]
+            deltas.append(
+                balanced_accuracy_score(own.label, own.probe) - balanced_accuracy_score(own.label, own.probe_b)
+            )
+        parent.close()
+    delta = read_comparison(uri, "other spots").row("genes").delta
+    assert delta is not None
+    assert delta.note == "on the spots that both scored"
+    assert delta.mean == pytest.approx(np.mean(deltas))
+
+
+def test_scores_on_patients_that_chose_the_settings_are_marked(tmp_path: Path) -> None:
+    table, uri = spots(), f"sqlite:///{tmp_path}/mlflow.db"
+    with MlflowStore(uri, "best") as store:
+        parent = store.run("experiment", tags={"stray.kind": "experiment"})
+        parent.params({"search.chosen_on": ["C", "Z"]})
+        for fold in ("B", "C"):
+            log_cell(store, parent, "found", fold, 0, evaluation(table, features(table, 0.5), fold))
+        parent.close()
+    (note,) = [note for note in read_comparison(uri, "best").notes if "search" in note]
+    assert "by the scores on C:" in note

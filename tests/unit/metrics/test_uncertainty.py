@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stray.metrics.bootstrap import auc_interval, resampled_counts, score_intervals, tissue_blocks
-from stray.metrics.paired import paired_difference
+from stray.metrics.paired import holm, paired_difference
 from stray.metrics.scores import auc
 
 
@@ -100,3 +100,11 @@ def test_many_folds_are_drawn_and_agree_with_chance() -> None:
         found = paired_difference(method, baseline)
         assert found is not None
         assert low <= found.p <= high
+
+
+def test_p_values_are_corrected_for_their_number() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    found = holm([0.5, float("nan"), 0.9])
+    assert found[0] == 1.0
+    assert np.isnan(found[1])
+    assert found[2] == 1.0
