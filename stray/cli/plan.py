@@ -27,8 +27,11 @@ def show_plan(recipe: Recipe) -> None:
     for name in ("fold", "seed", "method", "gene stage", "contrastive stage"):
         table.add_column(name)
     table.add_column("time", justify="right")
+    seen: set[str] = set()
     for group in groups:
-        pending = {stage.key: stage for stage in group.stages()}
+        # A stage that groups share, because their folds train on the same spots, runs once.
+        pending = {stage.key: stage for stage in group.stages() if stage.key not in seen}
+        seen |= pending.keys()
         for cell in group.trained:
             # A stage that several cells share is counted at the first.
             genes = with_start(cell.scored.gene) if cell.scored.needs_codes else ()
@@ -52,9 +55,13 @@ def show_plan(recipe: Recipe) -> None:
             table.add_row(fold_title(one.fold), str(one.seed), choice.method, what, "-", "-")
         table.add_section()
     stdout.print(table)
+    total = estimator.total(groups)
+    how = "estimated from a few steps of each kind of stage, timed here just now"
+    if estimator.measured:
+        how = f"by the speed of stages trained before for {estimator.measured} settings, else {how}"
     say(
-        f"about {duration(estimator.total(groups))} on one process of this machine, starts of worker groups included; "
-        "estimated from two steps of each stage, timed here just now. Nothing was started."
+        f"about {duration(total)} on one process of this machine, starts of worker groups included; "
+        f"{how}. Nothing was started."
     )
 
 

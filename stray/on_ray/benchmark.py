@@ -17,7 +17,7 @@ from stray.on_ray.data import place_counts, place_patches
 from stray.on_ray.fit import fit_alone
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.watch import Watch
-from stray.train.cells import cell
+from stray.train.cells import cell, with_start
 from stray.train.stages import GeneStage, ImageStage, Stage
 
 GENE_EPOCHS = 25
@@ -67,7 +67,7 @@ def measure(recipe: Recipe, *, root: str, cpus: int, watch: Watch) -> list[Measu
     assert isinstance(image, ImageStage)
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     for where, one in made.items():
-        stages: Sequence[Stage] = (one.scored.gene, one.scored)
+        stages: Sequence[Stage] = (*with_start(one.scored.gene), one.scored)
         watch.start(where, f"both stages, {'Ray Data and Ray Train' if where == 'ray' else 'one plain process'}")
         if where == "ray":
             found[where] = _through_ray(stages, placed, root, cpus, recipe)

@@ -196,40 +196,41 @@ class PlacedData:
 
     def _open(self) -> Callable[[np.ndarray], PatchSource]:
         placed, threads = self._placed, self._placed.run.decode_threads
-        tables = [table for table in ray.get(list(placed.patches)) if len(table)]
+        parts = in_place(ray.get(list(placed.patches)))
         if placed.residence == "decoded":
-            decoded = [PatchBlock(_rows(t), _array(t, PATCHES).to_numpy()) for t in tables]
+            decoded = [PatchBlock(_rows(part), part.column(PATCHES).to_numpy()) for part in parts]
             return lambda rows: Patches(decoded, rows)
         decoder = PatchDecoder(placed.dataset.manifest.patch.size_px, None if threads == "auto" else threads)
         if placed.residence == "streamed":
             return lambda rows: StreamedPatches(placed.dataset, rows, decoder)
-        encoded = [EncodedBlock(_rows(t), _array(t, IMAGE)) for t in tables]
+        encoded = [EncodedBlock(_rows(part), part.column(IMAGE)) for part in parts]
         place = partial(place_of, fragments(placed.dataset, images=True))
         return lambda rows: EncodedPatches(encoded, rows, decoder, place)
 
     def counts(self, panel: Panel, rows: np.ndarray) -> Counts:
         """Counts over `panel` of the global rows, read in place."""
-        tables = ray.get(list(self._placed.counts[panel.key]))
-        return Counts([_count_block(table, len(panel)) for table in tables if len(table)], rows)
+        parts = in_place(ray.get(list(self._placed.counts[panel.key])))
+        return Counts([_count_block(part, len(panel)) for part in parts], rows)
 
     def spots(self, rows: np.ndarray) -> SpotTable:
         """What is known of the global rows besides, read from the dataset's files."""
         return self._placed.dataset.spots().take(rows)
 
 
-def _array(table: pa.Table, name: str) -> Any:
-    """A column as one array, in place: `combine_chunks` copies even where there is nothing to combine."""
-    column = table.column(name)
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+def in_place(tables: Iterable[pa.Table]) -> list[pa.RecordBatch]:
+    """Return the tables a row group each, without a copy: to join the chunks of a column would copy it into every
+    worker.
+    """
+    return [part for table in tables for part in table.to_batches() if len(part)]
 
 
-def _rows(table: pa.Table) -> np.ndarray:
-    return _array(table, ROWS).to_numpy()
+def _rows(part: pa.RecordBatch) -> np.ndarray:
+    return part.column(ROWS).to_numpy()
 
 
-def _count_block(table: pa.Table, n_genes: int) -> PlacedBlock:
-    index, count = (_array(table, name) for name in (GENE_INDEX, GENE_COUNT))
+def _count_block(part: pa.RecordBatch, n_genes: int) -> PlacedBlock:
+    index, count = (part.column(name) for name in (GENE_INDEX, GENE_COUNT))
     offsets = index.offsets.to_numpy()
     start, stop = offsets[0], offsets[-1]
     genes, counts = (values.values.to_numpy()[start:stop] for values in (index, count))
-    return PlacedBlock(_rows(table), CompactRows(offsets - start, genes, counts, (len(table), n_genes)))
+    return PlacedBlock(_rows(part), CompactRows(offsets - start, genes, counts, (len(part), n_genes)))

@@ -33,6 +33,7 @@ from stray.train.held_out import hold_out
 from stray.train.loop import fit
 from stray.train.pair_watch import PairWatch
 from stray.train.precision import matrix_products
+from stray.train.rates import keep_rate
 from stray.train.selection import Selection
 from stray.train.stages import CODES_FIGURE, STEPS, CodesStage, GeneStage, ImageStage, Stage, StageData
 from stray.train.state import TrainState
@@ -101,6 +102,7 @@ def _run_gene(stage: GeneStage, data: StageData, worker: Worker, train: Callable
         facts = {"gene": asdict(stage.config), "batches": batches, "classes": classes, "seed": stage.seed}
         folder.write_json("config.json", facts)
         folder.write_json("history.json", history)
+        keep_rate(stage.config, stage.root, history)
         folder.write_json(STEPS, steps)
         folder.write_array("rows.npy", stage.rows)
         folder.write_array("codes.npy", codes_NZ.numpy())
@@ -205,6 +207,7 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callab
             "config.json", {"contrastive": asdict(stage.config), "seed": stage.gene.seed, "trained": stage.train}
         )
         folder.write_json("history.json", history)
+        keep_rate(stage.config, stage.root, history)
         folder.write_json(STEPS, steps)
         folder.write_array("rows.npy", stage.embed_rows)
         folder.write_array("features.npy", features_ND.numpy())

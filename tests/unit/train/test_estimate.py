@@ -1,0 +1,33 @@
+"""The plan's estimate counts a shared stage once, and goes by what was measured where something was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stray.cohort.dataset import PairedDataset
+from stray.train.cells import Group
+from stray.train.estimate import GROUP_S, Estimator
+from stray.train.rates import keep_rate
+from stray.train.stages import ImageStage
+from tests.small_cohort import prepared_cell, small_recipe
+
+
+def test_a_stage_that_groups_share_is_counted_once(folder: Path, dataset: PairedDataset, tmp_path: Path) -> None:
+    one = prepared_cell(small_recipe(folder), dataset, tmp_path)
+    assert isinstance(one.scored, ImageStage)
+    for config in (one.scored.gene.config, one.scored.config):
+        keep_rate(config, one.scored.root, [{"spots_per_second": 50.0}])
+    estimator = Estimator(dataset.manifest.patch.size_px, dataset.manifest.n_genes)
+    total = estimator.total([Group((one,))])
+    assert total > GROUP_S
+    assert estimator.total([Group((one,)), Group((one,))]) == total
+
+
+def test_a_speed_that_was_measured_is_taken(folder: Path, dataset: PairedDataset, tmp_path: Path) -> None:
+    gene = prepared_cell(small_recipe(folder), dataset, tmp_path).scored.gene
+    keep_rate(gene.config, gene.root, [{"spots_per_second": rate} for rate in (1.0, 100.0, 120.0, 80.0)])
+    estimator = Estimator(dataset.manifest.patch.size_px, dataset.manifest.n_genes)
+    assert estimator.stage(gene) == pytest.approx(len(gene.rows) * gene.config.epochs / 100.0)
+    assert estimator.measured == 1
