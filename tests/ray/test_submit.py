@@ -156,7 +156,7 @@ def test_no_cluster_is_an_input_error(cluster: LocalCluster, folder: Path) -> No
     nowhere = LocalCluster(f"http://127.0.0.1:{free_port()}", "", cluster.environment)
     done = submit(nowhere, folder, "--", "python", "job.py")
     assert done.returncode == 2
-    assert "no job could be submitted" in done.stderr
+    assert f"--address: no dashboard answers at {nowhere.address}" in done.stderr
     assert "Traceback" not in done.stderr
 
 

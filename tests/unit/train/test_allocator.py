@@ -42,13 +42,17 @@ def faults(word: str, millions: int = 12, where: str = "main", **environment: st
     return int(done.stdout)
 
 
+def fewest_faults(word: str, millions: int = 12, where: str = "main", **environment: str) -> int:
+    """Of three processes: where memory is short, the system takes pages back from any one of them."""
+    return min(faults(word, millions, where, **environment) for _ in range(3))
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tells glibc, which only Linux has")
 def test_a_step_like_the_one_before_it_takes_no_new_pages() -> None:
-    # Not none at all: the system may reclaim what lies idle.
-    assert 5 * faults("kept") < faults("as it comes")
+    assert 5 * fewest_faults("kept") < fewest_faults("as it comes")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tells glibc, which only Linux has")
 def test_nor_does_one_in_another_thread_where_there_is_one_arena() -> None:
     # 40 MB a tensor: each takes a heap of its own, of those that threads have.
-    assert 5 * faults("kept", 10, "thread", **ONE_ARENA) < faults("kept", 10, "thread")
+    assert 5 * fewest_faults("kept", 10, "thread", **ONE_ARENA) < fewest_faults("kept", 10, "thread")

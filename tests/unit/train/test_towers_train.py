@@ -96,7 +96,7 @@ def test_what_a_stage_leaves_codes_new_pictures_as_it_did(
     assert not any("parametrizations" in key for key in state)
     patch = PatchConfig(size_um=112, size_px=32)
     model_folder.save(str(tmp_path / "model"), state, stage.config.image, projection, None, patch, "", {})
-    loaded = model_folder.load(str(tmp_path / "model"))
+    loaded = model_folder.load(str(tmp_path / "model"), trust_code=True)
     block = LocalData(dataset).patches(stage.embed_rows).gather(np.arange(len(stage.embed_rows)))
     found_ND = loaded.features(block.permute(0, 2, 3, 1).numpy())
     np.testing.assert_allclose(found_ND, features_ND, rtol=1e-4, atol=1e-5)
