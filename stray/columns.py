@@ -27,6 +27,8 @@ SECTION_FACTS = (PATIENT, SECTION, "source")
 """What every section has, and a batch effect may belong to; `source` is the kind of reader that it came from."""
 
 MANIFEST = "manifest.json"
+CLAIMS = ".ingest/lock"
+"""Claims of ingests on the dataset, see `stray.lease`."""
 GENES = "genes.parquet"
 
 PATCHES = "patches"

@@ -21,7 +21,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"config"}),
     # 1
     frozenset({"collective", "storage"}),
-    frozenset({"likelihood", "noise", "metrics", "report", "track"}),
+    frozenset({"lease", "likelihood", "noise", "metrics", "report", "track"}),
     # 2
     frozenset({"cohort", "models", "losses", "recipe"}),
     # 3

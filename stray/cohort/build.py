@@ -17,9 +17,10 @@ from stray.cohort.schema import GENE_TABLE
 from stray.cohort.section import plural
 from stray.cohort.sources import IngestPlan, SectionTask, make_plan
 from stray.cohort.write import SectionOutcome, run_task, write_table
-from stray.columns import GENES, MANIFEST, SPOT_ID
+from stray.columns import CLAIMS, GENES, MANIFEST, SPOT_ID
 from stray.config.ingest import IngestConfig
 from stray.errors import InputError, Problem, raise_if_any
+from stray.lease import lease
 
 RunTasks = Callable[[Sequence[SectionTask], str], Iterable[SectionOutcome]]
 """Runs every task for the dataset at a path; yields an outcome a task, in any order."""
@@ -46,11 +47,16 @@ def build_dataset(
     first file changes and written after the last one: an ingest that fails or is killed leaves none.
     `on_event` hears of the plan (`event: plan`), of each section (`event: section`, with `state` written, kept or
     failed) and of the end (`event: done`).
-    Raises InputError with the problems of all sections; those that succeeded are kept for the next run.
+    Raises InputError with the problems of all sections; those that succeeded are kept for the next run; and when
+    another ingest writes there.
     """
-    tell = on_event or (lambda event: None)
     out = storage.absolute(out)
     check_output(out)
+    with lease(out, "stray ingest", "wait until it has ended, or name another folder", folder=CLAIMS):
+        return _build(config, out, run_tasks, on_event or (lambda event: None))
+
+
+def _build(config: IngestConfig, out: str, run_tasks: RunTasks, tell: OnEvent) -> Manifest:
     plan = make_plan(config)
     tell(
         {

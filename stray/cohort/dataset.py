@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -81,6 +82,25 @@ class PairedDataset:
         dataset = cls(storage.absolute(path), Manifest.load(path))
         raise_if_any(dataset._size_problems())
         return dataset
+
+    def require_unchanged(self) -> None:
+        """Raise InputError unless the dataset that stands there is still the one that was opened."""
+        if (found := Manifest.load(self.path).digest) != self.manifest.digest:
+            what = f"was made anew while this command read it (digest {self.manifest.digest[:12]}, now {found[:12]})"
+            raise InputError(Problem(self.path, what, "run the same command again: it takes the dataset as it is then"))
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Check after the block, however it ends, that it read one dataset. Raises InputError where it did not."""
+        try:
+            yield
+        except Exception as error:
+            try:
+                self.require_unchanged()
+            except InputError as change:
+                raise change from error
+            raise
+        self.require_unchanged()
 
     def __reduce__(self) -> tuple[type[PairedDataset], tuple[str, Manifest]]:
         return type(self), (self.path, self.manifest)

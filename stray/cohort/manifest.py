@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from stray import storage
-from stray.columns import CONTRACT_VERSION, MANIFEST
+from stray import lease, storage
+from stray.columns import CLAIMS, CONTRACT_VERSION, MANIFEST
 from stray.config.ingest import PatchConfig
 from stray.errors import InputError, Problem
 
@@ -129,13 +129,11 @@ class Manifest:
         try:
             text = storage.read_bytes(place)
         except (FileNotFoundError, NotADirectoryError):
-            raise InputError(
-                Problem(
-                    place,
-                    "there is no manifest: this is no paired dataset, or its ingest has not finished",
-                    f"check the path, or run `stray ingest {dataset_path} ...` (again: it goes on where it stopped)",
-                )
-            ) from None
+            what = "there is no manifest: this is no paired dataset, or its ingest has not finished"
+            remedy = f"check the path, or run `stray ingest {dataset_path} ...` (again: it goes on where it stopped)"
+            if (writer := lease.holder(dataset_path, folder=CLAIMS)) is not None:
+                what, remedy = f"the dataset is being written by {writer}", "wait until that has ended"
+            raise InputError(Problem(place, what, remedy)) from None
         except OSError as error:
             raise InputError(Problem(place, f"cannot be read: {error}", "check the path and its rights")) from error
         return _parse(text, place)

@@ -216,6 +216,10 @@ class PlacedData:
         """What is known of the global rows besides, read from the dataset's files."""
         return self._placed.dataset.spots().take(rows)
 
+    def require_unchanged(self) -> None:
+        """Raise InputError where the dataset has changed since it was opened."""
+        self._placed.dataset.require_unchanged()
+
 
 def in_place(tables: Iterable[pa.Table]) -> list[pa.RecordBatch]:
     """Return the tables a row group each, without a copy: to join the chunks of a column would copy it into every

@@ -79,7 +79,8 @@ def embed(
         for block in read_patches(fragment, size_px):
             yield pa.table({ROWS: block.rows, PATCHES: ArrowTensorArray.from_numpy(block.patches)})
 
-    rows, found = _through(files, read, _ImageCoder, model, on_progress)
+    with dataset.unchanged():
+        rows, found = _through(files, read, _ImageCoder, model, on_progress)
     return rows, found[FEATURES]
 
 
@@ -112,7 +113,8 @@ def code_genes(
                 x_nG[:, present] = block.counts[part].toarray()
                 yield pa.table({ROWS: block.rows[part], COUNTS: ArrowTensorArray.from_numpy(x_nG)})
 
-    rows, found = _through(files, read, _GeneCoder, folder, on_progress)
+    with dataset.unchanged():
+        rows, found = _through(files, read, _GeneCoder, folder, on_progress)
     return rows, found, missing
 
 

@@ -10,12 +10,14 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
 from stray.errors import InputError, Problem
+from stray.lease import lease
 from stray.on_ray.data import Placed, place_counts, place_patches
 from stray.on_ray.fit import Assignment, fit
 from stray.on_ray.logger import heard_by
@@ -54,15 +56,22 @@ def run(recipe: Recipe, *, watch: Watch | None = None, train: bool = True) -> Ou
     """Run what is left of `recipe` on the cluster that this process is connected to.
 
     train=False scores what is trained already and raises InputError where a cell is not. Raises InputError for
-    everything that is at fault in the input, before anything is trained where it can be known.
+    everything that is at fault in the input, before anything is trained where it can be known, and when another
+    command works on the same results.
     """
     watch = watch or NoWatch()
-    with patience(recipe.run.wait_minutes, watch.say):
+    with patience(recipe.run.wait_minutes, watch.say), results_held(recipe, "train" if train else "evaluate"):
         return _run(recipe, watch, train)
 
 
-def _run(recipe: Recipe, watch: Watch, train: bool) -> Outcome:
+def results_held(recipe: Recipe, verb: str) -> AbstractContextManager[None]:
+    """Hold the results of `recipe` for `stray VERB`. Raises InputError when another command holds them."""
     check_paths_visible(recipe)
+    remedy = "wait until it has ended, or give this recipe another output or name"
+    return lease(results_folder(recipe), f"stray {verb}", remedy)
+
+
+def _run(recipe: Recipe, watch: Watch, train: bool) -> Outcome:
     dataset = PairedDataset.open(recipe.dataset)
     root = results_folder(recipe)
     groups = grid(recipe, dataset, recipe_folds(recipe, dataset), root)
@@ -70,7 +79,8 @@ def _run(recipe: Recipe, watch: Watch, train: bool) -> Outcome:
     if not train:
         _require_trained(groups)
     key = "experiment-" + digest(recipe.name, [[g.key for g in groups]], recipe.eval)
-    with Tracking(recipe, kind="experiment", key=key, dataset=dataset.manifest.digest, watch=watch) as tracking:
+    tracking = Tracking(recipe, kind="experiment", key=key, dataset=dataset.manifest.digest, watch=watch)
+    with tracking, dataset.unchanged():
         models = _Experiment(recipe, dataset, tracking, watch, root, rescore=not train).run(groups)
     return Outcome(tracking.uri, experiment_name(recipe), tuple(models))
 

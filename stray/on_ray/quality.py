@@ -12,6 +12,7 @@ import ray
 from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
+from stray.lease import lease
 from stray.on_ray.failures import input_error
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.watch import NoWatch, Watch
@@ -30,7 +31,11 @@ def compare_quality(
     not installed, or does not do what a method's settings ask for.
     """
     scvi_tools.require()
-    watch = watch or NoWatch()
+    with lease(results_folder(recipe), "stray benchmark quality", "wait until it has ended, or give another output"):
+        return _compare(recipe, methods, workers, watch or NoWatch())
+
+
+def _compare(recipe: Recipe, methods: Sequence[str], workers: int, watch: Watch) -> Quality:
     dataset, root = PairedDataset.open(recipe.dataset), results_folder(recipe)
     listed = jobs(recipe, dataset, methods, root)
     found = [job.done() for job in listed]

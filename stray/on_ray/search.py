@@ -25,7 +25,7 @@ from stray.config.search import DistributionConfig
 from stray.errors import InputError, Problem
 from stray.noise import key as noise_key
 from stray.on_ray.data import place_counts, place_patches
-from stray.on_ray.experiment import results_folder, say_damage, train_on_workers
+from stray.on_ray.experiment import results_folder, results_held, say_damage, train_on_workers
 from stray.on_ray.failures import input_error
 from stray.on_ray.fit import Assignment
 from stray.on_ray.interruptible import interruptible
@@ -34,7 +34,6 @@ from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import WorkerPlan, plan_workers, resources
 from stray.on_ray.tracking import Tracking, log_text
 from stray.on_ray.trial import METRIC, Shared, deliver_trial, run_trial, trial_cell
-from stray.on_ray.visibility import check_paths_visible
 from stray.on_ray.waiting import patience
 from stray.on_ray.watch import NoWatch, Watch
 from stray.recipe import apply, dump_yaml
@@ -73,18 +72,18 @@ def search(recipe: Recipe, *, watch: Watch | None = None) -> Found:
     Raises InputError for everything that is at fault in the input, and RuntimeError when no trial ended well.
     """
     watch = watch or NoWatch()
-    with patience(recipe.run.wait_minutes, watch.say):
+    with patience(recipe.run.wait_minutes, watch.say), results_held(recipe, "search"):
         return _search(recipe, watch)
 
 
 def _search(recipe: Recipe, watch: Watch) -> Found:
-    check_paths_visible(recipe)
     dataset = PairedDataset.open(recipe.dataset)
     method, fold, root = _method(recipe), _inner_fold(recipe, dataset), results_folder(recipe)
     base = trial_cell(recipe, method, {}, dataset, fold, root)
     say_damage([Group((base,))], watch)
     key = "search-" + digest(recipe.name, method, base.key, recipe.search)
-    with Tracking(recipe, kind="search", key=key, dataset=dataset.manifest.digest, watch=watch) as tracking:
+    tracking = Tracking(recipe, kind="search", key=key, dataset=dataset.manifest.digest, watch=watch)
+    with tracking, dataset.unchanged():
         fit_panels(dataset, [(base.scored.gene, fold.train)])
         panel = base.scored.gene.panel()
         placed = place_patches(dataset, recipe.run)

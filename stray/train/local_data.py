@@ -58,3 +58,7 @@ class LocalData:
     def spots(self, rows: np.ndarray) -> SpotTable:
         """What is known of the global rows besides."""
         return self._dataset.spots().take(rows)
+
+    def require_unchanged(self) -> None:
+        """Raise InputError where the dataset has changed since it was opened."""
+        self._dataset.require_unchanged()

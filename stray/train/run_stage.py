@@ -96,6 +96,7 @@ def _run_gene(stage: GeneStage, data: StageData, worker: Worker, train: Callable
     codes_NZ = _over_all(module.eval().encode, counts, worker)
     if worker.rank == 0:
         folder = stage.folder
+        data.require_unchanged()  # what was made of two datasets is kept under the name of neither
         folder.clear()
         folder.write_weights("weights.pt", module.state_dict())
         folder.write_bytes("panel.json", panel.to_json().encode())
@@ -154,6 +155,7 @@ def _run_codes(stage: CodesStage, data: StageData, worker: Worker) -> None:
     codes_NZ = _over_all(encoder.model.to(worker.device).encode, counts, worker)
     if worker.rank == 0:
         folder = stage.folder
+        data.require_unchanged()
         folder.clear()
         folder.write_json("history.json", [])
         folder.write_array("rows.npy", stage.embed_rows)
@@ -201,6 +203,7 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callab
     features_ND = gather_rows(local_nD.to(worker.device), len(stage.embed_rows)).cpu()
     if worker.rank == 0:
         folder = stage.folder
+        data.require_unchanged()
         folder.clear()
         folder.write_weights("encoder.pt", encoder.state_dict())
         folder.write_json(

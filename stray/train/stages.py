@@ -44,6 +44,10 @@ class StageData(Protocol):
         """What is known of the global rows besides; read when it is asked for, for a message."""
         ...
 
+    def require_unchanged(self) -> None:
+        """Raise InputError where the dataset has changed since it was opened."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class GeneStage:

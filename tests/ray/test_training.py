@@ -17,11 +17,14 @@ import torch
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe, RunConfig
 from stray.errors import InputError, Problem
+from stray.on_ray import experiment
 from stray.on_ray.data import Placed, place_counts, place_patches
+from stray.on_ray.experiment import results_held
 from stray.on_ray.fit import Assignment, fit
 from stray.on_ray.logger import heard_by
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import WorkerPlan
+from stray.on_ray.search import search
 from stray.on_ray.session import SessionInfo
 from stray.recipe import apply
 from stray.train.cells import Cell
@@ -223,3 +226,18 @@ def test_a_fault_of_the_input_ends_the_training_at_once_whatever_failures_are_al
     with pytest.raises(InputError, match=r"no file '/no/such/file\.pt'"):
         setup.train([Assignment(stage=stage, targets=(), title="failing", epochs=1)], "failing", workers=1, failures=3)
     assert time.monotonic() - started < 120
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "search"])
+def test_commands_on_one_output_exclude_one_another(ray_session: SessionInfo, tmp_path: Path, verb: str) -> None:
+    recipe = small_recipe(tmp_path, "name=shared")
+    commands = {
+        "train": lambda: experiment.run(recipe),
+        "evaluate": lambda: experiment.run(recipe, train=False),
+        "search": lambda: search(recipe),
+    }
+    with results_held(recipe, "train"), pytest.raises(InputError, match="shared: is in use by `stray train` of"):
+        commands[verb]()
+    # Free again, each gets as far as the dataset, which there is none of.
+    with pytest.raises(InputError, match="there is no manifest"):
+        commands[verb]()

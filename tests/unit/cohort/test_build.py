@@ -307,3 +307,34 @@ def test_a_large_section_in_several_files_reads_the_same(out: str, monkeypatch: 
     read = np.concatenate([block.counts.toarray() for block in blocks])
     np.testing.assert_array_equal(read, whole.counts(np.arange(len(whole))).toarray())
     assert build(config_of(cohort), f"{out}-parts")[1] == {"P1S1": "kept", "P2S1": "kept"}
+
+
+def test_a_second_ingest_into_a_folder_is_refused_and_does_not_disturb_the_first(source: Path, out: str) -> None:
+    seen: list[str] = []
+
+    def meanwhile(event: dict) -> None:
+        if event["event"] == "section":
+            with pytest.raises(InputError, match=r"is in use by `stray ingest` of .* \(process \d+\)"):
+                build_dataset(config_of(source, patch=PatchConfig(size_um=80.0, size_px=16)), out)
+            with pytest.raises(InputError, match=r"the dataset is being written by `stray ingest` of"):
+                PairedDataset.open(out)
+            seen.append(event["section"])
+
+    build_dataset(config_of(source), out, on_event=meanwhile)
+    assert seen == ["A1", "A2"]
+    PairedDataset.open(out).verify()
+
+
+def test_a_dataset_that_was_made_anew_while_it_was_read_is_said(source: Path, out: str) -> None:
+    build_dataset(config_of(source), out)
+    dataset = PairedDataset.open(out)
+    with dataset.unchanged():
+        pass
+
+    def read() -> None:
+        with dataset.unchanged():
+            build_dataset(config_of(source, patch=PatchConfig(size_um=80.0, size_px=16)), out)
+            raise ValueError("whatever the reader stumbled on")
+
+    with pytest.raises(InputError, match="was made anew while this command read it"):
+        read()

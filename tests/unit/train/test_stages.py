@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from stray import storage
 from stray.cohort.build import build_dataset
 from stray.cohort.dataset import PairedDataset
+from stray.cohort.manifest import Manifest
 from stray.config import Recipe
 from stray.errors import InputError
 from stray.recipe import apply
@@ -48,6 +51,30 @@ def test_two_runs_with_one_seed_give_the_same_loss_at_every_step_and_the_same_we
     assert len(found[0][1]) == 3 * 2
     weights = [folder.read_weights("encoder.pt") for _, _, folder in found]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+class RewritingWorker(LocalWorker):
+    """Makes the dataset anew while it trains."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+
+    def report(self, metrics, state) -> None:
+        super().report(metrics, state)
+        replace(Manifest.load(self._path), digest="another").save(self._path)
+
+
+def test_a_stage_whose_dataset_is_made_anew_meanwhile_is_refused_and_keeps_nothing(
+    recipe: Recipe, dataset: PairedDataset, tmp_path: Path
+) -> None:
+    opened = PairedDataset.open(str(shutil.copytree(dataset.path, tmp_path / "dataset")))
+    made = prepared_cell(recipe, opened, tmp_path / "runs")
+    run_stage(made.scored.gene, LocalData(opened), LocalWorker(), MemoryTracker())
+    with pytest.raises(InputError, match="made anew while this command read it"):
+        run_stage(made.scored, LocalData(opened), RewritingWorker(opened.path), MemoryTracker())
+    assert made.scored.gene.folder.is_done()
+    assert not storage.exists(made.scored.folder.path)
 
 
 class Interrupted(Exception):
