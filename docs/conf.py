@@ -6,6 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import generate
+import imports
 
 import stray
 
@@ -25,3 +26,4 @@ html_static_path = ["_static"]
 copybutton_exclude = ".linenos, .gp"
 
 generate.write(Path(__file__).parent / "reference")
+imports.write(Path(__file__).parent / "_static" / "imports.svg")
