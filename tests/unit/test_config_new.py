@@ -22,8 +22,8 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 
 def block(heading: str) -> list[list[str]]:
     """The commands of the first block under a heading, as words without comments."""
-    text = README.read_text(encoding="utf-8").split(f"\n## {heading}\n", 1)[1].split("```")[1]
-    return [shlex.split(line, comments=True) for line in text.strip().splitlines()]
+    text = README.read_text(encoding="utf-8").split(f"\n## {heading}\n", 1)[1].split("```sh\n")[1]
+    return [shlex.split(line, comments=True) for line in text.partition("```")[0].strip().splitlines()]
 
 
 def write_cohort(patients: Sequence[str], *, own: Sequence[str], table: Sequence[str], pictures: bool = True) -> None:
