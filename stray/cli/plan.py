@@ -10,7 +10,7 @@ from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
 from stray.train.cells import fold_title, with_start
 from stray.train.estimate import Estimator
-from stray.train.grid import grid, recipe_folds
+from stray.train.grid import Grid, recipe_folds
 from stray.train.stages import CodesStage, GeneStage
 
 
@@ -18,12 +18,10 @@ def show_plan(recipe: Recipe) -> None:
     """Print a row a cell, and the sum. Raises InputError as the training would."""
     dataset = PairedDataset.open(recipe.dataset)
     root = storage.join(storage.absolute(recipe.output), recipe.name)
-    groups = grid(recipe, dataset, recipe_folds(recipe, dataset), root)
+    groups = Grid(recipe, dataset, recipe_folds(recipe, dataset), root)
     estimator = Estimator(dataset.manifest.patch.size_px, dataset.manifest.n_genes)
-    title = f"{recipe.name}: {sum(len(g.cells) for g in groups)} cells"
-    if any(g.choices for g in groups):
-        title += f", {sum(len(g.inner) for g in groups)} inner ones to choose by"
-    table = Table(title=title, title_justify="left")
+    cells = inner = 0
+    table = Table(title_justify="left")
     for name in ("fold", "seed", "method", "gene stage", "contrastive stage"):
         table.add_column(name)
     table.add_column("time", justify="right")
@@ -32,6 +30,7 @@ def show_plan(recipe: Recipe) -> None:
         # A stage that groups share, because their folds train on the same spots, runs once.
         pending = {stage.key: stage for stage in group.stages() if stage.key not in seen}
         seen |= pending.keys()
+        cells, inner = cells + len(group.cells), inner + len(group.inner)
         for cell in group.trained:
             # A stage that several cells share is counted at the first.
             genes = with_start(cell.scored.gene) if cell.scored.needs_codes else ()
@@ -54,6 +53,7 @@ def show_plan(recipe: Recipe) -> None:
             what = f"best of {len(choice.trials)} on {'+'.join(trial.fold.held_out)}"
             table.add_row(fold_title(one.fold), str(one.seed), choice.method, what, "-", "-")
         table.add_section()
+    table.title = f"{recipe.name}: {cells} cells" + (f", {inner} inner ones to choose by" if inner else "")
     stdout.print(table)
     total = estimator.total(groups)
     how = "estimated from a few steps of each kind of stage, timed here just now"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
-from stray.errors import InputError, Problem
+from stray.errors import Problem, raise_if_any
 from stray.lease import lease
 from stray.on_ray.data import Placed, place_counts, place_patches
 from stray.on_ray.fit import Assignment, fit
@@ -30,7 +30,7 @@ from stray.on_ray.waiting import patience
 from stray.on_ray.watch import NoWatch, Watch
 from stray.track.place import experiment_name
 from stray.train.cells import Cell, Group, fold_title
-from stray.train.grid import grid, recipe_folds
+from stray.train.grid import Grid, recipe_folds
 from stray.train.results import digest
 from stray.train.stages import CodesStage, GeneStage, ImageStage, Stage
 
@@ -74,21 +74,38 @@ def results_held(recipe: Recipe, verb: str) -> AbstractContextManager[None]:
 def _run(recipe: Recipe, watch: Watch, train: bool) -> Outcome:
     dataset = PairedDataset.open(recipe.dataset)
     root = results_folder(recipe)
-    groups = grid(recipe, dataset, recipe_folds(recipe, dataset), root)
-    say_damage(groups, watch)
+    state = _State()
+    groups = Grid(recipe, dataset, recipe_folds(recipe, dataset), root, state.see)
+    say_damage(state.damage, watch)
     if not train:
-        _require_trained(groups)
-    key = "experiment-" + digest(recipe.name, [[g.key for g in groups]], recipe.eval)
+        raise_if_any(state.missing)
+    key = "experiment-" + digest(recipe.name, [list(groups.keys)], recipe.eval)
     tracking = Tracking(recipe, kind="experiment", key=key, dataset=dataset.manifest.digest, watch=watch)
     with tracking, dataset.unchanged():
         models = _Experiment(recipe, dataset, tracking, watch, root, rescore=not train).run(groups)
     return Outcome(tracking.uri, experiment_name(recipe), tuple(models))
 
 
-def say_damage(groups: Sequence[Group], watch: Watch) -> None:
-    """Say which results are damaged, each once; they count as not done."""
-    found = {place: what for group in groups for place, what in group.damage().items()}
-    for place, what in found.items():
+class _State:
+    """What stands of an experiment's results before it begins."""
+
+    def __init__(self) -> None:
+        self.damage: dict[str, str] = {}
+        """What is damaged, by its place."""
+        self.missing: list[Problem] = []
+        """Cells that are not trained."""
+
+    def see(self, group: Group) -> None:
+        self.damage |= group.damage()
+        for cell in group.trained:
+            if not cell.scored.folder.is_done():
+                remedy = "run `stray train` with the same recipe first"
+                self.missing.append(Problem(f"cell {cell.title}", "is not trained", remedy))
+
+
+def say_damage(damage: Mapping[str, str], watch: Watch) -> None:
+    """Say which results are damaged (by their place); they count as not done."""
+    for place, what in damage.items():
         watch.say(f"{place} is damaged: {what}; it is made anew")
 
 
@@ -100,13 +117,16 @@ class _Experiment:
         self._scorer = Scorer(recipe, dataset, tracking, watch, root, again=rescore)
         self._patches: Placed | None = None
 
-    def run(self, groups: Sequence[Group]) -> list[str]:
+    def run(self, groups: Iterable[Group]) -> list[str]:
         """All groups; a group is scored while the next one's workers start."""
         scored: list[Future[list[str]]] = []
         pool = ThreadPoolExecutor(1, thread_name_prefix="score")
         try:
             for group in groups:
                 self._train(group)
+                if len(scored) > 1:
+                    # The groups that wait for their scores are held in memory.
+                    scored[-2].result()
                 scored.append(pool.submit(self._scorer.score, group))
                 for future in scored:
                     if future.done():
@@ -197,12 +217,3 @@ def _genes(group: Group) -> list[tuple[GeneStage, Cell]]:
         if needs:
             found[cell.scored.gene.panel_key] = (cell.scored.gene, cell)
     return list(found.values())
-
-
-def _require_trained(groups: Sequence[Group]) -> None:
-    missing = [cell for group in groups for cell in group.trained if not cell.scored.folder.is_done()]
-    if missing:
-        raise InputError(
-            Problem(f"cell {cell.title}", "is not trained", "run `stray train` with the same recipe first")
-            for cell in missing
-        )

@@ -80,7 +80,7 @@ def _search(recipe: Recipe, watch: Watch) -> Found:
     dataset = PairedDataset.open(recipe.dataset)
     method, fold, root = _method(recipe), _inner_fold(recipe, dataset), results_folder(recipe)
     base = trial_cell(recipe, method, {}, dataset, fold, root)
-    say_damage([Group((base,))], watch)
+    say_damage(Group((base,)).damage(), watch)
     key = "search-" + digest(recipe.name, method, base.key, recipe.search)
     tracking = Tracking(recipe, kind="search", key=key, dataset=dataset.manifest.digest, watch=watch)
     with tracking, dataset.unchanged():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -67,7 +67,7 @@ class Estimator:
             return embedding
         return embedding + len(stage.rows) * stage.config.epochs / self._rate(stage.config, stage.root)
 
-    def total(self, groups: Sequence[Group]) -> float:
+    def total(self, groups: Iterable[Group]) -> float:
         """Seconds of an experiment's pending stages and starts of workers; a stage that groups share counts once."""
         seconds, seen = 0.0, set()
         for group in groups:

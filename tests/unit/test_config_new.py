@@ -14,7 +14,7 @@ from stray.cohort.build import build_dataset
 from stray.cohort.dataset import PairedDataset
 from stray.config import LabelTableConfig
 from stray.recipe import load_recipe
-from stray.train.grid import grid, recipe_folds
+from stray.train.grid import Grid, recipe_folds
 from tests.unit.cohort.tiny import config_of, make_h5ad
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -73,7 +73,7 @@ def test_the_block_of_the_readme_fits_a_cohort_of_ones_own(capsys: pytest.Captur
             dataset = PairedDataset.open(recipe.dataset)
             folds = recipe_folds(recipe, dataset)
             assert [fold.held_out for fold in folds] == [("Q",), ("R",), ("S",)]
-            assert len(grid(recipe, dataset, folds, recipe.output)) == len(folds)
+            assert len(Grid(recipe, dataset, folds, recipe.output)) == len(folds)
         if "--experiment" in words:
             assert words[words.index("--experiment") + 1] == load_recipe(recipe_file).name
 

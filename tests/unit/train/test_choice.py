@@ -13,7 +13,7 @@ from stray.config import Recipe
 from stray.errors import InputError
 from stray.recipe import apply
 from stray.train.cells import Choice, Group, fold_title
-from stray.train.grid import grid, recipe_folds
+from stray.train.grid import Grid, recipe_folds
 from stray.train.stages import ImageStage
 from tests.small_cohort import small_recipe
 
@@ -35,7 +35,7 @@ def recipe(folder: Path, dataset: PairedDataset) -> Recipe:
 
 
 def groups(recipe: Recipe, dataset: PairedDataset) -> tuple[Group, ...]:
-    return grid(recipe, dataset, recipe_folds(recipe, dataset), "root")
+    return tuple(Grid(recipe, dataset, recipe_folds(recipe, dataset), "root"))
 
 
 def test_inner_cells_reach_no_spot_of_the_held_out_patient_and_train_on_none_of_the_validation_patient(
@@ -80,9 +80,9 @@ def test_a_choice_is_found_again_by_everything_that_went_into_it(recipe: Recipe,
     first, second = groups(recipe, dataset)[0], groups(recipe, dataset)[0]
     assert [c.key for c in first.choices] == [c.key for c in second.choices]
     fold = replace(recipe_folds(recipe, dataset)[0], train=("P3", "P2"))
-    (same,) = grid(recipe, dataset, [fold], "root")
+    (same,) = Grid(recipe, dataset, [fold], "root")
     assert same.choices[0].key == first.choices[0].key
-    (other,) = grid(apply(recipe, {"methods.labels.set.gene.epochs": 3}), dataset, [fold], "root")
+    (other,) = Grid(apply(recipe, {"methods.labels.set.gene.epochs": 3}), dataset, [fold], "root")
     assert other.choices[0].key != first.choices[0].key
 
 
@@ -129,4 +129,4 @@ def test_patients_without_labels_that_may_train_do_not_judge(recipe: Recipe, dat
             return spots
 
     with pytest.raises(InputError, match=r"with P1 held out, 1 training patients have labels \(P3\)"):
-        grid(recipe, Unlabelled(dataset.path, dataset.manifest), recipe_folds(recipe, dataset)[:1], "root")
+        Grid(recipe, Unlabelled(dataset.path, dataset.manifest), recipe_folds(recipe, dataset)[:1], "root")
