@@ -91,6 +91,6 @@ def test_a_group_that_is_not_what_it_was_is_refused(folder: Path, dataset: Paire
     groups = made(recipe, dataset)
     assert len(list(groups)) == len(groups)
     listed.write_text("\n".join(symbols[:11]))
-    with pytest.raises(InputError, match="have changed since this command began.*\n.*run the command again"):
+    with pytest.raises(InputError, match="have changed since this command began"):
         list(groups)
     assert len(list(made(recipe, dataset))) == len(groups)
