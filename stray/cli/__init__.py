@@ -131,7 +131,7 @@ def _run(verb: str, words: list[str]) -> int:
 
 
 def _helps() -> dict[str, str]:
-    """Verb to its line of help, read without importing the verb."""
+    """Return the line of help of each verb, read without importing the verb."""
     found = {}
     for verb in (verb for verbs in VERBS.values() for verb in verbs):
         file = Path(__file__).with_name(f"{verb}.py")

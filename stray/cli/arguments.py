@@ -13,12 +13,12 @@ from stray.recipe import load_recipe, shipped_recipes
 
 
 def all_cpus() -> int:
-    """How many this machine has."""
+    """Return the number of CPUs of this machine."""
     return os.cpu_count() or 1
 
 
 def add_recipe(parser: argparse.ArgumentParser, *, default: str | None = None, optional: bool = False) -> None:
-    """The positional RECIPE and `--set a.b=c`, read by `recipe_from`."""
+    """Declare the positional RECIPE and `--set a.b=c`, read by `recipe_from`."""
     shipped = ", ".join(shipped_recipes())
     parser.add_argument(
         "recipe",
@@ -31,7 +31,7 @@ def add_recipe(parser: argparse.ArgumentParser, *, default: str | None = None, o
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """`--set a.b=c`, as often as needed."""
+    """Declare `--set a.b=c`, as often as needed."""
     parser.add_argument(
         "--set",
         metavar="PATH=VALUE",
@@ -42,7 +42,9 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def recipe_from(args: argparse.Namespace) -> Recipe:
-    """The recipe that the command line names, overrides applied. Raises InputError with every problem at once."""
+    """Return the recipe that the command line names, overrides applied. Raises InputError with every problem at
+    once.
+    """
     return load_recipe(args.recipe, args.set)
 
 

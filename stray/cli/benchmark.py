@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _stages(args: argparse.Namespace) -> int:
-    """A row a stage."""
+    """Return a table with one row per stage."""
     recipe = recipe_from(args)
     from stray.cli.ingest import with_dataset
     from stray.on_ray import benchmark, session

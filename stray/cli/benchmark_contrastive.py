@@ -110,7 +110,7 @@ def _loading(found: ImageSpeed) -> Table:
 
 
 def _table(title: str, name: str, *measured: str) -> Table:
-    """Without rows: a name, and columns of numbers."""
+    """Return a table without rows: a column of names, and columns of numbers."""
     table = Table(title=title, title_justify="left")
     table.add_column(name)
     for column in measured:

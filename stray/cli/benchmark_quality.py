@@ -1,4 +1,4 @@
-"""What `stray benchmark quality` prints: both implementations side by side, as a table or as Markdown."""
+"""Output of `stray benchmark quality`: both implementations side by side, as a table or as Markdown."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _spread(spread: Spread, digits: int = 3) -> str:
 
 
 def _without_nan(tree: Any) -> Any:
-    """JSON has no nan: null stands for a spread over one seed."""
+    """Return the tree with null for nan, which JSON lacks: a spread over one seed."""
     if isinstance(tree, dict):
         return {key: _without_nan(value) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table(found: list) -> Table:
-    """A column a cohort: few fit beside each other otherwise."""
+    """Return a table with one column per cohort: few fit beside each other otherwise."""
     from stray.on_ray.scale import ratios
 
     made = Table(title=f"The gene stage on synthetic cohorts, {found[0].genes:,} genes", title_justify="left")

@@ -1,4 +1,4 @@
-"""What a person sees: results on stdout, progress and problems on stderr; live on a terminal, plain lines elsewhere.
+"""Console output: results on stdout, progress and problems on stderr; live on a terminal, plain lines elsewhere.
 
 Names of patients, files and classes come from strangers. The two consoles here read no markup and let no control
 character through, so whatever is printed goes through them.
@@ -101,12 +101,12 @@ stderr = _console(stderr=True)
 
 
 def plain() -> bool:
-    """Whether progress is lines of text rather than a live display."""
+    """Return whether progress is lines of text rather than a live display."""
     return not stderr.is_terminal or os.environ.get("TERM") == "dumb"
 
 
 def say(text: str) -> None:
-    """A note to the person who waits; not markup."""
+    """Print a note to the person who waits; not markup."""
     stderr.print(_block(text, 4), soft_wrap=True)
 
 
@@ -150,7 +150,7 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def print_problems(error: InputError) -> None:
-    """Every problem, each with its remedy under it."""
+    """Print every problem, each with its remedy under it."""
     count = len(error.problems)
     noun = "problem" if count == 1 else "problems"
     where = "in the training" if isinstance(error, NotFiniteError | NotKeptError) else "with the input"
@@ -214,7 +214,7 @@ class Progress:
             self._live.stop()
 
     def start(self, key: str, label: str, total: float | None = None) -> None:
-        """A new task; `total` is what it counts to, None where nobody knows. A known key starts anew."""
+        """Add a task; `total` is what it counts to, None where nobody knows. A known key starts anew."""
         with self._lock:
             old = self._tasks.get(key)
             task = self._tasks[key] = _Task(label, total, self._clock(), printed=self._clock())
@@ -227,7 +227,7 @@ class Progress:
                 task.row = self._live.add_task(one_line(label), total=total, note="")
 
     def update(self, key: str, done: float | None = None, note: str | None = None, *, advance: float = 0.0) -> None:
-        """How far a task is: `done` in all, or `advance` further; `note` is what a person wants to read beside it."""
+        """Set the progress of a task: `done` in all, or `advance` further; `note` is shown beside it."""
         with self._lock:
             task = self._tasks[key]
             task.done = (task.done if done is None else done) + advance
@@ -239,7 +239,7 @@ class Progress:
                 self._line(task, self._count(task))
 
     def finish(self, key: str, note: str | None = None) -> None:
-        """The task is done."""
+        """Mark a task as done."""
         with self._lock:
             task = self._tasks[key]
             task.done = task.done if task.total is None else task.total
@@ -253,7 +253,7 @@ class Progress:
                 self._line(task, f"done in {self._clock() - task.started:.0f} s")
 
     def say(self, text: str) -> None:
-        """A line that stays, above the live display or among the plain lines."""
+        """Print a line that stays, above the live display or among the plain lines."""
         if self._live:
             self._live.console.print(_block(text, 4), soft_wrap=True)
         else:

@@ -20,7 +20,7 @@ _NAMES_SHOWN = 6
 
 
 def card(dataset: PairedDataset, *, verified: bool) -> Iterator[RenderableType]:
-    """The parts of the card: what it is, patients, sections, their columns, classes, dropped spots, warnings."""
+    """Yield the parts of the card: what it is, patients, sections, their columns, classes, dropped spots, warnings."""
     manifest = dataset.manifest
     yield _head(dataset, verified)
     yield _patients(manifest)
@@ -102,7 +102,7 @@ def _sections(manifest: Manifest) -> Table:
 
 
 def _columns(manifest: Manifest) -> Iterator[Table]:
-    """What `gene.batch_key` may name beside patient, section and source."""
+    """Return the columns that `gene.batch_key` may name beside patient, section and source."""
     if not manifest.columns:
         return
     numbers = ("sections", "without it")

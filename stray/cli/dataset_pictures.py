@@ -65,7 +65,7 @@ def _tissue(dataset: PairedDataset, rows: np.ndarray, spots: SpotTable) -> Mosai
 
 
 def _contact_sheet(dataset: PairedDataset, folder: Path) -> Path | None:
-    """Patches spread evenly over each pictured section."""
+    """Return patches spread evenly over each pictured section."""
     sheet, start, pictured = [], 0, 0
     for section in dataset.manifest.sections:
         if section.has_image:

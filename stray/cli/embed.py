@@ -79,12 +79,12 @@ def _code_genes(args: argparse.Namespace) -> int:
 
 
 def _lists(values_ND: np.ndarray) -> pa.Array:
-    """A fixed-size list a row."""
+    """Return one fixed-size list per row."""
     return pa.FixedSizeListArray.from_arrays(pa.array(values_ND.ravel()), values_ND.shape[1])
 
 
 def coded(args: argparse.Namespace) -> tuple[PairedDataset, np.ndarray, np.ndarray]:
-    """The dataset, the global rows of its pictured spots, and their features."""
+    """Return the dataset, the global rows of its pictured spots, and their features."""
     from stray.on_ray import embed, session
 
     dataset = PairedDataset.open(args.dataset)
@@ -99,7 +99,7 @@ def coded(args: argparse.Namespace) -> tuple[PairedDataset, np.ndarray, np.ndarr
 
 
 def place_columns(spots) -> dict[str, pa.Array]:
-    """Where each spot is."""
+    """Return the columns that identify each spot and its position."""
     text = {name: pa.array(getattr(spots, name), pa.string()) for name in ("spot_id", "patient", "section")}
     return text | {name: pa.array(getattr(spots, name)) for name in ("x_um", "y_um")}
 

@@ -54,7 +54,7 @@ def notes(recipe: Recipe) -> str:
 
 
 def _name(path: str) -> str:
-    """The name of the dataset's folder, as a recipe may be called."""
+    """Return the name of the dataset's folder, as a recipe may be called."""
     address = urlparse(path)
     place = address.path.strip("/") or address.hostname or "" if "://" in path else os.path.abspath(path)
     return re.sub(r"[^\w.-]+", "_", os.path.basename(place)).lstrip(".-") or Recipe().name

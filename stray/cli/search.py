@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show_trials(trials: tuple) -> None:
-    """A table of trials, best first."""
+    """Print a table of trials, best first."""
     table = Table(title="Trials, best first", title_justify="left")
     for path in trials[0].settings:
         table.add_column(path.replace("contrastive.", ""), justify="right")

@@ -16,7 +16,7 @@ HEAD_WIDTH = 12
 
 
 def drawn(table: TextTable) -> RenderableType:
-    """The table for a terminal, its title above it and its note below."""
+    """Return the table as a terminal shows it, its title above it and its note below."""
     made = Table(header_style="bold")
     for index, name in enumerate(table.head):
         head = Text(fill(name, HEAD_WIDTH, break_long_words=False))

@@ -61,6 +61,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _known(store: str) -> str:
-    """The store's address, with the user's password where MLFLOW_TRACKING_URI has it."""
+    """Return the store's address, with the user's password where MLFLOW_TRACKING_URI has it."""
     given = os.environ.get("MLFLOW_TRACKING_URI", "")
     return given if without_secrets(given) == store else store

@@ -44,7 +44,7 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen(args: argparse.Namespace) -> Recipe:
-    """The recipe of the command line with its `--folds` and `--method`. Raises InputError."""
+    """Return the recipe of the command line with its `--folds` and `--method`. Raises InputError."""
     recipe = recipe_from(args)
     unknown = [name for name in args.method if name not in recipe.methods]
     if unknown:
@@ -69,7 +69,7 @@ def chosen(args: argparse.Namespace) -> Recipe:
 
 
 def require_dataset(recipe: Recipe) -> None:
-    """Raises InputError when the recipe names no dataset."""
+    """Raise InputError when the recipe names no dataset."""
     if not recipe.dataset:
         remedy = "give it: --set dataset=PATH (`stray ingest PATH ...` makes one)"
         raise InputError(Problem("dataset", "the recipe names none", remedy))
