@@ -1,4 +1,4 @@
-"""What a batch effect belongs to: a patient, a section, or whatever else a column of the sections tells apart."""
+"""Batches of batch effects: a patient, a section, or any other column of the sections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _SHOWN = 8
 
 
 def batch_names(dataset: PairedDataset, key: str) -> np.ndarray:
-    """The batch of every spot of the dataset by `key`: object (N,), None where its section has no counts and no value.
+    """Return the batch of every spot of the dataset by `key`: object (N,), None where its section has no counts and no
+    value.
 
     Raises InputError where no section has a column `key`, naming those that there are, and where sections with counts
     lack it.

@@ -31,7 +31,7 @@ READERS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class SpotTable:
-    """What is known of spots besides counts and pictures; parallel arrays, a spot an entry."""
+    """Facts about spots besides counts and pictures; parallel arrays, one entry per spot."""
 
     spot_id: np.ndarray
     """Unique in the cohort; object (str)."""
@@ -58,7 +58,7 @@ class SpotTable:
         return len(self.spot_id)
 
     def take(self, rows: np.ndarray | Sequence[int]) -> SpotTable:
-        """The spots at `rows` (integers or a mask), in that order."""
+        """Return the spots at `rows` (integers or a mask), in that order."""
         chosen = np.asarray(rows)
         if chosen.size == 0:
             chosen = chosen.astype(np.int64)
@@ -74,7 +74,7 @@ class PairedDataset:
 
     @classmethod
     def open(cls, path: str) -> PairedDataset:
-        """The dataset at `path` (path or URI).
+        """Open the dataset at `path` (path or URI).
 
         Raises InputError when there is none, when it is of another contract version, and when files are missing or
         have another size than the manifest says.
@@ -115,18 +115,18 @@ class PairedDataset:
         )
 
     def files(self) -> tuple[str, ...]:
-        """Absolute paths (or URIs) of the spot files, in the order of the rows."""
+        """Return the absolute paths (or URIs) of the spot files, in the order of the rows."""
         return tuple(storage.join(self.path, file.path) for file in self.manifest.files)
 
     def file_rows(self) -> np.ndarray:
-        """First row of each spot file, and the number of all rows at the end; int64 (files + 1)."""
+        """Return the first row of each spot file, and the number of all rows at the end; int64 (files + 1)."""
         return np.cumsum([0, *(file.rows for file in self.manifest.files)], dtype=np.int64)
 
     def __len__(self) -> int:
         return self.manifest.n_spots
 
     def spots(self) -> SpotTable:
-        """All spots, in the order of the rows. Read once and kept."""
+        """Return all spots, in the order of the rows. Read once and kept."""
         return self._spots
 
     @cached_property
@@ -157,7 +157,7 @@ class PairedDataset:
         )
 
     def counts(self, rows: np.ndarray | Sequence[int]) -> sparse.csr_matrix:
-        """Raw counts of all genes at `rows`, (N, G) uint32. A spot without counts is an empty row.
+        """Return raw counts of all genes at `rows`, (N, G) uint32. A spot without counts is an empty row.
 
         Raises InputError that names the file and row group which cannot be read.
         """
@@ -177,7 +177,7 @@ class PairedDataset:
         return stacked if (np.diff(places) > 0).all() else stacked[np.argsort(places, kind="stable")]
 
     def patches(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
-        """Patches at `rows`, uint8 (N, P, P, 3).
+        """Return patches at `rows`, uint8 (N, P, P, 3).
 
         Raises InputError that names the file and row group where a patch is absent or cannot be read.
         """
@@ -230,7 +230,7 @@ class PairedDataset:
         return wanted
 
     def _pieces(self, wanted: np.ndarray) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:
-        """(file, row group, rows within it, their places in `wanted`) of everything that `wanted` touches."""
+        """Yield (file, row group, rows within it, their places in `wanted`) of everything that `wanted` touches."""
         starts = self.file_rows()
         file_of = np.searchsorted(starts, wanted, side="right") - 1
         within_file = wanted - starts[file_of]
@@ -254,7 +254,7 @@ def _with_plain_labels(table: pa.Table) -> pa.Table:
 
 
 def _objects(column: pa.ChunkedArray) -> np.ndarray:
-    """Strings as an object array with None for null; equal strings are one object, of millions of spots too."""
+    """Return strings as an object array with None for null; equal strings are one object, of millions of spots too."""
     encoded = column.dictionary_encode().unify_dictionaries()
     words = encoded.chunk(0).dictionary.to_pylist() if encoded.num_chunks else []
     objects = np.array([*words, None], dtype=object)

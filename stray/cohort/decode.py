@@ -1,4 +1,4 @@
-"""From Parquet columns to arrays: patches and sparse counts, without a Python loop over genes.
+"""Decoding of Parquet columns to arrays: patches and sparse counts, without a Python loop over genes.
 
 Legend: N spots, G genes of the cohort, P pixels of a patch's side.
 """
@@ -23,7 +23,7 @@ _AGAIN = "the file is damaged: `stray inspect DATASET --verify` lists such files
 
 
 def decode_patches(column: Column, size_px: int, place: str, rows: np.ndarray | None = None) -> np.ndarray:
-    """Encoded pictures (binary column, N rows) as uint8 (N, P, P, 3); `place` names the file and row group.
+    """Return encoded pictures (binary column, N rows) as uint8 (N, P, P, 3); `place` names the file and row group.
 
     `rows` are the rows of the row group that the column was taken from, for messages; None: all of it.
 
@@ -40,7 +40,7 @@ def decode_patches(column: Column, size_px: int, place: str, rows: np.ndarray | 
 
 
 def decode_patch(encoded: bytes | memoryview, size_px: int, place: Callable[[], str]) -> np.ndarray:
-    """One encoded picture as uint8 (P, P, 3); `place` tells its row, and is asked only for a message.
+    """Return one encoded picture as uint8 (P, P, 3); `place` tells its row, and is asked only for a message.
 
     Raises InputError that names the row where the picture is broken or of another size.
     """

@@ -68,7 +68,7 @@ class CompactRows:
     shape: tuple[int, int]
 
     def matrix(self) -> sp.csr_matrix:
-        """The same as scipy's."""
+        """Return the rows as a matrix of scipy."""
         return sp.csr_matrix((self.data, self.indices.astype(np.int32), self.indptr), shape=self.shape)
 
 
@@ -99,7 +99,7 @@ class PlacedBlock:
 
 
 def fragments(dataset: PairedDataset, *, images: bool = False, counts: bool = False) -> tuple[Fragment, ...]:
-    """The dataset's files, or only those of sections with images or counts."""
+    """Return the dataset's files, or only those of sections with images or counts."""
     found, place = [], 0
     for section in dataset.manifest.sections:
         for file in section.files:
@@ -111,7 +111,9 @@ def fragments(dataset: PairedDataset, *, images: bool = False, counts: bool = Fa
 
 
 def read_patches(fragment: Fragment, size_px: int) -> Iterator[PatchBlock]:
-    """A block a row group, of the spots that have a picture. Raises InputError naming the file and the row group."""
+    """Yield one block per row group, of the spots that have a picture. Raises InputError naming the file and the row
+    group.
+    """
     for group in range(fragment.n_groups):
         block = read_group(fragment, group)
         if len(block.rows):
@@ -120,7 +122,7 @@ def read_patches(fragment: Fragment, size_px: int) -> Iterator[PatchBlock]:
 
 
 def read_encoded(fragment: Fragment) -> Iterator[EncodedBlock]:
-    """The same without decoding."""
+    """Yield the blocks of `read_patches` without decoding their pictures."""
     for group in range(fragment.n_groups):
         block = read_group(fragment, group)
         if len(block.rows):
@@ -128,7 +130,7 @@ def read_encoded(fragment: Fragment) -> Iterator[EncodedBlock]:
 
 
 def read_group(fragment: Fragment, group: int) -> EncodedBlock:
-    """The pictures of one row group, of the spots that have one."""
+    """Return the pictures of one row group, of the spots that have one."""
     column = read_row_groups(fragment.path, [group], [IMAGE]).column(IMAGE)
     # Offsets of 64 bits: a row group of large pictures may pass 2 GiB.
     images = pa.concat_arrays([chunk.cast(pa.large_binary()) for chunk in column.chunks])
@@ -138,14 +140,16 @@ def read_group(fragment: Fragment, group: int) -> EncodedBlock:
 
 
 def place_of(files: Sequence[Fragment], row: int) -> str:
-    """File, row group and row within it of a global row, for messages."""
+    """Return file, row group and row within it of a global row, for messages."""
     fragment = files[int(np.searchsorted([file.start for file in files], row, side="right")) - 1]
     group, within = divmod(row - fragment.start, ROW_GROUP_SPOTS)
     return f"{fragment.path}, row group {group}, row {within}"
 
 
 def read_counts(fragment: Fragment, panel_index: np.ndarray, n_genes: int) -> Iterator[CountBlock]:
-    """A block a row group, of the spots that have counts, over the genes at `panel_index` of the gene table."""
+    """Yield one block per row group, of the spots that have counts, over the genes at `panel_index` of the gene
+    table.
+    """
     for _, start, table in _row_groups(fragment, [GENE_INDEX, GENE_COUNT]):
         index = table.column(GENE_INDEX).combine_chunks()
         present = np.flatnonzero(index.is_valid().to_numpy(zero_copy_only=False))
@@ -157,7 +161,7 @@ def read_counts(fragment: Fragment, panel_index: np.ndarray, n_genes: int) -> It
 
 
 def compact(counts: sp.csr_matrix) -> sp.csr_matrix:
-    """The same counts as uint16 where they fit, else uint32."""
+    """Return the same counts as uint16 where they fit, else uint32."""
     largest = counts.data.max(initial=0)
     return sp.csr_matrix(
         (counts.data.astype(np.uint16 if largest < 2**16 else np.uint32), counts.indices, counts.indptr),
@@ -166,7 +170,7 @@ def compact(counts: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def _row_groups(fragment: Fragment, columns: list[str]) -> Iterator[tuple[str, int, pa.Table]]:
-    """Each row group's name for error messages, the global row of its first spot, and its table."""
+    """Yield each row group's name for error messages, the global row of its first spot, and its table."""
     for group, start in enumerate(range(0, fragment.n_rows, ROW_GROUP_SPOTS)):
         yield (
             f"{fragment.path}, row group {group}",

@@ -90,7 +90,7 @@ def _few(names: list[str]) -> str:
 
 
 def by_place(sections: Iterable[tuple[sp.csr_matrix, SpotTable]], count: int) -> np.ndarray:
-    """The `count` most spatially ordered genes, best first: Moran's I of log-normalised counts (n, G) within
+    """Return the `count` most spatially ordered genes, best first: Moran's I of log-normalised counts (n, G) within
     each section, the mean over sections by their spots. A section that has too few spots for neighbours has no say.
     """
     from scanpy.metrics import morans_i
@@ -119,7 +119,7 @@ def _log_normalised(counts_nG: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def union(first: np.ndarray, second: np.ndarray, count: int) -> np.ndarray:
-    """`count` genes that stand highest in either of two lists, taken from both in turn."""
+    """Return `count` genes that stand highest in either of two lists, taken from both in turn."""
     both = np.stack([first, second], axis=1).ravel()
     _, places = np.unique(both, return_index=True)
     return both[np.sort(places)][:count]

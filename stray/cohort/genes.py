@@ -84,7 +84,9 @@ class CohortGenes:
     warnings: tuple[str, ...]
 
     def overlap(self) -> dict[str, float]:
-        """Section -> share of the genes measured in at least half of the other sections that it has, too."""
+        """Return for each section the share of the genes measured in at least half of the other sections that it has,
+        too.
+        """
         n_sections = np.asarray(self.table["n_sections"])
         shares = {}
         for name, index in self.index.items():
@@ -199,7 +201,7 @@ def _group_accessions(distinct: Mapping[Genes, list[str]], *, joined: bool) -> _
 
 
 def _keys(genes: Genes, groups: _Groups, duplicates: Duplicates) -> tuple[str, ...]:
-    """Key of each gene of a section."""
+    """Return the key of each gene of a section."""
     ids = genes.ids or (None,) * len(genes.symbols)
     own = set(genes.symbols)
     keys, taken = [], set()
@@ -230,7 +232,9 @@ def _twice(genes: Genes, keys: tuple[str, ...], section: str, place: str) -> Ite
 
 
 def _shown(symbols: Mapping[str, Counter[str]]) -> dict[str, str]:
-    """Key -> symbol in the table: the most common one, with the accession behind it where two genes share it."""
+    """Return the symbol that the table shows for each key: the most common one, with the accession behind it where two
+    genes share it.
+    """
     best = {}
     for key, counter in symbols.items():
         named = {symbol: count for symbol, count in counter.items() if symbol != key} or dict(counter)

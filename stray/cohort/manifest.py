@@ -1,4 +1,4 @@
-"""What a paired dataset is: its sections, files, patch size and origin. Where it stands, the dataset is whole."""
+"""Manifest of a paired dataset: sections, files, patch size and origin. A dataset with a manifest is whole."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ class Manifest:
         return tuple(sorted({section.patient for section in self.sections}))
 
     def genes_measured(self) -> dict[str, np.ndarray]:
-        """Section -> whether each gene of the gene table was measured in it, (G,) bool; without sections of which this
-        is not known.
+        """Return for each section whether each gene of the gene table was measured in it, (G,) bool; without sections
+        of which this is not known.
         """
         found = {}
         for packed, sections in self.measured.items():
@@ -121,7 +121,7 @@ class Manifest:
 
     @classmethod
     def load(cls, dataset_path: str) -> Manifest:
-        """The manifest of the dataset at `dataset_path` (path or URI).
+        """Load the manifest of the dataset at `dataset_path` (path or URI).
 
         Raises InputError when there is none, when it is of another contract version or not readable as a manifest.
         """
@@ -155,7 +155,7 @@ def pack_genes(index: Mapping[str, np.ndarray], n_genes: int) -> dict[str, tuple
 
 
 def dataset_digest(files: Iterable[FileEntry]) -> str:
-    """SHA-256 over paths and digests of `files`: the same content gives the same digest wherever it lies."""
+    """Return SHA-256 over paths and digests of `files`: the same content gives the same digest wherever it lies."""
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda file: file.path):
         digest.update(f"{file.path}\0{file.sha256}\n".encode())
@@ -163,7 +163,7 @@ def dataset_digest(files: Iterable[FileEntry]) -> str:
 
 
 def file_sha256(path: str) -> str:
-    """SHA-256 of the file at `path` (path or URI), as hexadecimal. Raises OSError when it cannot be read."""
+    """Return SHA-256 of the file at `path` (path or URI), as hexadecimal. Raises OSError when it cannot be read."""
     filesystem, inner = storage.resolve(path)
     digest = hashlib.sha256()
     with filesystem.open_input_stream(inner) as stream:

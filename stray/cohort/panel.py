@@ -64,13 +64,13 @@ class Panel:
         return found, missing
 
     def to_json(self) -> str:
-        """As text, for the folder of a trained model."""
+        """Return the panel as text, for the folder of a trained model."""
         tree = {"symbols": self.symbols, "index": self.index, "ids": self.ids, "notes": self.notes}
         return json.dumps({**tree, "sha256": _sha256(tree)})
 
     @staticmethod
     def from_json(text: str) -> Panel:
-        """Inverse of `to_json`. Raises ValueError when the text is damaged."""
+        """Return the panel that `to_json` wrote. Raises ValueError when the text is damaged."""
         tree = json.loads(text)
         if not isinstance(tree, dict) or not {"symbols", "index"} <= tree.keys():
             raise ValueError("it is no panel of stray")
@@ -141,14 +141,14 @@ def check_coverage(dataset: PairedDataset, panel: Panel, patients: Sequence[str]
 
 
 def _sections(spots: SpotTable, rows: np.ndarray) -> list[np.ndarray]:
-    """`rows` by their section, in the order of the sections' names."""
+    """Return `rows` by their section, in the order of the sections' names."""
     _, section_n = np.unique(spots.section[rows], return_inverse=True)
     order = np.argsort(section_n, kind="stable")
     return np.split(rows[order], np.flatnonzero(np.diff(section_n[order])) + 1)
 
 
 def _survey(dataset: PairedDataset, sections: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Of each gene of the dataset: the number of sections with a count of it, and the sum of its counts."""
+    """Return for each gene of the dataset the number of sections with a count of it, and the sum of its counts."""
     measured_G, total_G = (np.zeros(dataset.manifest.n_genes, dtype=np.int64) for _ in range(2))
     for rows in sections:
         sums_G = np.asarray(dataset.counts(rows).sum(axis=0, dtype=np.int64)).ravel()
@@ -166,7 +166,7 @@ def _best(
     config: PanelConfig,
     notes: list[str],
 ) -> np.ndarray:
-    """The `n_genes` best of the allowed genes, as places among them."""
+    """Return the `n_genes` best of the allowed genes, as places among them."""
     rankings = []
     if config.kind in ("hvg", "union"):
         if len(rows) > MOST_SPOTS:
@@ -201,7 +201,7 @@ def _listed(dataset: PairedDataset, path: str) -> np.ndarray:
 
 
 def _allowed(dataset: PairedDataset, measured_G: np.ndarray, n_sections: int, config: PanelConfig) -> np.ndarray:
-    """Genes seen in enough training sections whose symbol no pattern excludes, as rows of the gene table."""
+    """Return genes seen in enough training sections whose symbol no pattern excludes, as rows of the gene table."""
     keep = measured_G >= max(1, config.min_sections_share * n_sections)
     symbols = [bare_symbol(symbol) for symbol in dataset.genes.column("symbol").to_pylist()]
     for pattern in config.exclude:

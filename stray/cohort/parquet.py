@@ -29,7 +29,7 @@ _TAIL_BYTES = 64 * 1024
 
 
 def read_row_groups(path: str, row_groups: Sequence[int] | None, columns: Sequence[str]) -> pa.Table:
-    """`columns` of the given row groups (None: all) of a dataset's file at `path` (path or URI), in that order.
+    """Return `columns` of the given row groups (None: all) of a dataset's file at `path` (path or URI), in that order.
 
     Raises InputError that names the file, and the row group which cannot be read or the column of another type than
     the contract's.
@@ -49,8 +49,8 @@ def read_row_groups(path: str, row_groups: Sequence[int] | None, columns: Sequen
 
 
 def read_results(path: str) -> pa.Table:
-    """The whole table of results (predictions, features) at `path`, with its metadata; its columns are numbers, text,
-    truth values, or lists of them.
+    """Return the whole table of results (predictions, features) at `path`, with its metadata; its columns are numbers,
+    text, truth values, or lists of them.
 
     Raises InputError that names the file, and a column of another type.
     """
@@ -67,7 +67,8 @@ def read_results(path: str) -> pa.Table:
 
 
 def column_bytes(path: str, column: str) -> int:
-    """Bytes of a column of the Parquet file at `path` (path or URI) once it is decompressed, by the file's footer.
+    """Return the bytes of a column of the Parquet file at `path` (path or URI) once it is decompressed, by the file's
+    footer.
 
     Raises InputError that names the file when it cannot be read.
     """
@@ -80,7 +81,7 @@ def column_bytes(path: str, column: str) -> int:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first, or its name."""
+    """Return the first line of an error's message, or the name of its class."""
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 

@@ -18,12 +18,12 @@ _JPEG_QUALITY = 95
 
 
 def inside(xy_px: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Which spot centres (S, 2) lie on a picture of `size` (width, height); bool (S,)."""
+    """Return which spot centres (S, 2) lie on a picture of `size` (width, height); bool (S,)."""
     return np.all((xy_px >= 0) & (xy_px < np.asarray(size)), axis=1)
 
 
 def crop(image: Image.Image, x: float, y: float, side: float, size_px: int) -> Image.Image:
-    """The square of `side` pixels around (x, y), resampled to `size_px` pixels; white where it sticks out."""
+    """Return the square of `side` pixels around (x, y), resampled to `size_px` pixels; white where it sticks out."""
     left, top = x - side / 2, y - side / 2
     box = (left, top, left + side, top + side)
     if left < 0 or top < 0 or box[2] > image.width or box[3] > image.height:
@@ -42,19 +42,19 @@ def crop(image: Image.Image, x: float, y: float, side: float, size_px: int) -> I
 
 
 def tissue_fraction(patch: Image.Image) -> float:
-    """Share of a patch's pixels that are stained."""
+    """Return the fraction of a patch's pixels that are stained."""
     return float(stained(np.asarray(patch)).mean())
 
 
 def stained(pixels: np.ndarray) -> np.ndarray:
-    """Which pixels (h, w, 3) uint8 are coloured, and neither glass nor a black mask; bool (h, w)."""
+    """Return which pixels (h, w, 3) uint8 are coloured, and neither glass nor a black mask; bool (h, w)."""
     lightest, darkest = pixels.max(axis=2), pixels.min(axis=2)
     # Glass is grey and light, fields that a scanner or a curator blanked are black; both stains are coloured.
     return (lightest.astype(np.int16) - darkest >= 20) & (lightest >= 40)
 
 
 def encode(patch: Image.Image, encoding: Literal["png", "jpeg"]) -> bytes:
-    """The patch as the bytes of a PNG or JPEG file."""
+    """Return the patch as the bytes of a PNG or JPEG file."""
     buffer = io.BytesIO()
     if encoding == "png":
         patch.save(buffer, "PNG")

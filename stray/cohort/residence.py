@@ -1,4 +1,4 @@
-"""How a node keeps the patches of a dataset: the most comfortable way that fits the memory budget."""
+"""Residence of patches on a node: the fastest that fits the memory budget."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ GIB = 2**30
 
 
 def residence(dataset: PairedDataset, run: RunConfig) -> Residence:
-    """How `run` has the patches kept: a function of the dataset and the settings alone, the same on every machine.
+    """Return the residence of the patches under `run`: a function of the dataset and the settings alone, the same on
+    every machine.
 
     Raises InputError when a way that the settings force, or the window of a stream, passes the memory budget.
     """
@@ -42,13 +43,13 @@ def residence(dataset: PairedDataset, run: RunConfig) -> Residence:
 
 
 def decoded_bytes(dataset: PairedDataset) -> int:
-    """Of all patches as uint8 pixels."""
+    """Return the size of all patches as uint8 pixels."""
     return int(dataset.spots().has_image.sum()) * dataset.manifest.patch.size_px**2 * 3
 
 
 @lru_cache(maxsize=8)
 def encoded_bytes(dataset: PairedDataset) -> int:
-    """Of all patches as they lie in the files, by the files' footers.
+    """Return the size of all patches as they lie in the files, by the files' footers.
 
     Raises InputError naming a file that cannot be read.
     """
@@ -58,7 +59,9 @@ def encoded_bytes(dataset: PairedDataset) -> int:
 
 
 def shards(dataset: PairedDataset, rows: np.ndarray) -> np.ndarray:
-    """The row group, numbered over the files of the dataset, that holds each of the global `rows`; int64 (N,)."""
+    """Return the row group, numbered over the files of the dataset, that holds each of the global `rows`; int64
+    (N,).
+    """
     starts = [start for file in fragments(dataset, images=True) for start in file.group_starts]
     return np.searchsorted(np.array(starts, dtype=np.int64), rows, side="right") - 1
 

@@ -23,7 +23,7 @@ def row_groups(
     gene_index: np.ndarray | None,
     patch_config: PatchConfig,
 ) -> Iterator[pa.Table]:
-    """The section as tables of a row group each, so that few patches are held at once.
+    """Yield the section as tables, one per row group, so that few patches are held at once.
 
     `labels` and `label_sources` are (S,) objects; `gene_index` gives each of the section's genes its cohort-wide index.
     """
@@ -69,7 +69,7 @@ def row_groups(
 
 
 def _count_columns(section: Section, gene_index: np.ndarray | None, rows: slice) -> tuple[pa.Array, pa.Array, pa.Array]:
-    """Lists of cohort-wide gene indices (ascending) and counts, and their sums."""
+    """Return lists of cohort-wide gene indices (ascending) and counts, and their sums."""
     if section.counts is None or gene_index is None:
         n = rows.stop - rows.start
         return (

@@ -47,7 +47,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def folder_name(name: str) -> str:
-    """`name` of a patient or section as a folder: unchanged when it is safe in every file system and URI.
+    """Return `name` of a patient or section as a folder: unchanged when it is safe in every file system and URI.
 
     Other characters become `-`, and a digest of the name keeps two names that differ only there apart.
     """
@@ -58,5 +58,5 @@ def folder_name(name: str) -> str:
 
 
 def shard_path(patient: str, section: str, part: int = 0) -> str:
-    """Place of one file of a section's spots, relative to the dataset."""
+    """Return the place of one file of a section's spots, relative to the dataset."""
     return f"spots/{folder_name(patient)}/{folder_name(section)}/part-{part:05}.parquet"

@@ -98,7 +98,7 @@ class Section:
 
 
 def local_spot_name(section: str, spot: str) -> str:
-    """`spot` without a `SECTION_` prefix: sources name the spot 22x12 of A1 `22x12` or `A1_22x12`."""
+    """Return `spot` without a `SECTION_` prefix: sources name the spot 22x12 of A1 `22x12` or `A1_22x12`."""
     return spot.removeprefix(f"{section}_")
 
 
@@ -182,13 +182,13 @@ def _count_problems(section: Section, place: str) -> list[Problem]:
 
 
 def repeated(names: tuple[str, ...]) -> list[str]:
-    """The names that occur more than once, each once, sorted."""
+    """Return the names that occur more than once, each once, sorted."""
     unique, counts = np.unique(np.asarray(names, dtype=object).astype(str), return_counts=True)
     return [str(name) for name in unique[counts > 1]]
 
 
 def keep_spots(section: Section, keep: np.ndarray, reason: str) -> Section:
-    """The section with the spots where `keep` (S,) is true; the others are listed as dropped for `reason`."""
+    """Return the section with the spots where `keep` (S,) is true; the others are listed as dropped for `reason`."""
     if keep.all():
         return section
     gone = tuple(spot for spot, kept in zip(section.spots, keep, strict=True) if not kept)
@@ -210,5 +210,5 @@ def keep_spots(section: Section, keep: np.ndarray, reason: str) -> Section:
 
 
 def plural(number: int, noun: str) -> str:
-    """`1 spot`, `2 spots`."""
+    """Return `1 spot`, `2 spots`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

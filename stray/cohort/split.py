@@ -22,12 +22,12 @@ class Fold:
 
 
 def patients(spots: SpotTable) -> tuple[str, ...]:
-    """The patients of the cohort, sorted."""
+    """Return the patients of the cohort, sorted."""
     return tuple(sorted(set(spots.patient.tolist())))
 
 
 def scorable_patients(spots: SpotTable, config: EvalConfig, *, pictured: bool = True) -> tuple[str, ...]:
-    """Patients with at least one spot whose label can be scored and that has a picture (or counts, if not
+    """Return patients with at least one spot whose label can be scored and that has a picture (or counts, if not
     `pictured`).
     """
     sources, excluded = set(config.label_sources.score), config.excluded
@@ -40,8 +40,8 @@ def scorable_patients(spots: SpotTable, config: EvalConfig, *, pictured: bool = 
 
 
 def folds(spots: SpotTable, config: FoldsConfig, evaluation: EvalConfig, *, pictured: bool = True) -> tuple[Fold, ...]:
-    """The folds of an experiment; one without held-out patients for `none`. `pictured`: whether pictures are scored,
-    or gene codes alone.
+    """Return the folds of an experiment; one without held-out patients for `none`. `pictured`: whether pictures are
+    scored, or gene codes alone.
 
     Raises InputError when a named patient does not exist or has nothing to score, or when no patient can be scored.
     """
@@ -56,7 +56,7 @@ def folds(spots: SpotTable, config: FoldsConfig, evaluation: EvalConfig, *, pict
 
 
 def inner_fold(fold: Fold, labelled: Sequence[str], size: int) -> Fold:
-    """The fold inside `fold` by which its settings are chosen.
+    """Return the fold inside `fold` by which its settings are chosen.
 
     Held out together are the next `size` of the `labelled` training patients after the one that `fold` holds out, in
     the cyclic order of their names, so that over all folds each patient validates equally often. Raises InputError

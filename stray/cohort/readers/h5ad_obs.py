@@ -20,7 +20,7 @@ _ARRAY_NAME = re.compile(r"(\d+)x(\d+)")
 
 
 def constant_texts(obs: pd.DataFrame) -> dict[str, str]:
-    """The columns of text or categories that have one value at all spots of a section, where it is no blank."""
+    """Return the columns of text or categories that have one value at all spots of a section, where it is no blank."""
     found = {}
     for name, column in obs.items():
         text = isinstance(column.dtype, pd.CategoricalDtype) or pd.api.types.is_string_dtype(column)
@@ -34,8 +34,8 @@ def constant_texts(obs: pd.DataFrame) -> dict[str, str]:
 def array_position(
     obs: pd.DataFrame, spots: tuple[str, ...]
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
-    """Rows and columns on the array, and where they are known (S,): from obs, or from spot names such as 22x12 (column
-    x row). None where no spot has one.
+    """Return rows and columns on the array, and where they are known (S,): from obs, or from spot names such as 22x12
+    (column x row). None where no spot has one.
     """
     if "array_row" in obs and "array_col" in obs:
         row, col = (pd.to_numeric(obs[key], errors="coerce").to_numpy(float) for key in ("array_row", "array_col"))
@@ -50,7 +50,9 @@ def array_position(
 
 
 def in_tissue(obs: pd.DataFrame, place: str) -> np.ndarray | None:
-    """Whether spots lie on tissue, (S,) bool; a spot without a value is taken to. Raises InputError for other words."""
+    """Return whether spots lie on tissue, (S,) bool; a spot without a value is taken to. Raises InputError for other
+    words.
+    """
     if "in_tissue" not in obs:
         return None
     words = obs["in_tissue"].astype(object).map(lambda value: "" if pd.isna(value) else str(value).strip().lower())

@@ -32,7 +32,7 @@ class SyntheticReader:
         self.place = f"synthetic cohort (seed {config.seed})"
 
     def sections(self) -> tuple[SectionHandle, ...]:
-        """All sections, by patient."""
+        """Return all sections, by patient."""
         options = asdict(self.config)
         # A section is the same in a cohort of any size, so growing the cohort does not make it another section.
         del options["patients"], options["sections_per_patient"]
@@ -46,17 +46,17 @@ class SyntheticReader:
         )
 
     def remarks(self) -> tuple[str, ...]:
-        """Nothing to remark."""
+        """Return nothing: there is nothing to remark."""
         return ()
 
     def genes(self, name: str) -> Genes:
-        """The genes, the same in every section."""
+        """Return the genes, the same in every section."""
         self._indices(name)
         return Genes(symbols=gene_symbols(self.config.genes))
 
     def read(self, name: str) -> Section:
-        """Section `name`; its picture, where it has one, is drawn when it is opened. Raises InputError when there is no
-        such section.
+        """Return section `name`; its picture, where it has one, is drawn when it is opened. Raises InputError when
+        there is no such section.
         """
         patient, section = self._indices(name)
         config = self.config

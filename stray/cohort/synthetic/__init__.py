@@ -52,7 +52,9 @@ DRAWING_VERSION = 2
 
 
 def draw_image(seed: int, patient: int, section: int, n_spots: int, microns_per_pixel: float) -> Image.Image:
-    """The H&E-like picture of one section (patient and section from 0); micrometre 0 is its upper left corner."""
+    """Return the H&E-like picture of one section (patient and section from 0); micrometre 0 is its upper left
+    corner.
+    """
     layout = draw_layout(seed, patient, section, n_spots)
     haematoxylin, eosin = draw_tissue(seed, patient, section, layout, microns_per_pixel)
     stain = draw_stain(seed, patient, section)
@@ -61,5 +63,5 @@ def draw_image(seed: int, patient: int, section: int, n_spots: int, microns_per_
 
 
 def class_names(layout: Layout) -> np.ndarray:
-    """The class of each spot: the one that fills most of its capture area, (S,) object."""
+    """Return the class of each spot: the one that fills most of its capture area, (S,) object."""
     return np.array(CLASSES, dtype=object)[layout.label_index]

@@ -1,4 +1,4 @@
-"""What every step of drawing a section looks at: its fields on the pixel grid, and ways to sample and scatter on them.
+"""Canvas of a drawn section: its fields on the pixel grid, and ways to sample and scatter on them.
 
 Legend: Y, X pixels of the section image.
 """
@@ -18,7 +18,7 @@ _WAVE_HEIGHT_UM = 55.0
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas:
-    """What every drawing step looks at. Fields are (Y, X) float32 unless stated."""
+    """Fields that every drawing step reads, (Y, X) float32 unless stated."""
 
     layout: Layout
     rng: np.random.Generator
@@ -41,31 +41,33 @@ class Canvas:
     """The patient's own factor on the size of fat cells."""
 
     def cover(self, inside_um: np.ndarray) -> np.ndarray:
-        """Share of a pixel on the inner side of a border that lies `inside_um` away: anti-aliasing."""
+        """Return share of a pixel on the inner side of a border that lies `inside_um` away: anti-aliasing."""
         return np.clip(inside_um / self.microns_per_pixel + 0.5, 0.0, 1.0).astype(np.float32)
 
     def pixels_of(self, chosen: np.ndarray) -> np.ndarray:
-        """Positions of the pixels of a mask (Y, X), (N, 2) micrometres."""
+        """Return positions of the pixels of a mask (Y, X), (N, 2) micrometres."""
         row, column = np.nonzero(chosen)
         return np.stack([self.x_um[column], self.y_um[row]], axis=1)
 
     def sample(self, grid: np.ndarray, xy: np.ndarray) -> np.ndarray:
-        """Values of a grid (Y, X) at points (N, 2), nearest pixel; points outside take the border's."""
+        """Return values of a grid (Y, X) at points (N, 2), nearest pixel; points outside take the border's."""
         column = np.clip((xy[:, 0] / self.microns_per_pixel).astype(int), 0, grid.shape[1] - 1)
         row = np.clip((xy[:, 1] / self.microns_per_pixel).astype(int), 0, grid.shape[0] - 1)
         return grid[row, column]
 
     def scatter(self, spacing_um: float, region: int | None, jitter: float = 0.35) -> np.ndarray:
-        """Points `spacing_um` apart in the pixels of one class (everywhere, when None), (N, 2)."""
+        """Return points `spacing_um` apart in the pixels of one class (everywhere, when None), (N, 2)."""
         points = jittered_points(self.rng, self.layout.width_um, self.layout.height_um, spacing_um, jitter)
         return points if region is None else points[self.sample(self.region, points) == region]
 
     def thin(self, points: np.ndarray, share: np.ndarray | float) -> np.ndarray:
-        """Each point with probability `share`."""
+        """Keep each point with probability `share`."""
         return points[self.rng.random(len(points)) < share]
 
     def along_fibres(self, xy: np.ndarray) -> np.ndarray:
-        """Direction of the fibres at points, radians (N,): at right angles to the gradient that makes them."""
+        """Return the direction of the fibres at points, radians (N,): at right angles to the gradient that makes
+        them.
+        """
         step = 1.0
         gradient = [
             slope
@@ -76,7 +78,7 @@ class Canvas:
 
 
 def prepare(seed: int, patient: int, section: int, layout: Layout, microns_per_pixel: float) -> Canvas:
-    """The canvas of one section: its fields at the middle of every pixel."""
+    """Return the canvas of one section: its fields at the middle of every pixel."""
     rng = generator(seed, "tissue", patient, section)
     x_um = (np.arange(int(np.ceil(layout.width_um / microns_per_pixel))) + 0.5) * microns_per_pixel
     y_um = (np.arange(int(np.ceil(layout.height_um / microns_per_pixel))) + 0.5) * microns_per_pixel

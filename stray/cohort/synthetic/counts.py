@@ -45,7 +45,7 @@ _SPOTS_AT_ONCE = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Programmes:
-    """What the genes do, the same in all patients."""
+    """Gene programmes, the same in all patients."""
 
     base_G: np.ndarray
     classes_KG: np.ndarray
@@ -54,12 +54,12 @@ class Programmes:
 
 
 def gene_symbols(n_genes: int) -> tuple[str, ...]:
-    """Names of the genes: SYN00001, SYN00002, ..."""
+    """Return names of the genes: SYN00001, SYN00002, ..."""
     return tuple(f"SYN{index + 1:05d}" for index in range(n_genes))
 
 
 def draw_programmes(seed: int, n_genes: int) -> Programmes:
-    """The gene programmes of the cohort `seed`."""
+    """Draw the gene programmes of the cohort `seed`."""
     rng = generator(seed, "programmes")
     classes = _sparse_effects(rng, len(CLASSES), n_genes, _CLASS_GENE_SHARE, _CLASS_EFFECT)
     latents = _sparse_effects(rng, len(LATENTS), n_genes, _LATENT_GENE_SHARE, _LATENT_EFFECT)
@@ -78,7 +78,7 @@ def _sparse_effects(rng: np.random.Generator, rows: int, n_genes: int, share: fl
 
 
 def patient_log_effect(seed: int, patient: int, programmes: Programmes) -> np.ndarray:
-    """The log factors that patient `patient` (from 0) puts on the genes, (G,)."""
+    """Return the log factors that patient `patient` (from 0) puts on the genes, (G,)."""
     rng = generator(seed, "patient genes", patient)
     n_genes = len(programmes.base_G)
     own = rng.normal(0.0, _PATIENT_GENE_SD, n_genes)
@@ -89,7 +89,7 @@ def patient_log_effect(seed: int, patient: int, programmes: Programmes) -> np.nd
 
 
 def draw_counts(seed: int, patient: int, section: int, layout: Layout, n_genes: int) -> sparse.csr_matrix:
-    """Counts of one section, (S, G) CSR of int64, a function of the arguments alone."""
+    """Draw the counts of one section, (S, G) CSR of int64, a function of the arguments alone."""
     programmes = draw_programmes(seed, n_genes)
     rng = generator(seed, "counts", patient, section)
     effect = patient_log_effect(seed, patient, programmes) + rng.normal(0.0, _SECTION_GENE_SD, n_genes)

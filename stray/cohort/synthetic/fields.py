@@ -1,4 +1,4 @@
-"""Where randomness comes from in the synthetic cohort, and smooth random fields over the tissue.
+"""Random generators of the synthetic cohort, and smooth random fields over the tissue.
 
 A field is a function of the position, so spots and picture see the same tissue at any resolution, and a section of any
 size costs no memory beyond its own.
@@ -16,7 +16,8 @@ _BLOCK = 6
 
 
 def generator(seed: int, stream: str, *place: int) -> np.random.Generator:
-    """The generator of one purpose (`stream`) at one place (patient, section): a function of its arguments alone.
+    """Return the generator of one purpose (`stream`) at one place (patient, section): a function of its arguments
+    alone.
 
     Sections can therefore be made in any order, on any machine, and a larger cohort contains the smaller one.
     """
@@ -25,7 +26,7 @@ def generator(seed: int, stream: str, *place: int) -> np.random.Generator:
 
 
 def spread_normals(seed: int, stream: str, patient: int, size: int) -> np.ndarray:
-    """`size` standard normal numbers for `patient` (from 0), spread evenly over the patients of one cohort.
+    """Return `size` standard normal numbers for `patient` (from 0), spread evenly over the patients of one cohort.
 
     A Latin hypercube for every six patients: in each number, one of them lies in each sixth of the distribution, so
     one cohort is about as hard as another. Independent draws would now and then give six patients one and the same
@@ -52,15 +53,15 @@ class SmoothField:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, length_um: float) -> SmoothField:
-        """A field whose correlation length is `length_um` micrometres."""
+        """Return a field whose correlation length is `length_um` micrometres."""
         return cls(rng.normal(0.0, 1.0 / length_um, (_WAVES, 2)), rng.uniform(0.0, 2 * np.pi, _WAVES))
 
     def at(self, xy_um: np.ndarray) -> np.ndarray:
-        """Values at points (..., 2), in micrometres."""
+        """Return values at points (..., 2), in micrometres."""
         return np.cos(xy_um @ self.waves.T + self.phases).sum(axis=-1) * np.sqrt(2.0 / _WAVES)
 
     def around(self, xy_um: np.ndarray, offsets_um: np.ndarray) -> np.ndarray:
-        """Values at points (S, 2) moved by each of `offsets_um` (D, 2), in micrometres: (S, D).
+        """Return values at points (S, 2) moved by each of `offsets_um` (D, 2), in micrometres: (S, D).
 
         Equal to `at` but for rounding, some 1e-12, and much faster: the cosine of a sum is a matrix product of
         sines and cosines.
@@ -70,7 +71,7 @@ class SmoothField:
         return parts * np.sqrt(2.0 / _WAVES)
 
     def on_grid(self, x_um: np.ndarray, y_um: np.ndarray) -> np.ndarray:
-        """Values on the grid of columns `x_um` (X,) and rows `y_um` (Y,): (Y, X) float32.
+        """Return values on the grid of columns `x_um` (X,) and rows `y_um` (Y,): (Y, X) float32.
 
         A wave is a product of a function of x and one of y, so the sum over waves is one matrix product.
         """
@@ -84,7 +85,7 @@ class SmoothField:
 def jittered_points(
     rng: np.random.Generator, width_um: float, height_um: float, spacing_um: float, jitter: float = 0.35
 ) -> np.ndarray:
-    """Points scattered evenly over [0, width] x [0, height]: a hexagonal lattice, each moved at random, (N, 2).
+    """Return points scattered evenly over [0, width] x [0, height]: a hexagonal lattice, each moved at random, (N, 2).
 
     Cells do not overlap much: a lattice with jitter keeps them apart without a search for neighbours.
     `jitter` is the largest move along an axis as a share of the spacing.

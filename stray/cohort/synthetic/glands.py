@@ -35,12 +35,12 @@ class _Glands:
     """Eosin in the lumen, (N,)."""
 
     def border(self, gland: np.ndarray, theta: np.ndarray) -> np.ndarray:
-        """Distance from the centre of `gland` to its border in direction `theta`."""
+        """Return distance from the centre of `gland` to its border in direction `theta`."""
         bumps = self.wave[gland] * np.cos(np.outer(theta, (2, 3)) + self.phase[gland])
         return self.size[gland] * (1.0 + bumps.sum(axis=1))
 
     def depth(self, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """How deep points (N, 2) lie inside the nearest gland (negative outside), and which that is."""
+        """Return how deep points (N, 2) lie inside the nearest gland (negative outside), and which gland that is."""
         radius, nearest = KDTree(self.centers).query(xy)
         gland = np.asarray(nearest)
         away = xy - self.centers[gland]
@@ -82,7 +82,7 @@ def _place(canvas: Canvas) -> _Glands:
 
 
 def _ring_nuclei(canvas: Canvas, glands: _Glands) -> Nuclei:
-    """Nuclei side by side around each ring, their longer axes towards the lumen."""
+    """Return nuclei side by side around each ring, their longer axes towards the lumen."""
     rng = canvas.rng
     # Slots beyond a gland's own number of nuclei stay empty.
     number = 2 * np.pi * (glands.size - 0.6 * _EPITHELIUM_UM) / _NUCLEUS_EVERY_UM

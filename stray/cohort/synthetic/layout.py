@@ -37,7 +37,7 @@ _UNDECIDED = 1e-8
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What lies where in one section."""
+    """Layout of one section: positions, classes and latents of its spots."""
 
     width_um: float
     height_um: float
@@ -71,12 +71,12 @@ class Outline:
     level: float
 
     def score(self, x_um: np.ndarray, y_um: np.ndarray, wobble: np.ndarray) -> np.ndarray:
-        """Height above the border in micrometres, up to the constant `level`; arrays broadcast together."""
+        """Return height above the border in micrometres, up to the constant `level`; arrays broadcast together."""
         distance = np.hypot(x_um - self.center_um[0], y_um - self.center_um[1])
         return self.radius_um * 0.12 * wobble - distance
 
     def on_grid(self, x_um: np.ndarray, y_um: np.ndarray) -> np.ndarray:
-        """Micrometres inside the border (negative on glass), (Y, X) float32."""
+        """Return micrometres inside the border (negative on glass), (Y, X) float32."""
         score = self.score(x_um[None, :], y_um[:, None], self.wobble.on_grid(x_um, y_um))
         return (score - self.level).astype(np.float32)
 
@@ -90,14 +90,14 @@ class Regions:
     biases: np.ndarray
 
     def scores_at(self, xy_um: np.ndarray) -> np.ndarray:
-        """Scores of the classes at points (..., 2), without their biases: (..., K)."""
+        """Return scores of the classes at points (..., 2), without their biases: (..., K)."""
         return np.stack(
             [f.at(xy_um) + _BORDER_ROUGHNESS * r.at(xy_um) for f, r in zip(self.fields, self.roughness, strict=True)],
             axis=-1,
         )
 
     def winners(self, xy_um: np.ndarray, offsets_um: np.ndarray) -> np.ndarray:
-        """The class at points (S, 2) moved by each of `offsets_um` (D, 2): (S, D).
+        """Return the class at points (S, 2) moved by each of `offsets_um` (D, 2): (S, D).
 
         That of `scores_at` with the biases at every point: where the fast sum leaves the two best scores closer than
         its rounding could decide, the slow one decides.
@@ -118,7 +118,7 @@ class Regions:
         return found
 
     def on_grid(self, x_um: np.ndarray, y_um: np.ndarray) -> np.ndarray:
-        """The class of each pixel, (Y, X) int8."""
+        """Return the class of each pixel, (Y, X) int8."""
         best = np.full((len(y_um), len(x_um)), -np.inf, dtype=np.float32)
         region = np.zeros(best.shape, dtype=np.int8)
         for k, (field, rough) in enumerate(zip(self.fields, self.roughness, strict=True)):
@@ -130,7 +130,7 @@ class Regions:
 
 
 def draw_layout(seed: int, patient: int, section: int, n_spots: int) -> Layout:
-    """The plan of a section (patient and section from 0): exactly `n_spots` spots, every class among them."""
+    """Return the plan of a section (patient and section from 0): exactly `n_spots` spots, every class among them."""
     rng = generator(seed, "layout", patient, section)
     xy, row, col, outline, extent = _place_spots(rng, n_spots)
     shares = rng.dirichlet(_USUAL_SHARES * 30.0)
@@ -163,7 +163,7 @@ def draw_layout(seed: int, patient: int, section: int, n_spots: int) -> Layout:
 def _place_spots(
     rng: np.random.Generator, n_spots: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Outline, tuple[float, float]]:
-    """The `n_spots` array positions that lie deepest in the tissue."""
+    """Return the `n_spots` array positions that lie deepest in the tissue."""
     rise = PITCH_UM * np.sqrt(3) / 2
     radius = np.sqrt(n_spots * PITCH_UM * rise / np.pi)
     reach = int(np.ceil(1.5 * radius / rise)) + 1
@@ -185,7 +185,7 @@ def _place_spots(
 
 
 def _disc_points() -> np.ndarray:
-    """Points that fill a spot's capture area evenly, its centre first, (37, 2) micrometres."""
+    """Return points that fill a spot's capture area evenly, its centre first, (37, 2) micrometres."""
     index = np.arange(37)
     radius = SPOT_RADIUS_UM * np.sqrt(index / 37)
     angle = index * np.pi * (3 - np.sqrt(5))
@@ -193,7 +193,9 @@ def _disc_points() -> np.ndarray:
 
 
 def _fit_biases(scores_SK: np.ndarray, shares_K: np.ndarray) -> np.ndarray:
-    """Biases with which the largest score falls to class k in about `shares_K[k]` of the spots, and in some always."""
+    """Return biases with which the largest score falls to class k in about `shares_K[k]` of the spots, and in some
+    always.
+    """
     biases = np.zeros(len(shares_K))
     best, best_gap = biases.copy(), np.inf
     for step in range(200):

@@ -26,7 +26,7 @@ class Nuclei:
     """How patchy the chromatin is, 0 to 1, (N,)."""
 
     def take(self, chosen: np.ndarray) -> Nuclei:
-        """The nuclei that a mask (N,) chooses."""
+        """Return the nuclei that a mask (N,) chooses."""
         return Nuclei(
             xy=self.xy[chosen],
             radius=self.radius[chosen],
@@ -37,7 +37,7 @@ class Nuclei:
 
     @classmethod
     def join(cls, groups: list[Nuclei]) -> Nuclei:
-        """All nuclei of several groups."""
+        """Return all nuclei of several groups."""
         return cls(
             xy=np.concatenate([group.xy for group in groups]),
             radius=np.concatenate([group.radius for group in groups]),
@@ -58,7 +58,7 @@ def draw_nuclei(
     grain: float,
     angle: np.ndarray | None = None,
 ) -> Nuclei:
-    """Nuclei of one cell type at `xy` (N, 2).
+    """Draw nuclei of one cell type at `xy` (N, 2).
 
     `radius_um` is the usual radius of a disc of their area, `spread` the standard deviation of its logarithm, `aspect`
     the range of longer over shorter axis, `angle` their direction (any, when None).

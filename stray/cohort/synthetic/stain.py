@@ -1,4 +1,4 @@
-"""From amounts of stain to a picture: Beer-Lambert with each patient's own haematoxylin and eosin, light and blur.
+"""Staining and scanning of a picture: Beer-Lambert with each patient's own haematoxylin and eosin, light and blur.
 
 Transmitted light is background * 10^(-OD) with OD = haematoxylin * vector_H + eosin * vector_E in each colour channel.
 Laboratories differ in the vectors (the dyes), in the amounts (time in the bath), in the light and in the sharpness; so
@@ -22,7 +22,7 @@ _ROWS_AT_ONCE = 512
 
 @dataclass(frozen=True, kw_only=True)
 class Stain:
-    """How one section was stained and scanned."""
+    """Stain and scanner of one section."""
 
     vectors: np.ndarray
     """Optical density of a unit of haematoxylin and of eosin, (2, 3 colours)."""
@@ -39,7 +39,7 @@ class Stain:
 
 
 def draw_stain(seed: int, patient: int, section: int) -> Stain:
-    """The stain of patient `patient`, with a small difference for `section` (both from 0)."""
+    """Return the stain of patient `patient`, with a small difference for `section` (both from 0)."""
     size = spread_normals(seed, "stain", patient, 9)
     wobble = generator(seed, "stain section", patient, section).normal(0.0, 1.0, 9)
     values = np.clip(size + 0.15 * wobble, -2.2, 2.2)
@@ -61,7 +61,7 @@ def draw_stain(seed: int, patient: int, section: int) -> Stain:
 def render(
     haematoxylin: np.ndarray, eosin: np.ndarray, stain: Stain, microns_per_pixel: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """The scanned picture of the dye amounts (Y, X) float32, as (Y, X, 3) uint8."""
+    """Return the scanned picture of the dye amounts (Y, X) float32, as (Y, X, 3) uint8."""
     sigma = stain.blur_um / microns_per_pixel
     dyes = [
         gaussian_filter(dye, sigma, mode="nearest") * np.float32(amount)

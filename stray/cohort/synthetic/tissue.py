@@ -28,7 +28,7 @@ _NEST_UM = 85.0
 def draw_tissue(
     seed: int, patient: int, section: int, layout: Layout, microns_per_pixel: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Amounts of haematoxylin and eosin over the section's image, each (Y, X) float32."""
+    """Draw the amounts of haematoxylin and eosin over the section's image, each (Y, X) float32."""
     canvas = prepare(seed, patient, section, layout, microns_per_pixel)
     haematoxylin, eosin, septa, gap = _ground(canvas)
     walls = _draw_fat(canvas)
@@ -53,7 +53,7 @@ def draw_tissue(
 
 
 def _ground(canvas: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """What lies between the nuclei: haematoxylin, eosin, septa through the cancer and clefts beside them."""
+    """Draw the ground between the nuclei: haematoxylin, eosin, septa through the cancer and clefts beside them."""
     soft = [
         gaussian_filter((canvas.region == k).astype(np.float32), 3.0 / canvas.microns_per_pixel)
         for k in range(len(CLASSES))
@@ -80,7 +80,7 @@ def _ground(canvas: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
 
 
 def _between_nests(canvas: Canvas, xy: np.ndarray, fibrosis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How much of a septum, and of a cleft beside it, there is at points (N, 2) of the cancer, each (N,)."""
+    """Return the amount of septum, and of the cleft beside it, at points (N, 2) of the cancer, each (N,)."""
     wave = [SmoothField.draw(canvas.rng, 25.0) for _ in range(2)]
     moves = [canvas.sample(field.on_grid(canvas.x_um, canvas.y_um), xy) for field in wave]
     bent = xy + 9.0 * np.stack(moves, axis=1)
@@ -95,7 +95,7 @@ def _between_nests(canvas: Canvas, xy: np.ndarray, fibrosis: np.ndarray) -> tupl
 
 
 def _draw_fat(canvas: Canvas) -> np.ndarray:
-    """Eosin of the walls of fat cells."""
+    """Draw the eosin of the walls of fat cells."""
     walls = np.zeros(canvas.region.shape, dtype=np.float32)
     chosen = canvas.region == ADIPOSE
     if chosen.any():
@@ -119,7 +119,7 @@ def _cancer_nuclei(canvas: Canvas, between: np.ndarray) -> Nuclei:
 
 
 def _spindle_nuclei(canvas: Canvas, septa: np.ndarray) -> Nuclei:
-    """Fibroblasts: in connective tissue, between glands, and in the septa of the cancer."""
+    """Return fibroblasts: in connective tissue, between glands, and in the septa of the cancer."""
     points = canvas.scatter(16.0, None)
     region = canvas.sample(canvas.region, points)
     share = np.select([region == CONNECTIVE, region == GLANDS], [0.42, 0.40], 0.0)
@@ -133,7 +133,7 @@ def _spindle_nuclei(canvas: Canvas, septa: np.ndarray) -> Nuclei:
 
 
 def _immune_nuclei(canvas: Canvas) -> list[Nuclei]:
-    """Sheets of lymphocytes with some larger, paler cells, and a few lymphocytes everywhere."""
+    """Return sheets of lymphocytes with some larger, paler cells, and a few lymphocytes everywhere."""
     points = canvas.scatter(8.2, IMMUNE, jitter=0.3)
     share = np.clip(0.66 * np.exp(0.22 * canvas.sample(canvas.cellularity, points)), 0, 1)
     points = canvas.thin(points, share)
