@@ -41,7 +41,7 @@ class Measured:
 
     @property
     def ratio(self) -> float:
-        """Through Ray, over the plain process."""
+        """Return the speed through Ray over that of the plain process."""
         return self.spots_per_second / self.plain_spots_per_second
 
 
@@ -100,7 +100,7 @@ def _through_ray(
 
 @ray.remote
 def _plain(stages: Sequence[Stage], dataset: str, threads: int) -> dict[str, list[dict[str, float]]]:
-    """The same stages in one process that holds the data itself; a process of its own, so that both start alike."""
+    """Run the same stages in one process that holds the data itself; a process of its own, so that both start alike."""
     import torch
 
     from stray.track.tracker import NullTracker
@@ -120,8 +120,8 @@ def _prefix(stage: Stage) -> str:
 
 
 def shortened(recipe: Recipe, epochs: int) -> Recipe:
-    """The recipe with `epochs` epochs of the contrastive stage, `GENE_EPOCHS` times as many of the gene stage, whose
-    epochs are over in a tenth of a second, and a checkpoint at the end alone.
+    """Return the recipe with `epochs` epochs of the contrastive stage, `GENE_EPOCHS` times as many of the gene stage,
+    whose epochs are over in a tenth of a second, and a checkpoint at the end alone.
     """
     return replace(
         recipe,

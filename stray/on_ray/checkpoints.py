@@ -26,8 +26,8 @@ LIST = "checkpoint_manager_snapshot.json"
 
 
 def write(filesystem: fs.FileSystem, run: str, state: Mapping[str, Any]) -> str:
-    """A new checkpoint in the folder `run`; its folder. Raises OSError when it cannot be written: nothing of it is left
-    then.
+    """Write a new checkpoint into the folder `run` and return its folder. Raises OSError when it cannot be written:
+    nothing of it is left then.
     """
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
@@ -43,12 +43,12 @@ def write(filesystem: fs.FileSystem, run: str, state: Mapping[str, Any]) -> str:
 
 
 def newest(filesystem: fs.FileSystem, run: str) -> str | None:
-    """The folder of the newest whole checkpoint in the folder `run`; None where there is none."""
+    """Return the folder of the newest whole checkpoint in the folder `run`; None where there is none."""
     return max((folder for folder in _folders(filesystem, run) if _is_whole(filesystem, folder)), default=None)
 
 
 def tidy(run: str) -> None:
-    """Before a run is gone on with: take away a list of Ray's that cannot be used, and what nobody would go on from.
+    """Remove a list of Ray's that cannot be used, and checkpoints that no run would continue from.
 
     What stays are the checkpoints of the list, or the newest whole one where there is no list. No worker may be at
     work on the run.
@@ -65,8 +65,8 @@ def tidy(run: str) -> None:
 
 
 def _listed(filesystem: fs.FileSystem, run: str) -> set[str | None] | None:
-    """The folders of Ray's list; None where there is no list, or one that Ray could not read or whose checkpoints are
-    not all there.
+    """Return the folders of Ray's list; None where there is no list, or one that Ray could not read or whose
+    checkpoints are not all there.
     """
     if filesystem.get_file_info(f"{run}/{LIST}").type == fs.FileType.NotFound:
         return None

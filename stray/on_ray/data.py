@@ -86,7 +86,7 @@ class Placed:
     """How workers read and decode them."""
 
     def with_counts(self, key: str, refs: tuple[Any, ...]) -> Placed:
-        """The same with the counts of one panel added."""
+        """Return the same placement with the counts of one panel added."""
         return replace(self, counts={**self.counts, key: refs})
 
 
@@ -148,7 +148,7 @@ def _materialise(files: Sequence[Fragment], read: Callable[[Fragment], Iterable[
 
 
 def _joined(refs: list[Any]) -> tuple[Any, ...]:
-    """The same rows in fewer blocks: a batch of spots touches every block, and each costs the step a little.
+    """Return the same rows in fewer blocks: a batch of spots touches every block, and each costs the step a little.
 
     One group after the other, and `refs` is emptied on the way: the counts must not lie in the store twice.
     """
@@ -189,7 +189,7 @@ class PlacedData:
         return self._placed.run.batches_ahead
 
     def patches(self, rows: np.ndarray) -> PatchSource:
-        """Patches of the global rows, read in place."""
+        """Return patches of the global rows, read in place."""
         if self._source is None:
             self._source = self._open()
         return self._source(rows)
@@ -208,12 +208,12 @@ class PlacedData:
         return lambda rows: EncodedPatches(encoded, rows, decoder, place)
 
     def counts(self, panel: Panel, rows: np.ndarray) -> Counts:
-        """Counts over `panel` of the global rows, read in place."""
+        """Return counts over `panel` of the global rows, read in place."""
         parts = in_place(ray.get(list(self._placed.counts[panel.key])))
         return Counts([_count_block(part, len(panel)) for part in parts], rows)
 
     def spots(self, rows: np.ndarray) -> SpotTable:
-        """What is known of the global rows besides, read from the dataset's files."""
+        """Return further facts about the global rows, read from the dataset's files."""
         return self._placed.dataset.spots().take(rows)
 
     def require_unchanged(self) -> None:

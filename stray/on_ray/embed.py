@@ -64,7 +64,7 @@ class _GeneCoder:
 def embed(
     model: str, dataset: PairedDataset, *, trust_code: bool = False, on_progress: OnProgress | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Global rows (n,) of the pictured spots, ascending, and their features (n, dim), by the model in a folder.
+    """Return global rows (n,) of the pictured spots, ascending, and their features (n, dim), by the model in a folder.
 
     `on_progress` is told how many spots are done. Raises InputError when the model's patches are of another size,
     the dataset has no pictures, or a file cannot be read.
@@ -87,7 +87,7 @@ def embed(
 def code_genes(
     folder: str, dataset: PairedDataset, *, on_progress: OnProgress | None = None
 ) -> tuple[np.ndarray, dict[str, np.ndarray], tuple[str, ...]]:
-    """Global rows (n,) of the spots with counts, ascending; their `codes` (n, Z) and, by scANVI, class
+    """Return global rows (n,) of the spots with counts, ascending; their `codes` (n, Z) and, by scANVI, class
     `probabilities` (n, K); and the genes of the panel that the dataset lacks, which counted as zeros.
 
     Raises InputError when the folder holds no gene encoder, the dataset has no counts or lacks more than half of the
@@ -125,7 +125,9 @@ def _through(
     model: str,
     on_progress: OnProgress | None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Every block of `files` through `coder(model)`: global rows, ascending, and what was found for each."""
+    """Pass every block of `files` through `coder(model)`: return global rows, ascending, and what was found for
+    each.
+    """
     have = resources()
     # A CPU, or half of a single one, is left to the reading tasks; without it nothing would ever arrive.
     cpus = 1.0 if have.cpus >= 2 else 0.5

@@ -1,4 +1,4 @@
-"""How the process ends when it is told to: everything unwinds as on Ctrl-C, in bounded time, and nothing is left."""
+"""End of the process on SIGTERM: everything unwinds as on Ctrl-C, in bounded time, and nothing is left."""
 
 from __future__ import annotations
 

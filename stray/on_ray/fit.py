@@ -125,7 +125,7 @@ def fit_alone(
 
 
 def _work(config: dict[str, Any]) -> InputError | None:
-    """What every worker runs."""
+    """Run the assignments on one worker."""
     with running():
         return _run_stages(config)
 

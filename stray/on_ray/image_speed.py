@@ -49,7 +49,7 @@ def measure(
     epochs: int,
     watch: Watch,
 ) -> ImageSpeed:
-    """Race on all patients of `recipe.dataset`, with `workers` of `cpus` CPUs in all: `rounds` times an epoch and then
+    """Compare on all patients of `recipe.dataset`, with `workers` of `cpus` CPUs in all: `rounds` times an epoch and then
     `epochs` that count; loading alone has `loading_cpus`. Results go under `root`, which should be fresh.
 
     Raises InputError when there are more workers than CPUs.
@@ -109,11 +109,11 @@ class _Race:
 
     @property
     def threads(self) -> int:
-        """Of each worker."""
+        """Threads of each worker."""
         return max(1, self.cpus // self.workers)
 
     def train(self, name: str, number: int) -> list[dict[str, float]]:
-        """The history of one training."""
+        """Train once and return the history."""
         root = storage.join(self.root, f"{name.replace(', ', '-').replace(' ', '-')}-{number}")
         stage = replace(self.stage, root=root)
         if name == STRAY:
@@ -126,7 +126,7 @@ class _Race:
         return stage.folder.read_json("history.json")
 
     def load(self, name: str) -> float:
-        """Patches a second, without a model."""
+        """Return the patches per second of loading, without a model."""
         cpus = self.loading_cpus
         if name in self.resident:
             rate = _resident.options(num_cpus=cpus).remote(self.resident[name], self.stage, cpus, LOAD_S)
@@ -142,7 +142,9 @@ class _Race:
 
 
 def _prepare(recipe: Recipe, root: str, workers: int, cpus: int, loading_cpus: int, epochs: int, watch: Watch) -> _Race:
-    """Everything that the contrastive stage needs: panel, gene stage, counts and patches in the object store."""
+    """Prepare everything that the contrastive stage needs: panel, gene stage, counts and patches in the object
+    store.
+    """
     recipe = replace(
         recipe,
         # The codes of two epochs take as long to meet as any.
@@ -195,7 +197,7 @@ def _niceness() -> int:
 
 @ray.remote
 def _resident(placed: Placed, stage: ImageStage, threads: int, seconds: float) -> float:
-    """Patches a second that a worker gathers of what lies in the object store."""
+    """Return the patches per second that a worker gathers from the object store."""
     job = Job(what="load", stage=stage, dataset="", workers=1, threads=threads)
     source = PlacedData(placed).patches(stage.rows)
     return per_second(lambda: sum(len(source.gather(positions)) for positions in job.batches), seconds)

@@ -34,7 +34,9 @@ def ingest(config: IngestConfig, out: str, *, on_event: Callable[[dict], None] |
 
 
 def _run_on_cluster(tasks: Sequence[SectionTask], out: str) -> Iterator[SectionOutcome]:
-    """Outcomes as they come. Only so many tasks are submitted that the scheduler stays busy: a cohort may be large."""
+    """Yield outcomes as they come. Only so many tasks are submitted that the scheduler stays busy: a cohort may be
+    large.
+    """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     # Of a node that has less than a task reserves, a task takes all: asking for more would wait for ever.
     memory = min(SECTION_MEMORY_BYTES, max((node.get("memory", 0) for node in nodes), default=0))

@@ -17,7 +17,7 @@ THREAD = "stray-ray"
 
 
 def interruptible(function: Callable[[], T], meanwhile: Callable[[], None] = lambda: None) -> T:
-    """What `function` returns or raises; it runs in a thread of its own while this one stays open to Ctrl-C.
+    """Run `function` in a thread of its own while this one stays open to Ctrl-C; return or raise what it does.
 
     `meanwhile` is called all the while. On KeyboardInterrupt, or what `meanwhile` raises, the thread is left behind: it
     ends when the session with Ray does, which every verb sees to.

@@ -1,5 +1,5 @@
-"""From workers to the tracking store: a zero-CPU mailbox beside the driver, emptied by the driver, the store's only
-owner.
+"""Events from workers to the tracking store: a zero-CPU mailbox beside the driver, emptied by the driver, the store's
+only owner.
 
 So a local SQLite store works on a cluster of several nodes, and a slow or absent tracking server holds up no worker.
 """
@@ -53,7 +53,7 @@ class Mailbox:
 
 
 def open_mailbox() -> Any:
-    """A mailbox on the driver's node."""
+    """Open a mailbox on the driver's node."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return Mailbox.options(scheduling_strategy=here).remote()  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -99,7 +99,7 @@ class MailboxTracker:
         self.flush(wait=True)
 
     def note(self, text: str) -> None:
-        """A line for the person who watches."""
+        """Send a line for the progress display."""
         self._post({"note": text})
         self.flush()
 
@@ -124,7 +124,7 @@ class MailboxTracker:
 
 @contextmanager
 def heard_by(deliver: Callable[[Letter], None]) -> Iterator[Any]:
-    """A mailbox whose letters come to `deliver`, in a thread of the driver, until the block ends; raises what that
+    """Yield a mailbox whose letters come to `deliver`, in a thread of the driver, until the block ends; raise what that
     raised.
     """
     mailbox = open_mailbox()

@@ -1,4 +1,4 @@
-"""How much memory this process, all that it started, and Ray's object store take at the most. Linux only."""
+"""Peak memory of this process, all that it started, and Ray's object store. Linux only."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class PeakMemory:
 
 
 def memory_bytes(pid: int) -> int:
-    """What process `pid`, its descendants and their object store take now, as `PeakMemory` counts."""
+    """Return the memory of process `pid`, its descendants and their object store now, as `PeakMemory` counts."""
     total, stores = 0, {}
     for process in _tree(pid):
         try:
@@ -63,7 +63,7 @@ def memory_bytes(pid: int) -> int:
 
 
 def _tree(pid: int) -> list[int]:
-    """`pid` and its descendants."""
+    """Return `pid` and its descendants."""
     children = defaultdict(list)
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -80,14 +80,14 @@ def _tree(pid: int) -> list[int]:
 
 
 def _private(pid: int) -> int:
-    """PSS of a process in bytes, without shared memory."""
+    """Return the PSS of a process in bytes, without shared memory."""
     lines = (Path("/proc") / str(pid) / "smaps_rollup").read_text().splitlines()
     kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines[1:])}
     return 1024 * (kib["Pss"] - kib.get("Pss_Shmem", 0))
 
 
 def _stores(pid: int) -> Iterator[tuple[tuple[int, int], int]]:
-    """The object stores that a raylet holds open, by device and inode, and the bytes of their written pages."""
+    """Yield the object stores that a raylet holds open, by device and inode, and the bytes of their written pages."""
     if (Path("/proc") / str(pid) / "comm").read_text().strip() != "raylet":
         return
     for link in (Path("/proc") / str(pid) / "fd").iterdir():

@@ -52,7 +52,7 @@ def _compare(recipe: Recipe, methods: Sequence[str], workers: int, watch: Watch)
 
 
 def results_folder(recipe: Recipe) -> str:
-    """Where panels, weights and results are kept."""
+    """Return the folder of panels, weights and results."""
     return storage.join(storage.absolute(recipe.output), recipe.name, "quality")
 
 
@@ -92,7 +92,7 @@ def _run(
 
 
 def _expected(job: Job, took: Mapping[str, Sequence[float]]) -> float:
-    """Seconds, by what jobs of the same implementation took, or any while none of them is done."""
+    """Return the expected seconds, by what jobs of the same implementation took, or any while none of them is done."""
     own = took.get(job.side) or [seconds for some in took.values() for seconds in some]
     return sum(own) / len(own)
 

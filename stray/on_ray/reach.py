@@ -76,7 +76,7 @@ def _host_port(address: str, shown: str) -> tuple[str, int]:
 
 
 def _refused(host: str, port: int) -> str:
-    """Why no connection to the port can be made; empty where one can."""
+    """Return why no connection to the port can be made; empty where one can."""
     try:
         socket.create_connection((host, port), timeout=PROBE_S).close()
     except TimeoutError:
@@ -89,7 +89,7 @@ def _refused(host: str, port: int) -> str:
 
 
 def _no_gcs(host: str, port: int) -> str:
-    """Why what listens at the port is no GCS; empty where it is one, or where only Ray can tell."""
+    """Return why the listener at the port is no GCS; empty where it is one, or where only Ray can tell."""
     if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
         return ""
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

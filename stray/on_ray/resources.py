@@ -1,4 +1,4 @@
-"""What the cluster has, and how a training's workers share it."""
+"""Resources of the cluster, and how a training's workers share them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Resources:
-    """What the cluster has in all, busy or not."""
+    """Resources of the cluster in all, busy or not."""
 
     nodes: tuple[Node, ...]
     """Living nodes."""
@@ -57,12 +57,12 @@ class WorkerPlan:
 
     @property
     def resources_per_worker(self) -> dict[str, float]:
-        """As Ray's `ScalingConfig` takes it."""
+        """Resources of a worker in the form of Ray's `ScalingConfig`."""
         return {"CPU": self.cpus_per_worker, **({"GPU": 1.0} if self.use_gpu else {})}
 
 
 def resources() -> Resources:
-    """The living nodes of the cluster that this process is connected to."""
+    """Return the living nodes of the cluster that this process is connected to."""
     return Resources(
         tuple(
             Node(
@@ -78,12 +78,14 @@ def resources() -> Resources:
 
 
 def plan_workers(run: RunConfig) -> WorkerPlan:
-    """The workers that `run` asks for, on this cluster. Raises InputError where the cluster could never hold them."""
+    """Return the workers that `run` asks for, on this cluster. Raises InputError where the cluster could never hold
+    them.
+    """
     return layout(run, resources().nodes)
 
 
 def layout(run: RunConfig, nodes: Sequence[Node]) -> WorkerPlan:
-    """The workers that `run` asks for, on `nodes`. Raises InputError where the nodes could never hold them.
+    """Return the workers that `run` asks for, on `nodes`. Raises InputError where the nodes could never hold them.
 
     A request that the cluster cannot hold would otherwise wait for ever.
     """
@@ -111,14 +113,14 @@ def layout(run: RunConfig, nodes: Sequence[Node]) -> WorkerPlan:
 
 
 def _room(cpus: float, nodes: Sequence[Node], use_gpu: bool) -> int:
-    """How many workers of `cpus` CPUs the nodes hold."""
+    """Return how many workers of `cpus` CPUs the nodes hold."""
     # Shares such as 2/3 must not lose a worker to rounding.
     rooms = [(math.floor(node.cpus / cpus + 1e-9), math.floor(node.gpus)) for node in nodes]
     return sum(min(by_cpu, by_gpu) if use_gpu else by_cpu for by_cpu, by_gpu in rooms)
 
 
 def _largest_share(workers: int, nodes: Sequence[Node], use_gpu: bool) -> float:
-    """The most CPUs that each of `workers` can have: whole ones, or a fraction where workers outnumber CPUs."""
+    """Return the most CPUs that each of `workers` can have: whole ones, or a fraction where workers outnumber CPUs."""
     shares = {node.cpus / count for node in nodes for count in range(1, workers + 1)}
     candidates = sorted({math.floor(share) if share >= 1 else share for share in shares}, reverse=True)
     # With every worker's share of the smallest node they all fit, so there is always an answer.

@@ -53,18 +53,18 @@ class Scale:
 
     @property
     def seconds_per_spot(self) -> float:
-        """Of the last epoch."""
+        """Seconds per spot of the last epoch."""
         return 1.0 / self.spots_per_second[-1]
 
 
 def ratios(found: Sequence[Scale]) -> list[float]:
-    """Seconds per spot over those of the smallest cohort."""
+    """Return the seconds per spot over those of the smallest cohort."""
     smallest = min(found, key=lambda scale: scale.spots)
     return [scale.seconds_per_spot / smallest.seconds_per_spot for scale in found]
 
 
 def cohort(spots: int, genes: int) -> SyntheticSourceConfig:
-    """A synthetic cohort without pictures of at least two patients and about `spots` spots."""
+    """Return a synthetic cohort without pictures of at least two patients and about `spots` spots."""
     sections = max(4, 2 * round(spots / (2 * SECTION_SPOTS)))
     return SyntheticSourceConfig(
         patients=sections // 2,

@@ -35,7 +35,7 @@ SCORES = "metrics.json"
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a method with `choose` is on one fold with one seed."""
+    """Choice of a method with `choose` on one fold with one seed."""
 
     method: str
     patients: tuple[str, ...]
@@ -66,11 +66,11 @@ class Scorer:
         return [model for model in models if model is not None]
 
     def run_key(self, cell: Cell) -> str:
-        """Of the cell's run: the same cell in another experiment is a run of that experiment's own."""
+        """Return the key of the cell's run: the same cell in another experiment has a run of its own."""
         return "cell-" + digest(self._tracking.key, cell.key)
 
     def open(self, cell: Cell) -> MlflowTracker:
-        """The cell's run."""
+        """Open the cell's run."""
         tags = {
             records.KIND: records.CELL if cell.fold.inside is None else records.INNER_CELL,
             records.METHOD: cell.method,
@@ -83,7 +83,7 @@ class Scorer:
         return ResultFolder(storage.join(self._root, self.run_key(cell)))
 
     def _is_finished(self, cell: Cell) -> bool:
-        """Whether its scores are kept, and the store of this command has them."""
+        """Return whether its scores are kept, and the store of this command has them."""
         folder = self._folder(cell)
         self._say_damage(folder)
         if self._again or not folder.is_done():
@@ -160,7 +160,7 @@ class Scorer:
         self._end(cell)
 
     def _choose(self, choice: Choice) -> tuple[Chosen, Cell]:
-        """What the method is here, and its cell: the candidate's under the method's own name."""
+        """Return the choice of the method here, and its cell: the candidate's under the method's own name."""
         scores = {trial.method: self._folder(trial).read_json(SCORES)[INNER] for trial in choice.trials}
         best = choice.best(list(scores.values()))
         chosen = Chosen(best.method, choice.trials[0].fold.held_out, scores)
@@ -176,7 +176,7 @@ class Scorer:
 
 
 def _features(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
-    """The embeddings (N, D) that a trained cell is scored by, and their global rows (N,)."""
+    """Return the embeddings (N, D) that a trained cell is scored by, and their global rows (N,)."""
     return cell.scored.folder.read_array("features.npy"), cell.scored.folder.read_array("rows.npy")
 
 
@@ -201,7 +201,7 @@ def log_curves(run: Any, cell: Cell) -> None:
 
 
 def log_codes(run: Any, cell: Cell) -> None:
-    """What the cell's gene stages did to the training patients' spots: the figure that each left in its folder.
+    """Log the figures that the cell's gene stages left in their folders: training patients' spots before and after.
 
     From there, because a cell may come to a stage that was done before, by another cell or before this command; one
     that an earlier version did has none.
@@ -213,7 +213,7 @@ def log_codes(run: Any, cell: Cell) -> None:
 
 
 def log_evaluation(run: Any, evaluation: Evaluation, method: str) -> None:
-    """Scores, predictions and a confusion matrix a label source of a cell."""
+    """Log scores, predictions and a confusion matrix per label source of a cell."""
     run.metrics(evaluation.metrics)
     table = evaluation.table
     source = np.array(table["label_source"].to_pylist(), dtype=object)

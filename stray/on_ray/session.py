@@ -69,7 +69,7 @@ _environment: dict[str, str | None] = {}
 
 @dataclass(frozen=True)
 class SessionInfo:
-    """What the process is connected to."""
+    """Cluster that the process is connected to."""
 
     address: str
     """GCS address of the cluster."""
@@ -85,7 +85,7 @@ class SessionInfo:
 
 @contextlib.contextmanager
 def session(*, num_cpus: int | None = None, object_store_gib: float | None = None) -> Iterator[SessionInfo]:
-    """`start`, and `stop` on every way out, Ctrl-C included."""
+    """Run `start`, and `stop` on every way out, Ctrl-C included."""
     info = start(num_cpus=num_cpus, object_store_gib=object_store_gib)
     try:
         yield info
@@ -225,7 +225,7 @@ def kill() -> None:
 
 
 def in_job() -> bool:
-    """Whether this process is the driver of a submitted job."""
+    """Return whether this process is the driver of a submitted job."""
     return RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ
 
 
@@ -233,7 +233,7 @@ _LOGGERS = ("ray", "ray.data")  # Those of Ray's loggers that do not pass their 
 
 
 def _quiet(folder: Path) -> None:
-    """Ray's chatter goes to a file; errors stay on the console as well."""
+    """Send Ray's messages to a file; errors stay on the console as well."""
     global _log
     # Importing Ray Data sets up its loggers, so it must come before they are changed.
     import ray.data

@@ -62,14 +62,14 @@ class Job:
             write(new)
 
     def exit_code(self) -> int:
-        """The exit code of an ended job: its command's own, 1 where it never ran, 143 where it was stopped."""
+        """Return the exit code of an ended job: its command's own, 1 where it never ran, 143 where it was stopped."""
         info = self._client.get_job_info(self.job_id)
         if info.status == JobStatus.SUCCEEDED:
             return 0
         return STOPPED if info.status == JobStatus.STOPPED else info.driver_exit_code or 1
 
     def message(self) -> str:
-        """What Ray says about how it went, without the end of the log that it repeats."""
+        """Return Ray's message about the job's end, without the end of the log that it repeats."""
         return (self._client.get_job_info(self.job_id).message or "").partition(", last available logs")[0]
 
 
@@ -123,7 +123,9 @@ def submit(
 
 @contextlib.contextmanager
 def _package(folder: Path) -> Iterator[list[str]]:
-    """What brings stray along: nothing where `folder` holds it, else a copy of the package with its recipes inside."""
+    """Yield the modules that bring stray along: none where `folder` holds it, else a copy of the package with its
+    recipes inside.
+    """
     if (folder / "stray" / "__init__.py").is_file():
         yield []
         return

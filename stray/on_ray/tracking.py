@@ -69,7 +69,7 @@ class Tracking:
             self._watch.say(f"{self.uri} did not take everything: {remedy}")
 
     def open(self, key: str, name: str, recipe: Recipe, tags: Mapping[str, str]) -> MlflowTracker:
-        """The child run of this key; made, or gone on with."""
+        """Open the child run of this key; a new one, or the one that was begun."""
         with self._lock:
             if key not in self._open:
                 run = self._store.run(name, self.parent, {**self._tags, **tags, "stray.key": key})
@@ -90,7 +90,9 @@ class Tracking:
         self._settle()
 
     def has(self, key: str, metrics: Iterable[str] = ()) -> bool:
-        """Whether the store had the child run of this key, finished and with these metrics, when this process began."""
+        """Return whether the store had the child run of this key, finished and with these metrics, when this process
+        began.
+        """
         return key in self._stored and self._stored[key].issuperset(metrics)
 
     def _settle(self) -> None:
@@ -109,7 +111,7 @@ class Tracking:
             watch.say(f"{what}: `stray track replay {left.path}` sends them")
 
     def deliver(self, letter: Letter) -> None:
-        """What a worker sent: to the runs that it is for, and to the person who watches."""
+        """Deliver a worker's message to the runs that it is for, and to the progress display."""
         if "open" in letter:
             self.open(letter["targets"][0], letter["open"], letter["recipe"], letter["tags"])
         elif "end" in letter:
@@ -146,7 +148,7 @@ class Tracking:
 
 
 def describe(metrics: Mapping[str, float]) -> str:
-    """An epoch in a few words."""
+    """Return an epoch in a few words."""
     short = {name.split("/", 1)[1]: value for name, value in metrics.items()}
     words = []
     if "elbo" in short:
@@ -180,7 +182,7 @@ def log_bytes(run: Tracker, name: str, content: bytes, folder: str) -> None:
 
 
 def _job() -> str | None:
-    """The submission id of the Ray job that this process is, or Ray's own id of the driver."""
+    """Return the submission id of the Ray job that this process is, or Ray's own id of the driver."""
     if config := os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
         return json.loads(config).get("metadata", {}).get("job_submission_id")
     return ray.get_runtime_context().get_job_id() if ray.is_initialized() else None

@@ -32,7 +32,7 @@ METRIC = INNER
 
 @dataclass(frozen=True)
 class Shared:
-    """What every trial needs."""
+    """Inputs that all trials share."""
 
     recipe: Recipe
     method: str
@@ -48,14 +48,14 @@ class Shared:
 def trial_cell(
     recipe: Recipe, method: str, settings: dict[str, Any], dataset: PairedDataset, fold: Fold, root: str
 ) -> Cell:
-    """The cell of a trial; the pictures of patients whom the search must not see are not even embedded."""
+    """Return the cell of a trial; the pictures of patients whom the search must not see are not even embedded."""
     tuned = for_method(recipe, method, {**recipe.search.set, **settings})
     seen = (*fold.train, *fold.held_out)
     return cell(tuned, dataset, fold, recipe.seeds[0], root, method=method, embed_patients=seen)
 
 
 def run_trial(settings: dict[str, Any], *, shared: Shared) -> None:
-    """One trial, in a process of its own that holds no CPU: its workers do the work."""
+    """Run one trial, in a process of its own that holds no CPU: its workers do the work."""
     recipe = shared.recipe
     trial = trial_cell(recipe, shared.method, settings, shared.dataset, shared.fold, shared.root)
     name = tune.get_context().get_trial_id()

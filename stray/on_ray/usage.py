@@ -1,4 +1,4 @@
-"""Who holds what of the cluster, asked of its control service alone: the dashboard may be out of reach."""
+"""Usage of the cluster, asked of its control service alone: the dashboard may be out of reach."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class NodeUse:
 
 @dataclass(frozen=True)
 class Usage:
-    """What there is and who has it."""
+    """Resources of the cluster and their holders."""
 
     nodes: tuple[NodeUse, ...]
     own: Mapping[str, float] = field(default_factory=dict)
@@ -38,11 +38,11 @@ class Usage:
     """Hosts of nodes that were lost."""
 
     def total(self) -> dict[str, float]:
-        """Resources of all nodes."""
+        """Return the resources of all nodes."""
         return _sum(node.total for node in self.nodes)
 
     def free(self) -> dict[str, float]:
-        """What nobody holds."""
+        """Return the resources that nobody holds."""
         return _sum(node.free for node in self.nodes)
 
 
@@ -58,7 +58,7 @@ def amounts(found: Mapping[str, float], names: Iterable[str] | None = None, *, z
 
 
 def job_id() -> str:
-    """Ray's id of the job that this process is of."""
+    """Return Ray's id of the job that this process is of."""
     return ray.get_runtime_context().get_job_id()
 
 
@@ -83,7 +83,7 @@ def read_usage() -> Usage:
 
 
 def _held() -> dict[str, dict[str, float]]:
-    """Resources by job: of placement groups, and of actors outside of them."""
+    """Return the resources held by each job: of placement groups, and of actors outside of them."""
     accessor: Any = state.state._connect_and_get_accessor()
     held: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for entry in accessor.get_placement_group_table():

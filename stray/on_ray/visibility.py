@@ -24,7 +24,7 @@ ANSWER_S = 60.0
 
 
 def check_paths_visible(recipe: Recipe) -> None:
-    """Raises InputError naming each local path of `recipe` that some node does not see, and those nodes.
+    """Raise InputError naming each local path of `recipe` that some node does not see, and those nodes.
 
     Looks at `dataset` where it exists here, and at `output`, which is made. On one node there is nothing to check.
     """
@@ -56,7 +56,7 @@ def _judge(place: str, path: str, blind: Sequence[Node]) -> list[Problem]:
 
 
 def _blind(path: str, content: bytes, nodes: Sequence[Node]) -> list[Node]:
-    """The nodes that do not read `content` at `path`."""
+    """Return the nodes that do not read `content` at `path`."""
     absolute = storage.absolute(path)
     reads = ray.remote(_reads)
     places = [NodeAffinitySchedulingStrategy(node.node_id, soft=False) for node in nodes]

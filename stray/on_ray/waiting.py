@@ -30,7 +30,7 @@ _NAMESPACE = "stray-running"
 
 @dataclass(frozen=True)
 class Need:
-    """What must find room before anything goes on."""
+    """Resources that must be free before work goes on."""
 
     what: str
     """For people: `2 workers`."""
@@ -66,7 +66,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long is waited, and who hears of it."""
+    """Limit of waiting, and who is told."""
 
     minutes: float | None = RunConfig().wait_minutes
     say: Callable[[str], None] = logging.getLogger(__name__).warning
@@ -162,7 +162,7 @@ def running() -> Iterator[None]:
 
 
 def anything_runs() -> bool:
-    """Whether any task or worker of this job is `running`; those whose node or process is gone are not."""
+    """Return whether any task or worker of this job is `running`; those whose node or process is gone are not."""
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
     for key in internal_kv._internal_kv_list(f"{job_id()}:", namespace=_NAMESPACE):
         found = internal_kv._internal_kv_get(key, namespace=_NAMESPACE)

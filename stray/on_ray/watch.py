@@ -1,4 +1,4 @@
-"""What a person sees of the work, as a protocol: the command line brings a display, a notebook none."""
+"""Progress of the work as a protocol: the command line brings a display, a notebook none."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ class Watch(Protocol):
     """Tasks that advance, by key. Called from several threads."""
 
     def start(self, key: str, label: str, total: float | None = None) -> None:
-        """A new task that counts to `total`."""
+        """Add a task that counts to `total`."""
         ...
 
     def update(self, key: str, done: float | None = None, note: str | None = None) -> None:
-        """How far a task is, and what to read beside it."""
+        """Set the progress of a task, and the note beside it."""
         ...
 
     def finish(self, key: str, note: str | None = None) -> None:
-        """The task is done."""
+        """Mark a task as done."""
         ...
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Show a line that stays."""
         ...
 
 
