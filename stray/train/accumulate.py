@@ -24,7 +24,7 @@ Codes = tuple[Tensor, ...]
 
 
 def in_chunks(code: Callable[[slice], Codes], module: nn.Module, count: int, chunks: int) -> Codes:
-    """code(all local rows) from `chunks` chunks of this rank's rows of a global batch of `count` spots.
+    """Return code(all local rows) from `chunks` chunks of this rank's rows of a global batch of `count` spots.
 
     `code` must be a function of its rows: no random number but keyed ones. Every rank takes as many chunks, fewer than
     asked for where a rank has fewer rows. Batch norm of `module` in training takes the statistics of each chunk, over
@@ -49,7 +49,9 @@ def in_chunks(code: Callable[[slice], Codes], module: nn.Module, count: int, chu
 
 @contextmanager
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    """What batch norm tracks within goes to buffers that are thrown away: the first pass has counted the chunk."""
+    """Redirect the statistics that batch norm tracks to buffers that are thrown away: the first pass has counted the
+    chunk.
+    """
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     kept = [dict(norm._buffers) for norm in norms]
     for norm, buffers in zip(norms, kept, strict=True):
@@ -63,7 +65,7 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
 
 
 def check_batch_norm(module: nn.Module) -> None:
-    """Raises InputError when `module` has batch norm that takes its statistics from the batch in training: from chunks,
+    """Raise InputError when `module` has batch norm that takes its statistics from the batch in training: from chunks,
     they would not be those of the batch.
     """
     was = module.training

@@ -28,7 +28,7 @@ BLUR_REACH = 3.0
 
 
 def augment(patches_nCHW: Tensor, config: AugmentConfig, noise: Noise) -> Tensor:
-    """Augmented patches as floats in [0, 1], of the same shape, from patches in uint8 or as floats in [0, 1]."""
+    """Augment patches in uint8 or as floats in [0, 1]; return floats in [0, 1] of the same shape."""
     x = patches_nCHW.float() / 255.0 if patches_nCHW.dtype == torch.uint8 else patches_nCHW
     like = x[:, 0, 0, :1]
     u_n7 = noise.uniform("augment", N_DRAWS, like)
@@ -56,8 +56,8 @@ def _orient(x_nCHW: Tensor, config: AugmentConfig, u_n7: Tensor) -> Tensor:
 
 
 def _crop(x_nCHW: Tensor, smallest: float, u_n3: Tensor) -> Tensor:
-    """A box of each patch, resized bilinearly to the whole: its area uniform on [smallest, 1] of the patch's, its place
-    uniform, its shape the patch's (a nucleus must not be stretched).
+    """Crop a box of each patch, resized bilinearly to the whole: its area uniform on [smallest, 1] of the patch's, its
+    place uniform, its shape the patch's (a nucleus must not be stretched).
     """
     side_n = (smallest + (1.0 - smallest) * u_n3[:, 0]).sqrt()
     height, width = x_nCHW.shape[2:]
@@ -71,13 +71,14 @@ def _crop(x_nCHW: Tensor, smallest: float, u_n3: Tensor) -> Tensor:
 
 
 def _inside(side_n: Tensor, u_n: Tensor, size: int) -> Tensor:
-    """Where the pixels of a crop lie along one axis of the patch, (n, size) on [-1, 1]."""
+    """Return where the pixels of a crop lie along one axis of the patch, (n, size) on [-1, 1]."""
     centre_S = (2.0 * torch.arange(size, device=side_n.device, dtype=side_n.dtype) + 1.0) / size - 1.0
     return side_n[:, None] * centre_S + ((1.0 - side_n) * (2.0 * u_n - 1.0))[:, None]
 
 
 def _stain(x_nCHW: Tensor, config: AugmentConfig, u_n4: Tensor) -> Tensor:
-    """Amounts of haematoxylin and eosin times a factor plus a shift, each patch's own (Tellez et al. 2018).
+    """Multiply the amounts of haematoxylin and eosin by a factor and add a shift, each patch's own (Tellez et al.
+    2018).
 
     By Beer-Lambert the optical density is -log10(x) = sum over stains of amount * vector + a rest at right angles to
     both; the rest stays. Vectors have length 1. An empty slide is stained by the shift like everything else.
@@ -98,7 +99,7 @@ def _stain(x_nCHW: Tensor, config: AugmentConfig, u_n4: Tensor) -> Tensor:
 
 
 def _colour(x_nCHW: Tensor, config: AugmentConfig, u_n4: Tensor) -> Tensor:
-    """Brightness, contrast, saturation and hue in torchvision's definitions, with a factor of its own for each
+    """Change brightness, contrast, saturation and hue in torchvision's definitions, with a factor of its own for each
     patch.
     """
     factor_n4 = 2.0 * u_n4 - 1.0
@@ -124,7 +125,7 @@ def _turn_hue(x_nCHW: Tensor, angle_n: Tensor) -> Tensor:
 
 
 def _blur(x_nCHW: Tensor, largest_px: float, u_n: Tensor) -> Tensor:
-    """Gaussian blur with a standard deviation for each patch, uniform on [0, largest]; edges are mirrored.
+    """Blur each patch with a Gaussian of its own standard deviation, uniform on [0, largest]; edges are mirrored.
 
     The kernel and edges of torchvision's `gaussian_blur`, which takes one standard deviation for the whole batch. Taps
     are added one by one: a convolution's order of summing may depend on how many patches a worker holds.

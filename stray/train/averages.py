@@ -26,8 +26,8 @@ class Averages:
             self._counts[name] = self._counts.get(name, 0.0) + count
 
     def state_dict(self, worker: Worker) -> dict[str, Any]:
-        """Sums and counts of every rank by themselves, by one collective: their total, added to later, would be rounded
-        otherwise. Every rank must call it, and must have added the same names.
+        """Return the sums and counts of every rank by themselves, by one collective: their total, added to later, would
+        be rounded otherwise. Every rank must call it, and must have added the same names.
         """
         names = sorted(self._sums)
         of_rank_W2K = torch.zeros(worker.world_size, 2, len(names), dtype=torch.float64, device=worker.device)
@@ -48,7 +48,7 @@ class Averages:
         self._counts = dict(zip(state["names"], counts_K.tolist(), strict=True))
 
     def reduce(self, all_reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Means over all workers' items, by one collective. Every rank must have added the same names."""
+        """Return the means over all workers' items, by one collective. Every rank must have added the same names."""
         names = sorted(self._sums)
         if not names:
             return {}

@@ -38,7 +38,7 @@ class Blocks:
         return len(self.rows)
 
     def _parts(self, positions: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
-        """Block, places in the batch, offsets in the block."""
+        """Yield block, places in the batch, offsets in the block."""
         block = self._block[positions]
         found = [(int(b), np.flatnonzero(block == b)) for b in np.unique(block)]
         return [(b, places, self._offset[positions[places]]) for b, places in found]
@@ -53,10 +53,12 @@ class Patches(Blocks):
         self._patches = [b.patches for b in blocks]
 
     def expect(self, upcoming: Sequence[np.ndarray]) -> None:
-        """Nothing: all are at hand."""
+        """Do nothing: all are at hand."""
 
     def gather(self, positions: np.ndarray) -> Tensor:
-        """Patches (n, 3, px, px) uint8, channels last in memory (as they are stored, and as convolutions like them)."""
+        """Return patches (n, 3, px, px) uint8, channels last in memory (as they are stored, and as convolutions like
+        them).
+        """
         out_nHWC = np.empty((len(positions), *self._patches[0].shape[1:]), dtype=np.uint8)
         for block, places, offsets in self._parts(positions):
             out_nHWC[places] = self._patches[block][offsets]
@@ -80,28 +82,28 @@ class Counts(Blocks):
         self._length = np.concatenate([np.diff(m.indptr) for m in self._counts]).astype(np.int64)[place]
 
     def totals(self) -> np.ndarray:
-        """Counts over the panel of each position."""
+        """Return counts over the panel of each position."""
         return self._total
 
     def log_factorials(self) -> np.ndarray:
-        """Sum of log(count!) over the panel of each position."""
+        """Return the sum of log(count!) over the panel of each position."""
         return self._log_factorial
 
     def matrix(self) -> sp.csr_matrix:
-        """Counts (N, G) of all positions in their order, one copy in this process."""
+        """Return counts (N, G) of all positions in their order, one copy in this process."""
         blocks = [m.matrix() if isinstance(m, CompactRows) else m for m in self._counts]
         stacked = sp.csr_matrix(sp.vstack(blocks))
         first = np.cumsum([0, *(len(block.indptr) - 1 for block in self._counts)])
         return sp.csr_matrix(stacked[first[self._block] + self._offset])
 
     def gather(self, positions: np.ndarray) -> Tensor:
-        """Counts (n, G) as float32."""
+        """Return counts (n, G) as float32."""
         found = self.entries(positions)
         return found.dense(found.x_e)
 
     def entries(self, positions: np.ndarray) -> SparseCounts:
-        """Counts (n, G) as their non-zero entries, float32, in the order of `positions`: the same however the rows are
-        spread over blocks.
+        """Return counts (n, G) as their non-zero entries, float32, in the order of `positions`: the same however the
+        rows are spread over blocks.
         """
         order = np.argsort(self._block[positions], kind="stable")
         sorted_n = positions[order]
@@ -125,7 +127,7 @@ class Counts(Blocks):
 
 
 def _runs(start_n: np.ndarray, length_n: np.ndarray) -> np.ndarray:
-    """start, start + 1, ... of each run, one run after the other."""
+    """Return start, start + 1, ... of each run, one run after the other."""
     before_n = np.cumsum(length_n) - length_n
     runs = np.repeat(start_n - before_n, length_n)
     runs += np.arange(len(runs))
@@ -138,7 +140,7 @@ _ROWS_AT_ONCE = 1024
 
 
 def _row_sums(counts: sp.csr_matrix | CompactRows) -> tuple[np.ndarray, np.ndarray]:
-    """Of each row: the sum of its counts, and of log(count!); some rows at a time, for blocks are large."""
+    """Return for each row the sum of its counts, and of log(count!); some rows at a time, for blocks are large."""
     total, log_factorial = np.zeros(len(counts.indptr) - 1), np.zeros(len(counts.indptr) - 1)
     for first in range(0, len(total), _ROWS_AT_ONCE):
         rows = slice(first, min(first + _ROWS_AT_ONCE, len(total)))
@@ -150,7 +152,7 @@ def _row_sums(counts: sp.csr_matrix | CompactRows) -> tuple[np.ndarray, np.ndarr
 
 
 def _segment_sums(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Sums of values[ends[i] : ends[i + 1]], float64; 0 where that is empty."""
+    """Return sums of values[ends[i] : ends[i + 1]], float64; 0 where that is empty."""
     # A zero more, because the last segments may be empty, and start past the end.
     sums = np.add.reduceat(np.append(values, np.zeros(1, values.dtype)).astype(np.float64), ends[:-1])
     return np.where(np.diff(ends) > 0, sums, 0.0)

@@ -46,7 +46,7 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """For the person who watches."""
+        """Title in progress and logs."""
         return f"{self.method}, {fold_title(self.fold)}, seed {self.seed}"
 
 
@@ -66,7 +66,7 @@ class Choice:
         return digest(self.method, [cell.key for cell in (*self.candidates, *self.trials)])
 
     def best(self, scores: Sequence[float]) -> Cell:
-        """The candidate whose trial scored highest, the first of equals; `scores` are in the order of `trials`.
+        """Return the candidate whose trial scored highest, the first of equals; `scores` are in the order of `trials`.
 
         Raises InputError when no score is a number.
         """
@@ -101,7 +101,7 @@ class Group:
         return (*self.cells, *self.inner)
 
     def stages(self) -> tuple[Stage, ...]:
-        """The stages that are not done yet, each once, in an order in which every one finds what it needs."""
+        """Return the stages that are not done yet, each once, in an order in which every one finds what it needs."""
         genes = {
             gene.key: gene
             for c in self.trained
@@ -123,7 +123,7 @@ class Group:
         return {place: what for place, what in found.items() if what is not None}
 
     def users(self, stage: Stage) -> tuple[Cell, ...]:
-        """The cells that a stage works for."""
+        """Return the cells that a stage works for."""
         if not isinstance(stage, GeneStage):
             return tuple(c for c in self.trained if c.scored.key == stage.key)
         return tuple(
@@ -134,12 +134,12 @@ class Group:
 
 
 def with_start(gene: GeneStage) -> tuple[GeneStage, ...]:
-    """The gene stage, after the one that it starts from."""
+    """Return the gene stage, after the one that it starts from."""
     return (gene,) if gene.start is None else (gene.start, gene)
 
 
 def fold_title(fold: Fold) -> str:
-    """How a fold is called in progress and tables."""
+    """Return the name of a fold in progress and tables."""
     if fold.inside is not None:
         return f"{fold_title(fold.inside)}, inner {'+'.join(fold.held_out)}"
     return f"held out {'+'.join(fold.held_out)}" if fold.held_out else "all patients"
@@ -156,7 +156,7 @@ def cell(
     train: Train = "contrastive",
     embed_patients: Sequence[str] | None = None,
 ) -> Cell:
-    """One cell. `recipe` is as the method sees it; `embed_patients` narrows the patients whose pictures or counts
+    """Make one cell. `recipe` is as the method sees it; `embed_patients` narrows the patients whose pictures or counts
     are embedded.
 
     Raises InputError when no training patient has what the method needs, and where `gene.batch_key` names no column of
@@ -206,7 +206,7 @@ def cell(
 
 
 def _labels(recipe: Recipe, spots: SpotTable, rows: np.ndarray, fold: Fold) -> np.ndarray:
-    """The classes that the gene stage may know: those that may train a probe; empty elsewhere.
+    """Return the classes that the gene stage may know: those that may train a probe; empty elsewhere.
 
     Raises InputError when the model learns from classes and no training patient has such a label.
     """
@@ -216,8 +216,8 @@ def _labels(recipe: Recipe, spots: SpotTable, rows: np.ndarray, fold: Fold) -> n
 
 
 def _guides(recipe: Recipe, spots: SpotTable, rows: np.ndarray, fold: Fold) -> np.ndarray | None:
-    """The classes that may guide the contrastive stage or balance its batches, by the same rule. None where neither
-    asks.
+    """Return the classes that may guide the contrastive stage or balance its batches, by the same rule. None where
+    neither asks.
 
     Raises InputError when no training patient has such a label.
     """
@@ -236,7 +236,7 @@ def _guides(recipe: Recipe, spots: SpotTable, rows: np.ndarray, fold: Fold) -> n
 def _known(
     recipe: Recipe, spots: SpotTable, rows: np.ndarray, fold: Fold, who: str, place: str, otherwise: str
 ) -> np.ndarray:
-    """The class of each of `rows` that may train a probe, empty elsewhere."""
+    """Return the class of each of `rows` that may train a probe, empty elsewhere."""
     known = training_labels(rows, spots, fold.train, recipe.eval)
     if not known.any():
         what = f"{who} classes, and {fold_title(fold)} no training patient has a label that may train"

@@ -1,4 +1,4 @@
-"""When a training leaves a checkpoint: after so many epochs, and after so many steps within them."""
+"""Schedule of checkpoints: every so many epochs, and every so many steps within them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stray.train.worker import Worker
 
 @dataclass(frozen=True, kw_only=True)
 class Every:
-    """How often."""
+    """Interval between checkpoints."""
 
     epochs: int = 1
     """Epochs between checkpoints."""
@@ -30,7 +30,7 @@ class Checkpoints:
         """The last good checkpoint."""
 
     def due_after(self, step: int) -> bool:
-        """Whether one is due after this step of the state's epoch. The end of an epoch leaves its own."""
+        """Return whether one is due after this step of the state's epoch. The end of an epoch leaves its own."""
         done = step + 1
         return done < self._steps and self._falls_on(self._state.epoch * self._steps + done)
 

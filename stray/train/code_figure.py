@@ -23,7 +23,7 @@ MODELS = {"scvi": "scVI codes", "scanvi": "scANVI codes", "pca": "principal comp
 
 
 def draw_codes(stage: GeneStage, counts: Counts, codes_NZ: Tensor) -> bytes | None:
-    """The figure as PNG, drawn from a keyed sample of the spots with counts enough to train on; None of fewer than
+    """Draw the figure as PNG, from a keyed sample of the spots with counts enough to train on; None of fewer than
     three.
 
     Before: log-normalised counts over the panel (every spot scaled to the median total), their principal components.
@@ -60,7 +60,7 @@ def draw_codes(stage: GeneStage, counts: Counts, codes_NZ: Tensor) -> bytes | No
 
 
 def _principal(space_nD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Principal components (n, C) of spots, and the share of the variance on each; C of 2 to `COMPONENTS`."""
+    """Return principal components (n, C) of spots, and the share of the variance on each; C of 2 to `COMPONENTS`."""
     from sklearn.decomposition import PCA
 
     if space_nD.shape[1] < 2:
@@ -72,7 +72,7 @@ def _principal(space_nD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _notes(space_nC: np.ndarray, groupings: dict[str, np.ndarray], *, learned: bool) -> dict[str, str]:
-    """A line on the separation of each grouping that has two groups or more."""
+    """Return a line on the separation of each grouping that has two groups or more."""
     coded = {name: group_codes(of_n) for name, of_n in groupings.items()}
     coded = {name: group_n for name, group_n in coded.items() if group_n.max(initial=-1) >= 1}
     found = separation(space_nC, coded)

@@ -1,4 +1,4 @@
-"""How separate the gene codes of held-out spots are, by batch and by class, epoch by epoch."""
+"""Separation of held-out spots' gene codes, by batch and by class, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class CodeWatch:
         self._groups = {name: group_N for name, group_N in coded.items() if group_N.max(initial=-1) >= 1}
 
     def measure(self, code: Callable[[np.ndarray], Tensor]) -> tuple[dict[str, Tensor], float]:
-        """Sums and count for `Averages`: the numbers of `separation` from rank 0, nothing from the others.
+        """Return sums and count for `Averages`: the numbers of `separation` from rank 0, nothing from the others.
 
         `code` gives the codes (n, Z) of spots at some positions. Every rank must call this; each codes its share.
         """

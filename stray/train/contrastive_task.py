@@ -104,7 +104,7 @@ class ContrastiveTask:
             self.module.encoder.backbone.compile()
 
     def gather(self, positions: np.ndarray, noise: Noise) -> PairedBatch:
-        """The spots at `positions`, on the host."""
+        """Gather the spots at `positions`, on the host."""
         if self._features is None:
             self._tell(noise)
             patches = self._patches.gather(positions)
@@ -127,7 +127,7 @@ class ContrastiveTask:
             self._told = noise.epoch
 
     def step(self, batch: PairedBatch, noise: Noise) -> StepOutput:
-        """This rank's share of the loss over the global batch."""
+        """Return this rank's part of the loss over the global batch."""
         patches = batch.patches_nCHW.to(self.device, non_blocking=True)
         genes = batch.genes_nX.to(self.device, non_blocking=True)
         coded = self._coded(patches, genes, noise)
@@ -150,7 +150,7 @@ class ContrastiveTask:
         return StepOutput(mixed.loss, sums, len(patches), finite)
 
     def _coded(self, patches_nCHW: Tensor, genes_nX: Tensor, noise: Noise) -> Coded:
-        """Codes of the augmented patches, or of the features of a frozen encoder, and of the genes."""
+        """Return codes of the augmented patches, or of the features of a frozen encoder, and of the genes."""
 
         def code(rows: slice) -> tuple[Tensor, ...]:
             mine = noise.part(rows)
@@ -165,15 +165,15 @@ class ContrastiveTask:
         return Coded(image_nD, gene_nD, z[0] if z else None)
 
     def scaler(self) -> torch.amp.GradScaler | None:
-        """What keeps the gradients of fp16 from vanishing; none is needed elsewhere."""
+        """Return the loss scaler of fp16; None in other precisions."""
         return torch.amp.GradScaler(self.device.type) if self._half == torch.float16 else None
 
     def spots(self, name: str, epoch: int, step: int) -> np.ndarray:
-        """Places among the paired spots of the step's batch."""
+        """Return places among the paired spots of the step's batch."""
         return self.plan.batches(epoch)[step]
 
     def _explain(self, z_nZ: Tensor | None, batch: PairedBatch) -> Explained | None:
-        """What the decoder makes of the pictures, where a loss asks for it."""
+        """Return the decoder's output for the pictures, where a loss asks for it."""
         if self._expression is None:
             return None
         assert z_nZ is not None
@@ -183,7 +183,9 @@ class ContrastiveTask:
         return self._expression.explain(z_nZ, x, batch_n, self._chance)
 
     def _sums(self, mixed: Mixed, scales: dict[str, Tensor], n: int, count: int) -> dict[str, Tensor]:
-        """What is logged. Shares of a mean over the global batch, as sums over this rank's items, average to it."""
+        """Return the logged terms. Parts of a mean over the global batch, as sums over this rank's items, average to
+        it.
+        """
         weights = self.config.losses.weights
         shares = {f"loss_{name}": term for name, term in mixed.terms.items()}
         shares |= {f"chance_{name}": chance for name, chance in mixed.chances.items()}
@@ -199,9 +201,9 @@ class ContrastiveTask:
 
     @torch.no_grad()
     def validate(self, epoch: int) -> Averages:
-        """Retrieval on the held-out spots (never a loss: losses at two temperatures do not compare), with the weights
-        as they are, not their average, and without augmentation; spread and effective rank of these codes, or of those
-        of the epoch's last batch, as it trained, where no spots are held out.
+        """Measure retrieval on the held-out spots (never a loss: losses at two temperatures do not compare), with the
+        weights as they are, not their average, and without augmentation; spread and effective rank of these codes, or
+        of those of the epoch's last batch, as it trained, where no spots are held out.
         """
         averages = Averages()
         if self._watch is not None:
@@ -212,7 +214,7 @@ class ContrastiveTask:
         return averages
 
     def _code_held_out(self, patches_nCHW: Tensor, genes_nX: Tensor) -> tuple[Tensor, Tensor]:
-        """Image and gene codes (n, D) as the step makes them, of a batch on the host."""
+        """Return image and gene codes (n, D) as the step makes them, of a batch on the host."""
         patches = patches_nCHW.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self._half, enabled=self._half is not None):
             images = patches if self._features is None else self.module.encoder(patches)
@@ -227,8 +229,8 @@ def build(
     n_latent: int | None = None,
     tuned: TunedTower | None = None,
 ) -> ContrastiveModel:
-    """The model with its initial weights, a function of the seed alone; `n_latent` as in `ContrastiveModel`, `tuned`
-    as the gene stage left it.
+    """Build the model with its initial weights, a function of the seed alone; `n_latent` as in `ContrastiveModel`,
+    `tuned` as the gene stage left it.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(seed, "contrastive", "init").initial_seed())
@@ -250,7 +252,7 @@ def build(
 def embed(
     module: torch.nn.Module, patches: PatchSource, device: torch.device, *, chunk: int = 256, ahead: int = 1
 ) -> Tensor:
-    """Image features (this rank's share of the rows, dim) float32 on the host, without augmentation, in eval mode."""
+    """Return image features (this rank's rows, dim) float32 on the host, without augmentation, in eval mode."""
     module.eval()
     mine = np.arange(len(patches))[share(len(patches))]
     chunks = [mine[start : start + chunk] for start in range(0, len(mine), chunk)]

@@ -27,7 +27,8 @@ class PatchDecoder:
         self._pool: ThreadPoolExecutor | None = None
 
     def __call__(self, encoded: Sequence[bytes | memoryview], name: Callable[[int], str]) -> Tensor:
-        """Pictures (n,) as (n, 3, px, px) uint8, channels last in memory; `name` tells where the i-th comes from.
+        """Return pictures (n,) as (n, 3, px, px) uint8, channels last in memory; `name` tells where the i-th comes
+        from.
 
         Raises InputError that names the first one that cannot be decoded.
         """
@@ -62,7 +63,7 @@ class EncodedPatches(Blocks):
         self._views = [Views(block) for block in blocks]
 
     def expect(self, upcoming: Sequence[np.ndarray]) -> None:
-        """Nothing: all are at hand."""
+        """Do nothing: all are at hand."""
 
     def gather(self, positions: np.ndarray) -> Tensor:
         """See `PatchSource.gather`."""

@@ -14,7 +14,8 @@ Batch = TypeVar("Batch")
 
 
 def each_tensor(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
-    """The batch with `change` done to every tensor in it: a tensor, or a dataclass of tensors and of such dataclasses.
+    """Return the batch with `change` done to every tensor in it: a tensor, or a dataclass of tensors and of such
+    dataclasses.
 
     What is neither stays as it is.
     """
@@ -27,7 +28,7 @@ def each_tensor(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
 
 
 def pinned(batch: Batch, device: torch.device) -> Batch:
-    """The batch in pinned memory where a GPU waits for it, else as it is."""
+    """Return the batch in pinned memory where a GPU waits for it, else as it is."""
     if device.type != "cuda":
         return batch
     return each_tensor(batch, lambda tensor: tensor if tensor.is_cuda else tensor.pin_memory())
@@ -43,7 +44,7 @@ class DeviceFeed:
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def over(self, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
-        """Each key with its batch on the device, in order."""
+        """Yield each key with its batch on the device, in order."""
         ahead = None
         for key, batch in batches:
             begun = (key, *self._begin(batch))
@@ -54,13 +55,13 @@ class DeviceFeed:
             yield self._ready(*ahead)
 
     def _begin(self, batch: Batch) -> tuple[Batch, Any]:
-        """The batch whose copy has begun, and the event at which it is done."""
+        """Begin to copy a batch; return it, and the event at which it is done."""
         with torch.cuda.stream(self._side) if self._side is not None else nullcontext():
             moved = each_tensor(batch, lambda tensor: tensor.to(self._device, non_blocking=True))
         return moved, None if self._side is None else self._side.record_event()
 
     def _ready(self, key: Any, batch: Batch, done: Any) -> tuple[Any, Batch]:
-        """The batch, which what comes next on the current stream may use."""
+        """Return the batch, which what comes next on the current stream may use."""
         if self._side is not None:
             current = torch.cuda.current_stream(self._device)
             current.wait_event(done)

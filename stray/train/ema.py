@@ -39,7 +39,7 @@ class WeightAverage:
         get_ema_multi_avg_fn(decay)(old, new, self.steps)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on from here."""
+        """Return everything needed to continue from here."""
         return {"weights": self.weights, "steps": self.steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

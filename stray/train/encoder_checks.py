@@ -1,4 +1,4 @@
-"""What must hold of an image encoder before it trains or codes: it fits the patches, and every worker has the same."""
+"""Checks of an image encoder before it trains or codes: it fits the patches, and every worker has the same."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from stray.train.patch_source import PatchSource
 
 
 def check_encoder(encoder: ImageEncoder, patches: PatchSource, device: torch.device) -> None:
-    """Every worker calls it. Raises InputError on all alike when the encoder cannot code the patches, its weights
-    differ between workers, or statistics of its batch norm would.
+    """Raise InputError on all workers alike when the encoder cannot code the patches, its weights differ between
+    workers, or statistics of its batch norm would. Every worker must call it.
     """
     if len(patches):
         encoder.check(*patches.gather(np.zeros(1, dtype=np.int64)).shape[2:])

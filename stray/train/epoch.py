@@ -42,7 +42,7 @@ class EpochSoFar:
         return self._steps.check(task, self._worker, spots_at, kept)
 
     def means(self) -> dict[str, float]:
-        """What was summed, over all workers' items so far; every rank must call it."""
+        """Return the means of what was summed, over all workers' items so far; every rank must call it."""
         return self._averages.reduce(self._worker.all_reduce)
 
     @property
@@ -52,16 +52,16 @@ class EpochSoFar:
 
     @property
     def seconds(self) -> float:
-        """How long the epoch has taken, over all processes that worked on it one after the other."""
+        """Seconds that the epoch has taken, over all processes that worked on it one after the other."""
         return self._seconds_before + time.perf_counter() - self._started
 
     @property
     def waited_s(self) -> float:
-        """How much of it was waiting for data."""
+        """Seconds of these spent waiting for data."""
         return self._waited_before + self._data.waited_s
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on from here, once `check` has passed; every rank must call it."""
+        """Return everything needed to continue from here, once `check` has passed; every rank must call it."""
         return {
             "steps": self._steps.state(),
             "sums": self._averages.state_dict(self._worker),

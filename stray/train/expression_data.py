@@ -1,4 +1,4 @@
-"""What the expression loss asks for: the counts of the training spots, and the gene stage's decoder of them."""
+"""Inputs of the expression loss: the counts of the training spots, and the gene stage's decoder."""
 
 from __future__ import annotations
 
@@ -30,16 +30,18 @@ class ExpressionData:
     """The batch (patient) of each spot, as the decoder numbers them."""
 
     def gather(self, positions: np.ndarray) -> tuple[SparseCounts, Tensor]:
-        """Counts and batches (n,) of the spots at `positions`."""
+        """Gather counts and batches (n,) of the spots at `positions`."""
         return self.counts.entries(positions), self.batch_N[torch.from_numpy(positions)]
 
     def explain(self, z_nZ: Tensor, x: SparseCounts, batch_n: Tensor, chance: float = 0.0) -> Explained:
-        """What the decoder makes of the codes `z_nZ` of these spots."""
+        """Return the decoder's output for the codes `z_nZ` of these spots."""
         return Explained(x, *self.decoder(z_nZ, x, batch_n), chance)
 
     @torch.no_grad()
     def chance(self, device: torch.device) -> float:
-        """The loss at code 0, the mean of the prior: the decoder knows patient and total, and nothing of the spot."""
+        """Return the loss at code 0, the mean of the prior: the decoder knows patient and total, and nothing of the
+        spot.
+        """
         n = len(self.counts)
         x, batch_n = self.gather(np.unique(np.linspace(0, n - 1, min(n, CHANCE_SPOTS)).astype(np.int64)))
         x, batch_n = x.to(device), batch_n.to(device)
@@ -48,7 +50,7 @@ class ExpressionData:
 
 
 def expression_data(stage: ImageStage, data: StageData, device: torch.device) -> ExpressionData | None:
-    """Of the stage's training spots; None where the expression loss has weight 0.
+    """Return the inputs of the expression loss for the stage's training spots; None if its weight is 0.
 
     Raises InputError when the gene stage has left no trained gene encoder.
     """

@@ -1,4 +1,4 @@
-"""What is kept of an epoch's steps until it ends, and whose spots were at fault where a step was not finite.
+"""Losses of an epoch's steps, kept until it ends, and the spots at fault where a step was not finite.
 
 Losses, norms and the finiteness of every spot stay on the device and are looked at once an epoch, and before every
 checkpoint within it: a look at every step would make a GPU wait for each.
@@ -54,7 +54,7 @@ class Steps:
         self._finite.append(output.finite)
 
     def state(self) -> Tensor:
-        """What `add` was given of each step (S, 3), on the host, once `check` has passed."""
+        """Return the values given to `add` for each step (S, 3), on the host, once `check` has passed."""
         return self._good_S3
 
     def load(self, good_S3: Tensor) -> None:
@@ -67,8 +67,8 @@ class Steps:
         return int((self._good_S3[:, 2] == 0).sum())
 
     def check(self, task: Task, worker: Worker, spots_at: SpotsAt, kept: Kept) -> tuple[Tensor, Tensor]:
-        """The global losses (S,) of the steps so far and the gradient norms of those that were taken, on the host, once
-        all are known to be finite.
+        """Return the global losses (S,) of the steps so far and the gradient norms of those that were taken, on the
+        host, once all are known to be finite.
 
         Every rank must call it. Raises NotFiniteError on every rank alike, naming the first step that was not finite,
         the spots and sections at fault, and the last good checkpoint `kept`.
@@ -86,7 +86,9 @@ class Steps:
     def _fail(
         self, place_of_step: int, host_S3: Tensor, task: Task, worker: Worker, spots_at: SpotsAt, kept: Kept
     ) -> NoReturn:
-        """`place_of_step` counts the steps that are not yet known to be good."""
+        """Raise the error of the first step at fault; `place_of_step` counts the steps that are not yet known to be
+        good.
+        """
         loss, norm, _ = host_S3[place_of_step].tolist()
         step = len(self._good_S3) + place_of_step
         place = f"{self._prefix} epoch {self._epoch + 1}, step {step + 1} of {task.plan.steps}"
@@ -110,14 +112,14 @@ class Steps:
 
 
 def _gathered(bad_n: Tensor, places: np.ndarray, worker: Worker) -> np.ndarray:
-    """Those of the global batch's `places` that are bad on the rank that holds them; the same on every rank."""
+    """Return those of the global batch's `places` that are bad on the rank that holds them; the same on every rank."""
     bad_N = torch.zeros(len(places), device=worker.device)
     bad_N[share(len(places))] = bad_n.to(bad_N)
     return places[worker.all_reduce(bad_N).cpu().numpy() > 0]
 
 
 def sections(places: np.ndarray | None, spots_at: SpotsAt) -> str:
-    """Sections and some of their spots, for a message."""
+    """Return sections and some of their spots, for a message."""
     if places is None:
         return "spots that were not watched"
     try:

@@ -45,11 +45,11 @@ class FrozenFeatures:
                 self._views_KNF[view, start : start + CHUNK] = gather_rows(local_nF, len(positions)).cpu()
 
     def gather(self, positions: np.ndarray, epoch: int) -> Tensor:
-        """Features (n, F) of the spots at `positions`, of the view that each spot has drawn for this epoch."""
+        """Gather features (n, F) of the spots at `positions`, of the view that each spot has drawn for this epoch."""
         return self._views_KNF[torch.from_numpy(self.view(epoch)[positions]), torch.from_numpy(positions)]
 
     def view(self, epoch: int) -> np.ndarray:
-        """Which view every spot shows in an epoch, (N,): a function of seed, epoch and spot alone."""
+        """Return which view every spot shows in an epoch, (N,): a function of seed, epoch and spot alone."""
         views, n = self._views_KNF.shape[:2]
         return numpy_generator(self._seed, "view", epoch).integers(0, views, size=n)
 

@@ -15,7 +15,7 @@ from stray.train.results import ResultFolder
 
 @dataclass(frozen=True)
 class GeneEncoder:
-    """What codes genes, and the panel that it takes them in."""
+    """Trained gene encoder, and the panel that it takes."""
 
     model: GeneModel
     """In eval mode."""
@@ -30,7 +30,7 @@ class GeneEncoder:
 
 
 def load_gene_encoder(path: str) -> GeneEncoder:
-    """The encoder of a gene stage's folder. Raises InputError when there is none, or it is not whole."""
+    """Load the encoder of a gene stage's folder. Raises InputError when there is none, or it is not whole."""
     folder = ResultFolder(path)
     folder.require("gene", "`stray train` leaves them as OUTPUT/NAME/gene-...")
     tree = folder.read_json("config.json")

@@ -15,7 +15,7 @@ GeneModel = GeneVae | Pca | LogCounts
 
 
 def build_gene_model(config: GeneModelConfig, *, n_genes: int, n_batches: int, n_classes: int, seed: int) -> GeneModel:
-    """The model; its weights are a function of the seed alone. `n_classes` counts for scANVI."""
+    """Build the model; its weights are a function of the seed alone. `n_classes` counts for scANVI."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(seed, "gene", "init").initial_seed())
         match config:
@@ -30,6 +30,6 @@ def build_gene_model(config: GeneModelConfig, *, n_genes: int, n_batches: int, n
 
 
 def without_classes(config: ScanviConfig) -> ScviConfig:
-    """The scVI that a scANVI of these settings holds."""
+    """Return the scVI that a scANVI of these settings holds."""
     shared = {name: getattr(config, name) for name in ScviConfig.__dataclass_fields__ if name != "kind"}
     return ScviConfig(**shared)

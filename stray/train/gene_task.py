@@ -46,7 +46,7 @@ class GeneBatch:
     class_m: Tensor | None = None
 
     def to(self, device: torch.device) -> GeneBatch:
-        """The same on a device."""
+        """Return the batch on a device."""
         moved = [None if t is None else t.to(device, non_blocking=True) for t in vars(self).values()]
         return GeneBatch(*moved)  # pyright: ignore[reportArgumentType]
 
@@ -129,7 +129,7 @@ class GeneTask:
         return len(self._held_out)
 
     def gather(self, positions: np.ndarray, noise: Noise | None = None) -> GeneBatch:
-        """The spots at `positions` of the training spots, and this rank's labelled spots of the step."""
+        """Gather the spots at `positions` of the training spots, and this rank's labelled spots of the step."""
         batch = self._read(self._train[positions])
         if self._labelled is not None and noise is not None:
             labelled = self._labelled.batch(noise.epoch, noise.step)
@@ -138,7 +138,7 @@ class GeneTask:
         return batch
 
     def step(self, batch: GeneBatch, noise: Noise) -> StepOutput:
-        """One draw of z; this rank's spots' terms over the global count."""
+        """Return the terms of this rank's spots at one draw of z, over the global count."""
         batch = batch.to(self.device)
         terms = self._loss(batch.x, batch.batch_n, noise)
         weight = kl_weight(self.model, noise.epoch, self.epochs, noise.epoch * self.plan.steps + noise.step)
@@ -161,18 +161,19 @@ class GeneTask:
         return StepOutput(loss, sums, len(batch.x), finite)
 
     def spots(self, name: str, epoch: int, step: int) -> np.ndarray:
-        """Places among all spots of the counts: of the step's batch, or of its labelled batch."""
+        """Return places among all spots of the counts: of the step's batch, or of its labelled batch."""
         if name == LABELLED and self._labelled is not None:
             return self._labelled.batch(epoch, step)
         return self._train[self.plan.batches(epoch)[step]]
 
     def after_step(self) -> None:
-        """Nothing follows the step."""
+        """Do nothing: no parameter needs clamping."""
 
     @torch.no_grad()
     def validate(self, epoch: int) -> Averages:
-        """ELBO per spot (nats, one keyed draw of z) on the held-out tenth of the training patients' spots, and how
-        separate their codes (posterior means) are by batch, where low is good, and by class, where high is good.
+        """Return the ELBO per spot (nats, one keyed draw of z) on the held-out tenth of the training patients' spots,
+        and how separate their codes (posterior means) are by batch, where low is good, and by class, where high is
+        good.
 
         scANVI learns from every label: of its codes the separation of classes is no held-out measure.
         """
@@ -215,7 +216,7 @@ class GeneTask:
 
 @torch.no_grad()
 def _finite(x: SparseCounts, terms: GeneLoss) -> dict[str, Tensor]:
-    """Whether what each spot gives is finite, (n,), in the order of computing.
+    """Return whether what each spot gives is finite, (n,), in the order of computing.
 
     The posterior comes first: a draw of it that is not finite reaches every spot of the batch through the decoder's
     batch norm.
@@ -229,7 +230,7 @@ def _finite(x: SparseCounts, terms: GeneLoss) -> dict[str, Tensor]:
 
 
 def _sums(terms: GeneLoss) -> dict[str, Tensor]:
-    """What is logged of a batch, summed over its spots."""
+    """Return the logged terms of a batch, summed over its spots."""
     sums = {
         "reconstruction": terms.reconstruction_n.sum(),
         "kl": (terms.kl_n + terms.kl_library_n).sum(),

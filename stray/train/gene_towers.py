@@ -1,4 +1,4 @@
-"""What the gene tower of a contrastive stage takes: the gene stage's codes, or counts and what is tuned."""
+"""Inputs of the contrastive stage's gene tower: the gene stage's codes, or counts when the tower is trained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from stray.train.stages import ImageStage, StageData
 
 
 def tower_input(stage: ImageStage, data: StageData) -> tuple[Tensor | Counts, TunedTower | None]:
-    """Of the stage's rows the frozen codes (N, Z) or the counts over the panel, and the gene tower where it is tuned.
+    """Return the gene-tower input for the stage's rows: frozen codes (N, Z), or counts over the panel when the tower is
+    tuned; and the tower then.
 
     Raises InputError when a tower needs a gene stage that has left no trained encoder, or codes that are not finite.
     """
@@ -33,7 +34,7 @@ def tower_input(stage: ImageStage, data: StageData) -> tuple[Tensor | Counts, Tu
 
 
 def _codes(stage: ImageStage, data: StageData) -> Tensor:
-    """Frozen gene codes (N, Z) of the stage's rows, as the gene stage left them.
+    """Return frozen gene codes (N, Z) of the stage's rows, as the gene stage left them.
 
     Raises InputError where some are not finite: the tower that standardises them would pass that on to all.
     """

@@ -1,4 +1,4 @@
-"""What tells, epoch by epoch, that a training goes nowhere: losses at their chance level, codes in one point."""
+"""Detection of stalled training, epoch by epoch: losses at their chance level, collapsed embeddings."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ Epoch = Mapping[str, float]
 
 
 def epochs_at_chance(history: Sequence[Epoch], optim: OptimConfig, epochs: int) -> dict[str, float]:
-    """`EPOCHS_AT_CHANCE`: the last epochs in a row after the warm-up in which one and the same loss was stuck at
-    chance, of the loss that was it longest; {} where no loss has a chance level.
+    """Return the metric `EPOCHS_AT_CHANCE`: the last epochs in a row after the warm-up in which one and the same loss
+    was stuck at chance, of the loss that was it longest; {} where no loss has a chance level.
     """
     counts = [_in_a_row(_stuck(history, name), optim, epochs) for name in _losses(history)]
     return {EPOCHS_AT_CHANCE: float(max(counts))} if counts else {}
 
 
 def warnings(prefix: str, history: Sequence[Epoch], optim: OptimConfig, epochs: int) -> Iterator[tuple[str, str]]:
-    """(subject, text) of what the last epoch of `history` is to be warned of, each once in a row of epochs.
+    """Yield (subject, text) of what the last epoch of `history` is to be warned of, each once in a row of epochs.
 
     `epochs` is how many the training has in all, of which `optim.warmup_share` are the warm-up.
     """
@@ -60,7 +60,7 @@ def warnings(prefix: str, history: Sequence[Epoch], optim: OptimConfig, epochs: 
 
 
 def _losses(history: Sequence[Epoch]) -> list[str]:
-    """The losses that have a chance level."""
+    """Return the losses that have a chance level."""
     names = history[-1] if history else {}
     return sorted(name for name in names if name.startswith("loss_") and _chance(name) in names)
 
@@ -70,7 +70,7 @@ def _chance(loss: str) -> str:
 
 
 def _stuck(history: Sequence[Epoch], loss: str) -> list[bool]:
-    """Of each epoch, whether the loss was at or above chance and no lower than before."""
+    """Return for each epoch whether the loss was at or above chance and no lower than before."""
     found, lowest = [], -math.inf
     for epoch in history:
         value, level = epoch[loss], epoch[_chance(loss)]
@@ -81,6 +81,6 @@ def _stuck(history: Sequence[Epoch], loss: str) -> list[bool]:
 
 
 def _in_a_row(holds: Sequence[bool], optim: OptimConfig, epochs: int) -> int:
-    """How many of the last epochs, those of the warm-up left out, something holds of in a row."""
+    """Count the last epochs in a row, those of the warm-up left out, for which something holds."""
     after = holds[math.ceil(optim.warmup_share * epochs) :]
     return next((count for count, held in enumerate(reversed(after)) if not held), len(after))

@@ -8,7 +8,7 @@ import numpy as np
 def hold_out(
     places: np.ndarray, group_N: np.ndarray, share: float, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Those of `places` that train, and the `share` of each group that does not; both in ascending order.
+    """Return those of `places` that train, and the `share` of each group that does not; both in ascending order.
 
     `group_N` numbers or names the group at each place there is. At least one spot of a group always trains.
     """

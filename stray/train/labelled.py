@@ -27,12 +27,12 @@ class LabelledPlan:
         self._epoch = lru_cache(maxsize=2)(self._draw)
 
     def batch(self, epoch: int, step: int) -> np.ndarray:
-        """Positions among the training spots of the global labelled batch of this step."""
+        """Return the positions among the training spots of the global labelled batch of this step."""
         chosen = self._epoch(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
         return self.positions[chosen]
 
     def _draw(self, epoch: int) -> np.ndarray:
-        """Places among the labelled spots for every step of the epoch."""
+        """Return places among the labelled spots for every step of the epoch."""
         needed = self._steps * self.batch_size
         generator = numpy_generator(self._seed, "labelled", epoch)
         if not self._balanced:
@@ -47,6 +47,6 @@ class LabelledPlan:
 
 
 def _in_turn(values: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """`count` of the values: shuffled, all of them before one comes again."""
+    """Return `count` of the values: shuffled, all of them before one comes again."""
     rounds = -(-count // len(values))
     return np.concatenate([generator.permutation(values) for _ in range(rounds)])[:count]

@@ -38,7 +38,7 @@ class LocalData:
         self._encoded: list[EncodedBlock] | None = None
 
     def patches(self, rows: np.ndarray) -> PatchSource:
-        """Patches of the global rows. Raises InputError naming the file and row group that cannot be read."""
+        """Return patches of the global rows. Raises InputError naming the file and row group that cannot be read."""
         if self._residence == "streamed":
             return StreamedPatches(self._dataset, rows, self._decoder)
         if self._residence == "encoded":
@@ -50,13 +50,13 @@ class LocalData:
         return Patches(self._decoded, rows)
 
     def counts(self, panel: Panel, rows: np.ndarray) -> Counts:
-        """Counts over `panel` of the global rows."""
+        """Return counts over `panel` of the global rows."""
         index, n_genes = np.array(panel.index), self._dataset.manifest.n_genes
         files = fragments(self._dataset, counts=True)
         return Counts([block for file in files for block in read_counts(file, index, n_genes)], rows)
 
     def spots(self, rows: np.ndarray) -> SpotTable:
-        """What is known of the global rows besides."""
+        """Return further facts about the global rows."""
         return self._dataset.spots().take(rows)
 
     def require_unchanged(self) -> None:

@@ -12,7 +12,7 @@ GIB = 2**30
 
 
 def process_memory(name: str) -> int:
-    """This process's `VmRSS` (resident now) or `VmHWM` (at its peak) in bytes; 0 where the system does not tell.
+    """Return this process's `VmRSS` (resident now) or `VmHWM` (at its peak) in bytes; 0 where the system does not tell.
 
     Not `ru_maxrss`: that begins with the parent's. Both count what is read of shared memory, such as Ray's object
     store, though it is there once for all processes.
@@ -23,7 +23,7 @@ def process_memory(name: str) -> int:
 
 
 def peak_memory(worker: Worker) -> dict[str, float]:
-    """The most that a worker has taken since its process began, of the worker that took most, in GiB:
+    """Return the most that a worker has taken since its process began, of the worker that took most, in GiB:
     `peak_memory_gib`, and beside GPUs `peak_gpu_memory_gib`. Every rank must call it.
     """
     taken = {"peak_memory_gib": process_memory("VmHWM")}

@@ -21,7 +21,7 @@ from stray.train.results import ResultFolder
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What `stray embed` and `stray predict` use."""
+    """Trained encoder with its probe, as `stray embed` and `stray predict` use it."""
 
     encoder: ImageCoder
     probe: Probe | None
@@ -33,7 +33,7 @@ class TrainedModel:
 
     @torch.no_grad()
     def features(self, patches_nHWC: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
-        """Features (n, dim) float32 of uint8 patches (n, px, px, 3)."""
+        """Return features (n, dim) float32 of uint8 patches (n, px, px, 3)."""
         batch = torch.from_numpy(patches_nHWC).permute(0, 3, 1, 2).to(device)
         return self.encoder.eval()(batch.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
 
@@ -50,7 +50,7 @@ class Classifier(nn.Module):
         self.bias_K = nn.Buffer(torch.from_numpy(probe.bias_K).float())
 
     def forward(self, patches_nHWC: Tensor) -> Tensor:
-        """Class probabilities (n, K) of patches (n, px, px, 3) with values 0 to 255, in the order of the probe's
+        """Return class probabilities (n, K) of patches (n, px, px, 3) with values 0 to 255, in the order of the probe's
         classes.
         """
         features_nD = self.encoder(patches_nHWC.permute(0, 3, 1, 2).float() / 255.0)
@@ -106,7 +106,7 @@ def load(path: str, *, trust_code: bool = False) -> TrainedModel:
 
 
 def check_patches(model: TrainedModel, patch: PatchConfig, dataset: str) -> None:
-    """Raises InputError when a dataset's patches are of another size than those that the model was trained on."""
+    """Raise InputError when a dataset's patches are of another size than those that the model was trained on."""
     if (patch.size_um, patch.size_px) != (model.patch.size_um, model.patch.size_px):
         what = f"patches of {patch.size_um:g} um at {patch.size_px} px; the model was trained on "
         what += f"{model.patch.size_um:g} um at {model.patch.size_px} px"

@@ -1,4 +1,4 @@
-"""What is seen of the contrastive stage's codes after every epoch: retrieval on spots held out, and collapse."""
+"""Monitoring of the contrastive stage's embeddings after every epoch: retrieval on held-out spots, and collapse."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PairWatch:
         _, self._section_N = np.unique(section_N.astype(str), return_inverse=True)
 
     def measure(self, code: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Measured:
-        """`retrieval` among all held-out spots (`validation_...`) and within their section
+        """Measure `retrieval` among all held-out spots (`validation_...`) and within their section
         (`validation_section_...`), and `collapse` of their codes: from rank 0, nothing from the others.
 
         `code` gives the image and gene codes (n, D) of patches and of what the gene tower takes, both on the host.
@@ -70,7 +70,9 @@ class PairWatch:
 
 
 def collapse(image_ND: Tensor, gene_ND: Tensor) -> Measured:
-    """Spread and effective rank of the codes (N, D) of the images and of the genes, which all ranks hold alike."""
+    """Return spread and effective rank of the codes (N, D) of the images and of the genes, which all ranks hold
+    alike.
+    """
     return _from_first(_collapse(image_ND.cpu().numpy(), gene_ND.cpu().numpy()), image_ND.device)
 
 
@@ -83,7 +85,7 @@ def _collapse(image_ND: np.ndarray, gene_ND: np.ndarray) -> dict[str, float]:
 
 
 def _from_first(found: dict[str, float], device: torch.device) -> Measured:
-    """What rank 0 found: decisions and warnings of all ranks must rest on the same digits."""
+    """Return what rank 0 found: decisions and warnings of all ranks must rest on the same digits."""
     count = float(rank() == 0)
     values = torch.tensor(list(found.values()), dtype=torch.float64, device=device) * count
     return dict(zip(found, values.unbind(), strict=True)), count

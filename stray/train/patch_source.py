@@ -1,4 +1,4 @@
-"""What the training asks of the patches, wherever they lie."""
+"""Protocol of a source of patches, wherever they lie."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class PatchSource(Protocol):
     """The global rows."""
 
     def __len__(self) -> int:
-        """How many rows."""
+        """Return the number of rows."""
         ...
 
     def expect(self, upcoming: Sequence[np.ndarray]) -> None:
-        """Told the positions of the batches that will be gathered next, in their order. What is gathered never depends
-        on it; how often a source reads its files may.
+        """Take note of the positions of the batches that will be gathered next, in their order. What is gathered never
+        depends on it; how often a source reads its files may.
         """
         ...
 
     def gather(self, positions: np.ndarray) -> Tensor:
-        """Patches (n, 3, px, px) uint8, channels last in memory. Called by one thread at a time.
+        """Gather patches (n, 3, px, px) uint8, channels last in memory. Called by one thread at a time.
 
         Raises InputError that names file, row group and row of a patch that is read or decoded here and cannot be.
         """

@@ -1,4 +1,4 @@
-"""Which spots form which batch: a function of (seed, epoch, step), never of the number of workers or of timing."""
+"""Plan of batches: a function of (seed, epoch, step), never of the number of workers or of timing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class BatchPlan:
     smallest: int = 2
 
     def sizes(self) -> list[int]:
-        """Spots in each global batch of an epoch."""
+        """Return the number of spots in each global batch of an epoch."""
         if self.count <= self.batch_size:
             return [self.count]
         whole, rest = divmod(self.count, self.batch_size)
@@ -42,7 +42,7 @@ class BatchPlan:
         return len(self.sizes())
 
     def batches(self, epoch: int) -> list[np.ndarray]:
-        """The epoch's global batches: positions 0..count-1 among the training spots."""
+        """Return the epoch's global batches: positions 0..count-1 among the training spots."""
         order = numpy_generator(self.seed, "plan", epoch).permutation(self.count)
         ends = np.cumsum(self.sizes())
         return [order[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]

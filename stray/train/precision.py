@@ -1,4 +1,4 @@
-"""In what numbers a stage multiplies: how exact products of float32 matrices are, and half precision."""
+"""Matrix-product precision and autocast dtype."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 
 @contextmanager
 def matrix_products(precision: Literal["fp32", "mixed"]) -> Iterator[None]:
-    """Within, products of float32 matrices are exact, or of torch's `medium` precision: their factors may be rounded
-    (to bf16 or TF32) where the hardware is faster at it, their sums are float32.
+    """Set the precision of float32 matrix products within the context: exact, or torch's `medium`, in which factors may
+    be rounded (to bf16 or TF32) where the hardware is faster at it and sums are float32.
 
     On a CPU without such hardware `medium` rounds nothing, and still multiplies by oneDNN, which can be twice as fast
     as the library behind exact products.
@@ -26,14 +26,14 @@ def matrix_products(precision: Literal["fp32", "mixed"]) -> Iterator[None]:
 
 
 def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """What the towers multiply in under `precision`; None: in the type of their weights."""
+    """Return the dtype of the towers' products under `precision`; None: the type of their weights."""
     if precision == "auto":
         return torch.bfloat16 if multiplies_bf16(device) else None
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 faster than fp32."""
+    """Return whether the device multiplies bf16 faster than fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # A private name, so its absence means no.

@@ -20,7 +20,7 @@ class Prefetcher:
         self.waited_s = 0.0
 
     def over(self, keys: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        """Each key with its batch, in order. An error in gathering is raised where its batch is asked for."""
+        """Yield each key with its batch, in order. An error in gathering is raised where its batch is asked for."""
         if self._ahead == 0:
             for key in keys:
                 yield key, self._timed(lambda key=key: self._gather(key))

@@ -31,7 +31,7 @@ class ResidentCounts:
         )
 
     def entries(self, positions: np.ndarray) -> SparseCounts:
-        """Counts (n, G) of the spots at `positions` as their non-zero entries, float32, on the device."""
+        """Return counts (n, G) of the spots at `positions` as their non-zero entries, float32, on the device."""
         total = int(self._length_N[positions].sum())
         place_n = torch.from_numpy(positions).to(self.device, non_blocking=True)
         length_n = self._lengths_N[place_n]
@@ -50,7 +50,9 @@ class ResidentCounts:
 
 
 def _narrow(values: np.ndarray) -> Tensor:
-    """As 16 bits where they fit: torch gathers int16, not uint16, so the bits are kept and the sign undone later."""
+    """Return counts as 16 bits where they fit: torch gathers int16, not uint16, so the bits are kept and the sign
+    undone later.
+    """
     if values.max(initial=0) < 2**16:
         return torch.from_numpy(values.astype(np.uint16).view(np.int16))
     return torch.from_numpy(values.astype(np.int64))

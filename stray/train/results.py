@@ -29,7 +29,9 @@ T = TypeVar("T")
 
 
 def digest(*parts: Any) -> str:
-    """A short digest of settings (dataclasses, arrays, plain values): the key under which a result is found again."""
+    """Return a short digest of settings (dataclasses, arrays, plain values): the key under which a result is found
+    again.
+    """
     blake = hashlib.blake2b(digest_size=8)
     for part in parts:
         if isinstance(part, np.ndarray):
@@ -141,7 +143,7 @@ class ResultFolder:
         self.write_bytes(name, json.dumps(tree, indent=1).encode())
 
     def read_json(self, name: str) -> Any:
-        """Inverse of `write_json`. Raises InputError when it cannot be read."""
+        """Read what `write_json` wrote. Raises InputError when it cannot be read."""
         return self.read_with(name, json.loads)
 
     def write_array(self, name: str, array: np.ndarray) -> None:
@@ -151,7 +153,7 @@ class ResultFolder:
         self.write_bytes(name, buffer.getvalue())
 
     def read_array(self, name: str) -> np.ndarray:
-        """Inverse of `write_array`. Raises InputError when it cannot be read."""
+        """Read what `write_array` wrote. Raises InputError when it cannot be read."""
         return self.read_with(name, lambda content: np.load(io.BytesIO(content), allow_pickle=False))
 
     def write_weights(self, name: str, state: dict[str, Any]) -> None:
@@ -161,7 +163,7 @@ class ResultFolder:
         self.write_bytes(name, buffer.getvalue())
 
     def read_weights(self, name: str) -> dict[str, Any]:
-        """Inverse of `write_weights`, on the CPU. Raises InputError when it cannot be read."""
+        """Read what `write_weights` wrote, on the CPU. Raises InputError when it cannot be read."""
         return self.read_with(
             name, lambda content: torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
         )
@@ -203,7 +205,7 @@ class ResultFolder:
         return info if info.type == fs.FileType.File else None
 
     def _names(self) -> list[str]:
-        """The files of the folder but its mark and what a killed process left half-written."""
+        """Return the files of the folder but its mark and what a killed process left half-written."""
         filesystem, inner = storage.resolve(self.path)
         infos = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
         names = [info.base_name for info in infos if info.type == fs.FileType.File]

@@ -66,7 +66,9 @@ def run_stage(
 
 
 def _agree(done: bool, worker: Worker) -> bool:
-    """What rank 0 found (`done` is false elsewhere): the workers must not differ on whether there is a stage to run."""
+    """Return what rank 0 found (`done` is false elsewhere): the workers must not differ on whether there is a stage to
+    run.
+    """
     found = torch.tensor([float(done)], device=worker.device)
     return bool(worker.all_reduce(found) > 0)
 
@@ -116,7 +118,7 @@ def _run_gene(stage: GeneStage, data: StageData, worker: Worker, train: Callable
 
 
 def _selection(stage: GeneStage, task: GeneTask) -> Selection | None:
-    """Decisions by the ELBO of held-out spots; None where none are held out.
+    """Return the selection by the ELBO of held-out spots; None where none are held out.
 
     Raises InputError when a setting watches that ELBO and every batch is too small to hold a spot out.
     """
@@ -135,7 +137,7 @@ def _selection(stage: GeneStage, task: GeneTask) -> Selection | None:
 
 
 def _fitted(stage: GeneStage, counts: Counts) -> GeneModel:
-    """A model that is fitted in one pass; every rank fits the same, the counts lie on its node."""
+    """Fit a model in one pass; every rank fits the same, the counts lie on its node."""
     config = stage.config
     module = build_gene_model(config.model, n_genes=counts.n_genes, n_batches=1, n_classes=0, seed=stage.seed)
     if isinstance(module, Pca):
@@ -165,7 +167,7 @@ def _run_codes(stage: CodesStage, data: StageData, worker: Worker) -> None:
 
 
 def _over_all(code: Callable[[Tensor], Tensor], counts: Counts, worker: Worker) -> Tensor:
-    """`code` of every position, on the host of every rank; each rank computes its share."""
+    """Return `code` of every position, on the host of every rank; each rank computes its part."""
     mine = np.arange(len(counts))[share(len(counts))]
     chunks = [mine[i : i + CHUNK] for i in range(0, len(mine), CHUNK)] or [mine]
     local = torch.cat([code(counts.gather(chunk).to(worker.device)) for chunk in chunks])
@@ -219,7 +221,7 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callab
 
 
 def _split(stage: ImageStage) -> tuple[ImageStage, ImageStage | None]:
-    """The stage on the spots that train, and on those held out; None where there are none."""
+    """Split the stage into the spots that train and those held out; None where there are none."""
     share, places = stage.config.validation_share, np.arange(len(stage.rows))
     if share == 0:
         return stage, None
@@ -235,7 +237,7 @@ def _watch(stage: ImageStage, data: StageData) -> PairWatch:
 
 
 def untrained(config: ImageConfig, seed: int) -> ImageEncoder:
-    """The image encoder as the contrastive stage would start it, but for the draw of its random weights."""
+    """Return the image encoder as the contrastive stage would start it, but for the draw of its random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(seed, "untrained", "init").initial_seed())
         return ImageEncoder(config)

@@ -18,7 +18,7 @@ PLACE = "contrastive.batches"
 
 
 def check_batches(config: BatchesConfig, patient_N: np.ndarray, class_N: np.ndarray | None) -> None:
-    """Raises InputError when there are fewer patients than a batch asks for, or no class to balance over is known."""
+    """Raise InputError when there are fewer patients than a batch asks for, or no class to balance over is known."""
     wanted, found = config.patients_per_batch, len(np.unique(patient_N.astype(str)))
     problems = []
     if wanted is not None and wanted > found:
@@ -57,7 +57,7 @@ class SampledPlan(BatchPlan):
         return [generator.permutation(pool.take(size)) for size in self.sizes()]
 
     def repeated(self, epoch: int, step: int) -> float:
-        """Share of a batch's places that a spot fills again which is in it already."""
+        """Return the share of a batch's places that a spot fills again which is in it already."""
         batch = self.batches(epoch)[step]
         return 1.0 - len(np.unique(batch)) / len(batch)
 
@@ -74,7 +74,7 @@ class SampledPlan(BatchPlan):
         return self._within(everyone, generator)
 
     def _within(self, spots: np.ndarray, generator: np.random.Generator) -> _Pool:
-        """Of some spots: balanced over their classes where classes are balanced."""
+        """Return a pool of some spots: balanced over their classes where classes are balanced."""
         if self.config.sampling != "classes":
             return _Turns(spots, generator)
         assert self.class_N is not None
@@ -88,12 +88,12 @@ class SampledPlan(BatchPlan):
 
 
 def _split(spots: np.ndarray, group: np.ndarray) -> dict[str, np.ndarray]:
-    """The spots of each group, by the groups' names in their order; `group` names that of each spot."""
+    """Return the spots of each group, by the groups' names in their order; `group` names that of each spot."""
     return {str(name): spots[group == name] for name in np.unique(group.astype(str))}
 
 
 def chosen(weight_P: np.ndarray, k: int, steps: int, generator: np.random.Generator) -> list[np.ndarray]:
-    """`k` different ones of P for each step, each in proportion to its weight but at most once a step.
+    """Return `k` different ones of P for each step, each in proportion to its weight but at most once a step.
 
     Systematic sampling: inclusion probabilities laid end to end on a line of length k, read at points 1 apart. Starting
     points that are evenly spaced over the steps give each its expected number of steps, rounded up or down.
@@ -114,7 +114,7 @@ def chosen(weight_P: np.ndarray, k: int, steps: int, generator: np.random.Genera
 
 
 class _Pool(Protocol):
-    """What spots are drawn from."""
+    """Pool that spots are drawn from."""
 
     @property
     def size(self) -> int:
@@ -122,7 +122,7 @@ class _Pool(Protocol):
         ...
 
     def take(self, count: int) -> np.ndarray:
-        """The next `count`, in any order; different ones where there are enough."""
+        """Return the next `count`, in any order; different ones where there are enough."""
         ...
 
 
@@ -190,8 +190,8 @@ class _OfSome:
 
 
 def equal_parts(count: int, size_K: np.ndarray) -> np.ndarray:
-    """`count` in K parts, equal but for one, none larger than its size while another has room; past all sizes, equal
-    again.
+    """Return `count` in K parts, equal but for one, none larger than its size while another has room; past all sizes,
+    equal again.
     """
     over = max(0, count - int(size_K.sum()))
     base, extra = divmod(over, len(size_K))
@@ -207,7 +207,7 @@ def equal_parts(count: int, size_K: np.ndarray) -> np.ndarray:
 def plan_of(
     config: ContrastiveConfig, count: int, seed: int, patient_N: np.ndarray | None, label_N: np.ndarray | None
 ) -> BatchPlan:
-    """The batches of a contrastive stage over `count` spots, of patients and classes (N,) where these are known.
+    """Return the batches of a contrastive stage over `count` spots, of patients and classes (N,) where these are known.
 
     Raises InputError as `check_batches` does.
     """

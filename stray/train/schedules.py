@@ -8,8 +8,8 @@ from stray.config import OptimConfig, ScviConfig
 
 
 def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
-    """Learning rate of global step `step` (counted from 0) of `total_steps`: a linear warm-up, then constant or
-    cosine.
+    """Return the learning rate of global step `step` (counted from 0) of `total_steps`: a linear warm-up, then constant
+    or cosine.
     """
     warmup = round(config.warmup_share * total_steps)
     if step < warmup:
@@ -21,8 +21,8 @@ def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
 
 
 def kl_weight(config: ScviConfig, epoch: int, epochs: int, step: int) -> float:
-    """Weight of the KL term in epoch `epoch` of `epochs` at global step `step`: rises linearly from 0, by epochs or by
-    steps as `config` says.
+    """Return the weight of the KL term in epoch `epoch` of `epochs` at global step `step`: rises linearly from 0, by
+    epochs or by steps as `config` says.
     """
     done, warmup = float(epoch), config.kl_warmup_share * epochs
     if config.kl_warmup_steps is not None:

@@ -1,4 +1,4 @@
-"""What is decided on the way: when to stop, which weights to keep, when to lower the learning rate.
+"""Decisions during training: when to stop, which weights to keep, when to lower the learning rate.
 
 Every decision is a function of the history of global metrics alone: all workers take it alike, and a resumed run
 takes it again.
@@ -28,17 +28,17 @@ class Selection:
     """Whether the weights of the best epoch are kept rather than the last's."""
 
     def best(self, history: History) -> int | None:
-        """The best epoch so far, the first of equals; None where no epoch counts yet."""
+        """Return the best epoch so far, the first of equals; None where no epoch counts yet."""
         scores = {epoch: metrics[self.metric] for epoch, metrics in enumerate(history) if epoch >= self.start}
         return max(scores, key=lambda epoch: (scores[epoch], -epoch)) if scores else None
 
     def stops(self, history: History) -> bool:
-        """Whether enough epochs have passed since the best."""
+        """Return whether enough epochs have passed since the best."""
         best = self.best(history)
         return self.patience is not None and best is not None and len(history) - 1 - best >= self.patience
 
     def rate_factor(self, history: History, optim: OptimConfig) -> float:
-        """What the learning rate is multiplied by in the next epoch: `plateau_factor` for every plateau so far.
+        """Return the learning-rate multiplier of the next epoch: `plateau_factor` for every plateau so far.
 
         A plateau is `plateau_patience` epochs without a better metric, counted anew after each (as in torch's
         ReduceLROnPlateau with no threshold).

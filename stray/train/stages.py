@@ -33,15 +33,15 @@ class StageData(Protocol):
         ...
 
     def patches(self, rows: np.ndarray) -> PatchSource:
-        """Patches of the global rows."""
+        """Return patches of the global rows."""
         ...
 
     def counts(self, panel: Panel, rows: np.ndarray) -> Counts:
-        """Counts over `panel` of the global rows."""
+        """Return counts over `panel` of the global rows."""
         ...
 
     def spots(self, rows: np.ndarray) -> SpotTable:
-        """What is known of the global rows besides; read when it is asked for, for a message."""
+        """Return further facts about the global rows; read when asked for, for a message."""
         ...
 
     def require_unchanged(self) -> None:
@@ -183,7 +183,9 @@ class ImageStage:
         return self.train and self.config.gene_tower.kind in ("frozen", "tuned")
 
     def at(self, places: np.ndarray) -> ImageStage:
-        """The same stage on some of its rows, to be trained or watched; its results have no folder of their own."""
+        """Return the same stage on some of its rows, to be trained or watched; its results have no folder of their
+        own.
+        """
         of = [values if values is None else values[places] for values in (self.label, self.patient, self.section)]
         stream = None if self.stream is None else self.stream.at(places)
         return replace(self, rows=self.rows[places], label=of[0], patient=of[1], section=of[2], stream=stream)

@@ -17,7 +17,7 @@ RATE_SHARE = "rate_share"
 
 
 def build_optimizer(module: torch.nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Adam, or AdamW where the decay is decoupled; neither decays scalars, biases and norms when decoupled.
+    """Return Adam, or AdamW where the decay is decoupled; neither decays scalars, biases and norms when decoupled.
 
     One group for each share of the learning rate (and, when decoupled, for what is decayed and what is not); shares
     below 1 are kept under `RATE_SHARE`, and the group's learning rate has it in already.
@@ -38,8 +38,8 @@ def build_optimizer(module: torch.nn.Module, config: OptimConfig) -> torch.optim
 
 
 def rate_shares(module: torch.nn.Module, config: OptimConfig) -> dict[str, float]:
-    """Each parameter's share of the learning rate, by name: layer_decay^depth in image encoders (depth as they count
-    it), what a tuned gene tower says in it, 1 elsewhere.
+    """Return each parameter's learning-rate multiplier, by name: layer_decay^depth in image encoders (depth as they
+    count it), what a tuned gene tower says in it, 1 elsewhere.
     """
     shares = {name: 1.0 for name, _ in module.named_parameters()}
     if isinstance(config, ContrastiveOptimConfig):
@@ -77,7 +77,7 @@ class TrainState:
 
     @staticmethod
     def start(module: torch.nn.Module, config: OptimConfig, scaler: torch.amp.GradScaler | None = None) -> TrainState:
-        """The state before the first step; `module` must be on its device. `scaler` where gradients are fp16."""
+        """Return the state before the first step; `module` must be on its device. `scaler` where gradients are fp16."""
         average = None
         if isinstance(config, ContrastiveOptimConfig) and config.ema_decay is not None:
             average = WeightAverage(module, config.ema_decay)
@@ -104,16 +104,16 @@ class TrainState:
             self.module.load_state_dict(self.average.weights)
 
     def between_steps(self, step: int, so_far: dict[str, Any]) -> None:
-        """The first `step` steps of the epoch are done, with what they came to."""
+        """Record that the first `step` steps of the epoch are done, with their values."""
         self.step, self.so_far = step, so_far
 
     def epoch_over(self, metrics: dict[str, float]) -> None:
-        """The epoch is done, with its metrics."""
+        """Record that the epoch is done, with its metrics."""
         self.epoch, self.step, self.so_far = self.epoch + 1, 0, None
         self.history.append(metrics)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on from here."""
+        """Return everything needed to continue from here."""
         state = {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),

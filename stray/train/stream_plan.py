@@ -18,7 +18,7 @@ from stray.train.plan import BatchPlan
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stream:
-    """How the spots of a stage are streamed: all that its batches are a function of, but for seed and epoch."""
+    """Settings of a stream of spots: all that its batches are a function of, but for seed and epoch."""
 
     window: int
     """Spots from which the next one is drawn."""
@@ -26,17 +26,17 @@ class Stream:
     """The shard (row group of a file) that holds each spot; shards are numbered in the order of the files."""
 
     def at(self, places: np.ndarray) -> Stream:
-        """The same of some of the spots."""
+        """Return the stream of some of the spots."""
         return replace(self, shard_N=self.shard_N[places])
 
     @property
     def key(self) -> list[object]:
-        """What a result is a function of besides the rows and the dataset, which tell the shards."""
+        """Return the key of what a result is a function of besides the rows and the dataset, which tell the shards."""
         return ["streamed", self.window]
 
 
 def stream_of(recipe: Recipe, dataset: PairedDataset, rows: np.ndarray) -> Stream | None:
-    """How the pairs at `rows` are streamed; None where their patches fit the memory budget, or are coded once.
+    """Return the stream of the pairs at `rows`; None where their patches fit the memory budget, or are coded once.
 
     Raises InputError where settings ask for batches that a stream cannot give, or for memory past the budget.
     """
@@ -84,13 +84,13 @@ class StreamPlan(BatchPlan):
 
 
 def shard_order(shard_N: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Positions shard by shard, the shards in a drawn order, those of a shard in theirs."""
+    """Return positions shard by shard, the shards in a drawn order, those of a shard in theirs."""
     found, shard_index_N = np.unique(shard_N, return_inverse=True)
     return np.argsort(generator.permutation(len(found))[shard_index_N], kind="stable")
 
 
 def windowed(stream_N: np.ndarray, window: int, generator: np.random.Generator) -> np.ndarray:
-    """The values of `stream_N` in the order in which they leave a window that they pass through.
+    """Return the values of `stream_N` in the order in which they leave a window that they pass through.
 
     The t-th to leave is among the first `window + t` to come: no more than `window` are held at any time.
     """

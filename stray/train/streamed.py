@@ -78,7 +78,7 @@ class StreamedPatches:
             self._held[position] = block.images[place].as_py()
 
     def _block(self, shard: int) -> EncodedBlock:
-        """The shard, read already if it is the next one in order; the one after it is begun."""
+        """Return the shard, read already if it is the next one in order; the one after it is begun."""
         ahead = self._ahead
         future = ahead[1] if ahead is not None and ahead[0] == shard else self._submit(shard)
         while self._order and self._order[0] != shard and shard in self._order:

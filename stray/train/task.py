@@ -1,4 +1,4 @@
-"""What a stage is to the loop."""
+"""Protocol of a stage towards the loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stray.train.plan import BatchPlan
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What one step gives on one rank: what is minimised, apart from what is logged."""
+    """Result of one step on one rank: what is minimised, apart from what is logged."""
 
     loss: Tensor
     """This rank's share of the global loss: the shares of all ranks add up to it."""
@@ -36,7 +36,7 @@ class Task(Protocol):
 
     @property
     def module(self) -> torch.nn.Module:
-        """What is trained."""
+        """Module that is trained."""
         ...
 
     plan: BatchPlan
@@ -45,25 +45,29 @@ class Task(Protocol):
     """How many passes."""
 
     def gather(self, positions: np.ndarray, noise: Noise) -> Any:
-        """This rank's batch as tensors on the host: the training spots at `positions`. Runs beside the step before
-        it.
+        """Gather this rank's batch as tensors on the host: the training spots at `positions`. It runs beside the step
+        before it.
         """
         ...
 
     def step(self, batch: Any, noise: Noise) -> StepOutput:
-        """Forward and loss of one batch. `noise` knows the epoch, the step, the global batch and this rank's rows."""
+        """Run forward and loss of one batch. `noise` knows the epoch, the step, the global batch and this rank's
+        rows.
+        """
         ...
 
     def spots(self, name: str, epoch: int, step: int) -> np.ndarray:
-        """Whose finiteness `StepOutput.finite[name]` told at this step, over all ranks and in their order: places
-        among the rows of the stage.
+        """Return the spots whose finiteness `StepOutput.finite[name]` told at this step, over all ranks and in their
+        order: places among the rows of the stage.
         """
         ...
 
     def after_step(self) -> None:
-        """What follows the optimiser's step (clamping)."""
+        """Clamp parameters after the optimiser's step."""
         ...
 
     def validate(self, epoch: int) -> Averages:
-        """Validation metrics over this rank's share of the validation spots; none where there are no such spots."""
+        """Return validation metrics over this rank's part of the validation spots; none where there are no such
+        spots.
+        """
         ...

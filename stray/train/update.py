@@ -1,4 +1,4 @@
-"""From a rank's loss to one step of the optimiser that every rank takes alike."""
+"""Optimiser step from a rank's loss, taken by every rank alike."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from stray.train.task import StepOutput
 
 
 def update(state: TrainState, output: StepOutput, rate: float, clip_norm: float | None) -> Tensor:
-    """Backward, sum of gradients over ranks, step at `rate` times each group's own share of it. Returns the global
-    loss, the gradient's norm, and 1 where the step was taken, shape (3,), on the device.
+    """Take one step: backward, sum of gradients over ranks, step at `rate` times each group's own multiplier. Returns
+    the global loss, the gradient's norm, and 1 where the step was taken, shape (3,), on the device.
 
     With a scaler, a step whose gradient overflowed is skipped, on all ranks alike, and the next one is scaled less. The
     learning rate belongs to a step's place in the training, so a skipped one delays nothing.

@@ -1,4 +1,4 @@
-"""How the training meets the machines: a protocol of six members, and the worker that needs none of them."""
+"""Protocol between training and machines, and the worker that needs no cluster."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ class Worker(Protocol):
     """Where tensors live."""
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The sum of `tensor` over all workers."""
+        """Return the sum of `tensor` over all workers."""
         ...
 
     def report(self, metrics: Mapping[str, float], state: Mapping[str, Any] | None) -> str | None:
-        """Called by every worker at the same points. A `state` becomes the newest checkpoint, whole or not at all.
+        """Report metrics; every worker calls it at the same points. A `state` becomes the newest checkpoint, whole or
+        not at all.
 
         Returns the place of the newest checkpoint, None where this worker does not know it.
         """
         ...
 
     def restore(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint's state, or None at the start."""
+        """Return the newest whole checkpoint's state, or None at the start."""
         ...
 
 
