@@ -1,1 +1,1 @@
-"""Where parameters, metrics, artifacts and models of a run go. Only `stray.track.mlflow` knows MLflow."""
+"""Tracking of parameters, metrics, artifacts and models. Only `stray.track.mlflow` knows MLflow."""

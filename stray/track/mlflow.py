@@ -71,7 +71,7 @@ class MlflowStore:
         parent_id: str | MlflowTracker | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> MlflowTracker:
-        """A run, nested under `parent_id` (an id, or better the parent's tracker, which may not have an id yet).
+        """Open a run, nested under `parent_id` (an id, or better the parent's tracker, which may not have an id yet).
 
         A run of this experiment with the same `stray.key` tag, whatever its status, is gone on with: no duplicate.
         """
@@ -118,7 +118,7 @@ class MlflowStore:
         return self._sender.finished()
 
     def has_closed(self, run: MlflowTracker) -> bool:
-        """Whether the store has taken everything of a run, up to its end."""
+        """Return whether the store has taken everything of a run, up to its end."""
         return run.local in self._sender.closed
 
     def put(self, item: Item) -> None:
@@ -126,7 +126,7 @@ class MlflowStore:
         self._outbox.put(item)
 
     def stage(self, source: str | os.PathLike[str]) -> str:
-        """A copy of a file or folder that stays until it is sent. Raises FileNotFoundError."""
+        """Copy a file or folder to a place where it stays until it is sent. Raises FileNotFoundError."""
         source = Path(source)
         target = self._spool.place(source.name)
         if source.is_dir():
@@ -136,7 +136,7 @@ class MlflowStore:
         return str(target)
 
     def stage_model(self, module: torch.nn.Module, example: np.ndarray) -> str:
-        """A folder with the module as an MLflow model, that stays until it is sent."""
+        """Write the module as an MLflow model to a folder that stays until it is sent."""
         from stray.track.mlflow_model import save_model
 
         target = self._spool.place("model")
@@ -144,7 +144,7 @@ class MlflowStore:
         return str(target)
 
     def wait_id(self, local: str, timeout_seconds: float) -> str | None:
-        """The id that MLflow gave a run; None while the server has not answered."""
+        """Return the id that MLflow gave a run; None while the server has not answered."""
         self._outbox.wait_for(lambda: local in self._sender.ids, timeout_seconds)
         return self._sender.ids.get(local)
 
@@ -171,7 +171,7 @@ class MlflowTracker:
         self._put("metrics", {"values": numbers, "step": step, "time": _now()})
 
     def curves(self, points: Sequence[tuple[str, int, float]]) -> None:
-        """Measured values with their name and step, of which the run has some already: it gets the others."""
+        """Log the measured values, with their name and step, that the run does not have yet."""
         if points:
             self._put("curves", {"points": [list(point) for point in points], "time": _now()})
 
@@ -209,7 +209,7 @@ class MlflowTracker:
 
 @contextmanager
 def _no_room(what: str) -> Iterator[None]:
-    """Tracking never stops a training: a copy that cannot be made is said instead."""
+    """Warn of a copy that cannot be made, instead of stopping the training."""
     try:
         yield
     except FileNotFoundError:

@@ -44,7 +44,7 @@ _FAILURES = (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlche
 
 
 def resolve_uri(uri: str) -> str:
-    """`uri` with a relative SQLite path made absolute (workers change directory).
+    """Return `uri` with a relative SQLite path made absolute (workers change directory).
 
     Raises InputError for an address that MLflow 3 has no store for.
     """
@@ -62,8 +62,8 @@ def resolve_uri(uri: str) -> str:
 
 
 def open_client(uri: str, *, must_exist: bool = False) -> MlflowClient:
-    """A client of the store, its SQLite schema made. Raises InputError when it does not answer or (`must_exist`) is
-    not there.
+    """Open a client of the store, its SQLite schema made. Raises InputError when it does not answer or (`must_exist`)
+    is not there.
 
     A fresh SQLite file opened by several processes at once fails in all of them, so the first use is under a lock.
     """
@@ -93,7 +93,8 @@ def open_client(uri: str, *, must_exist: bool = False) -> MlflowClient:
 
 
 def open_experiment(client: MlflowClient, uri: str, name: str) -> str:
-    """The id of the experiment `name`, made when there is none; with a SQLite store its artifacts lie beside the file.
+    """Return the id of the experiment `name`, made when there is none; with a SQLite store its artifacts lie beside the
+    file.
 
     Raises InputError when it was deleted.
     """
@@ -126,7 +127,9 @@ def _unusable(uri: str, verb: str, error: Exception) -> InputError:
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the same request may succeed later: the server is away or busy, as opposed to: the request is wrong."""
+    """Return whether the same request may succeed later: the server is away or busy, as opposed to: the request is
+    wrong.
+    """
     if isinstance(error, requests.HTTPError) and error.response is not None:
         status = error.response.status_code
     elif isinstance(error, MlflowException):
@@ -139,8 +142,9 @@ def is_transient(error: Exception) -> bool:
 
 
 def quoted(text: str) -> str:
-    """`text` as a string of an MLflow filter, which knows two kinds of quotes and no escapes; with both, it finds
-    nothing."""
+    """Return `text` as a string of an MLflow filter, which knows two kinds of quotes and no escapes; with both, it
+    finds nothing.
+    """
     quote = '"' if "'" in text else "'"
     return f"{quote}{text.replace(quote, '_')}{quote}"
 

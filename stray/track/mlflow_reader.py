@@ -36,7 +36,7 @@ class MlflowReader:
         self._experiment_id = known[self.experiment].experiment_id
 
     def runs(self, tags: Mapping[str, str] | None = None) -> list[RunRecord]:
-        """The runs that have all these tag values, newest first."""
+        """Return the runs that have all these tag values, newest first."""
         where = " and ".join(f"tags.`{key}` = {quoted(value)}" for key, value in (tags or {}).items())
         records: list[RunRecord] = []
         token = None
@@ -50,14 +50,16 @@ class MlflowReader:
                 return records
 
     def run(self, run_id: str) -> RunRecord | None:
-        """One run, or None when there is none of that id."""
+        """Return one run, or None when there is none of that id."""
         try:
             return _record(self._client.get_run(run_id))
         except MlflowException:
             return None
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
-        """(step, value) of a metric in order of steps; of a step logged twice (a resumed run), the later value."""
+        """Return (step, value) of a metric in order of steps; of a step logged twice (a resumed run), the later
+        value.
+        """
         points = self._client.get_metric_history(run_id, metric)
         last = {point.step: point.value for point in sorted(points, key=lambda point: point.timestamp)}
         return sorted(last.items())

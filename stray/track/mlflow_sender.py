@@ -1,4 +1,4 @@
-"""What is done with an item of the outbox: calls of the MLflow client, all from the outbox's thread."""
+"""Sender of the outbox's items: calls of the MLflow client, all from the outbox's thread."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Sender:
             self._log_metrics(run_id, entries[start : start + _METRICS_A_BATCH])
 
     def _is_new(self, run_id: str, name: str, step: int | None, value: float) -> bool:
-        """Whether the run lacks the value at the step; without a step, whether its last value is another.
+        """Return whether the run lacks the value at the step; without a step, whether its last value is another.
 
         A training that goes on from a checkpoint says again what it said after it, to the last digit; so does a store
         that is asked again after an answer was lost, and a later process that sends what an earlier one had kept.
@@ -102,7 +102,9 @@ class Sender:
         return (step, _alike(value)) not in of_run[name]
 
     def _log_metrics(self, run_id: str, entries: list[Metric]) -> None:
-        """MLflow refuses a batch for one bad name: halve it until the good ones are through, then raise for the bad."""
+        """Log a batch; MLflow refuses one for a single bad name, so halve it until the good ones are through, then
+        raise for the bad.
+        """
         try:
             self._client.log_batch(run_id, metrics=entries)
             for entry in entries:
@@ -201,7 +203,9 @@ class Sender:
 
 
 def _alike(value: float) -> float:
-    """The value as it is compared: nan is unlike itself, and databases keep the largest number for an infinity."""
+    """Return the value as it is compared: nan is unlike itself, and databases keep the largest number for an
+    infinity.
+    """
     if math.isnan(value):
         return -1.2345678901234567e308
     return max(-sys.float_info.max, min(sys.float_info.max, value))

@@ -1,4 +1,4 @@
-"""Which MLflow store a recipe logs to, and where what it has not taken yet is kept."""
+"""Places of tracking: the MLflow store that a recipe logs to, and the folder of what it has not taken yet."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def spool_folder(recipe: Recipe, uri: str) -> str:
 
 
 def experiment_name(recipe: Recipe) -> str:
-    """The MLflow experiment of a recipe."""
+    """Return the MLflow experiment of a recipe."""
     return recipe.track.experiment or recipe.name
 
 
@@ -76,6 +76,6 @@ def sqlite_query(uri: str) -> str:
 
 
 def _local(path: str) -> str | None:
-    """The folder of a local path; None for a bucket, which is not asked."""
+    """Return the folder of a local path; None for a bucket, which is not asked."""
     place = storage.absolute(path)
     return storage.resolve(place)[1] if place.startswith("file://") else None if "://" in place else place

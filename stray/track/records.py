@@ -1,4 +1,4 @@
-"""What is read back of a run, as plain data."""
+"""Records of runs as they are read back, as plain data."""
 
 from __future__ import annotations
 

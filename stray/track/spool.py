@@ -128,7 +128,7 @@ class Spool:
             yield Item(item.kind, f"{old.path.name}/{item.run}", body, item.after and f"{old.path.name}/{item.after}")
 
     def _with_runs(self, item: Item) -> Iterator[Item]:
-        """The item after the items, not yet in the file, of the runs that it needs."""
+        """Yield the item after the items, not yet in the file, of the runs that it needs."""
         own = item.run if item.kind != "run" else None
         for run in (item.after, own):
             known = self._runs.get(run or "")

@@ -16,28 +16,29 @@ class Tracker(Protocol):
     """One run. No member blocks on a server or raises because one is away."""
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """What the run was made with: dotted recipe paths and their values. A name keeps its first value."""
+        """Log the settings of the run: dotted recipe paths and their values. A name keeps its first value."""
         ...
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Measured values by name (`gene/...`, `contrastive/...`, `eval/...`), at a step of the run's own count."""
+        """Log measured values by name (`gene/...`, `contrastive/...`, `eval/...`), at a step of the run's own count."""
         ...
 
     def artifact(self, path_local: str | os.PathLike[str], folder: str = "") -> None:
-        """A file, or a folder with all that it holds, under `folder` of the run. May be deleted once this returns.
+        """Log a file, or a folder with all that it holds, under `folder` of the run. It may be deleted once this
+        returns.
 
         Raises FileNotFoundError when it is absent.
         """
         ...
 
     def warn(self, subject: str, text: str) -> None:
-        """Something that the person who runs it should look at: shown, and kept with the run under its subject (a word
-        without spaces); a later warning of the same subject takes its place.
+        """Show a warning and keep it with the run under its subject (a word without spaces); a later warning of the
+        same subject replaces it.
         """
         ...
 
     def close(self, status: RunStatus = "FINISHED") -> None:
-        """The run has ended. Nothing may be logged after it."""
+        """End the run. Nothing may be logged after it."""
         ...
 
 
@@ -99,7 +100,7 @@ class MemoryTracker:
         self.status = status
 
     def series(self, name: str) -> list[tuple[int | None, float]]:
-        """(step, value) of one metric, in the order in which they were logged."""
+        """Return (step, value) of one metric, in the order in which they were logged."""
         return [(step, values[name]) for step, values in self.history if name in values]
 
 
