@@ -35,7 +35,8 @@ __all__ = [
 
 
 def load_recipe(recipe: str | None, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe at a path or URI, or a shipped one by its name, or the defaults for None; with `a.b=value` overrides.
+    """Load the recipe at a path or URI, or a shipped one by its name, or the defaults for None; with `a.b=value`
+    overrides.
 
     Raises InputError with every problem of the file and of the overrides together.
     """
@@ -54,7 +55,9 @@ def load_recipe(recipe: str | None, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse_overrides(overrides: Sequence[str]) -> tuple[Tree, list[Problem]]:
-    """`a.b=value` texts as dotted path to value, values read as YAML; and the problems of those that cannot be read."""
+    """Parse `a.b=value` texts to dotted path and value, values read as YAML; also return the problems of those that
+    cannot be read.
+    """
     changes: Tree = {}
     problems: list[Problem] = []
     for text in overrides:
@@ -71,7 +74,7 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[Tree, list[Problem]]:
 
 
 def apply(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """`recipe` with dotted `changes`. Raises InputError with every problem at once."""
+    """Return `recipe` with dotted `changes`. Raises InputError with every problem at once."""
     tree = copy.deepcopy(plain(recipe))
     problems = assign_all(tree, changes)
     decoded, more = read(tree)
@@ -81,7 +84,7 @@ def apply(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 
 
 def for_method(recipe: Recipe, name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
-    """`recipe` as the method `name` sees it: its `set` applied, and dotted `changes` over it.
+    """Return `recipe` as the method `name` sees it: its `set` applied, and dotted `changes` over it.
 
     What the other methods set is not tried on it: they stand on the recipe, not on this method.
 

@@ -14,7 +14,7 @@ from stray.recipe.stage_checks import stage_contradictions
 
 
 def contradictions(recipe: Recipe) -> Iterator[Finding]:
-    """Every contradiction in `recipe`, with the settings that it rests on."""
+    """Yield every contradiction in `recipe`, with the settings that it rests on."""
     yield from _names(recipe)
     yield from _grid(recipe)
     yield from _choices(recipe)

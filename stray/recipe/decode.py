@@ -1,4 +1,4 @@
-"""From a tree to a `Recipe`: defaults filled in, every problem found at once, each with its dotted place."""
+"""Decoding of a tree to a `Recipe`: defaults filled in, every problem found at once, each with its dotted place."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ METHOD_ROOTS = ("gene", "contrastive")
 
 
 def decode(tree: Tree) -> Recipe:
-    """The recipe that `tree` describes. Raises InputError with every problem at once."""
+    """Return the recipe that `tree` describes. Raises InputError with every problem at once."""
     recipe, problems = read(tree)
     raise_if_any(problems)
     assert recipe is not None
@@ -43,7 +43,9 @@ def decode(tree: Tree) -> Recipe:
 
 
 def read(tree: Any) -> tuple[Recipe | None, list[Problem]]:
-    """The recipe (defaults in the places of refused values; None where nothing is left), and what is wrong with it."""
+    """Return the recipe (defaults in the places of refused values; None where nothing is left), and what is wrong with
+    it.
+    """
     if not isinstance(tree, dict):
         return None, [Problem("recipe", f"expected settings, found {show(tree)}", "write `name: value` lines")]
     recipe, problems, bad, complete = _decode(tree)
@@ -57,7 +59,9 @@ def read(tree: Any) -> tuple[Recipe | None, list[Problem]]:
 
 
 def merge(tree: Tree, changes: Tree) -> tuple[Recipe | None, list[Problem]]:
-    """A complete `tree` with dotted `changes`: values and contradictions are checked, methods and search are not."""
+    """Return a complete `tree` with dotted `changes`: values and contradictions are checked, methods and search are
+    not.
+    """
     tree = copy.deepcopy(tree)
     problems = assign_all(tree, changes)
     recipe, more, bad, _ = _decode(tree)
@@ -68,7 +72,9 @@ def merge(tree: Tree, changes: Tree) -> tuple[Recipe | None, list[Problem]]:
 
 
 def _decode(tree: Tree) -> tuple[Recipe | None, list[Problem], list[str], Tree]:
-    """The recipe, its problems, their places, and the complete tree; faulty values are replaced by their defaults."""
+    """Return the recipe, its problems, their places, and the complete tree; faulty values are replaced by their
+    defaults.
+    """
     problems: list[Problem] = []
     complete = _walk(fill(tree, ROOT, defaults(Recipe)), ROOT, "", problems)
     bad = [problem.place for problem in problems]
@@ -86,7 +92,9 @@ def _decode(tree: Tree) -> tuple[Recipe | None, list[Problem], list[str], Tree]:
 
 
 def _walk(tree: Any, node: Node, place: str, problems: list[Problem]) -> Any:
-    """A copy of `tree` without unknown settings and infinite numbers (both reported), and with `1e-4` as a number."""
+    """Return a copy of `tree` without unknown settings and infinite numbers (both reported), and with `1e-4` as a
+    number.
+    """
     if isinstance(node, Group) and isinstance(tree, dict):
         # Without a `kind`, which pydantic will ask for, any member's settings may be meant.
         cls = node.member(tree.get("kind"))
@@ -135,7 +143,9 @@ def _number(value: Any, node: Leaf, place: str, problems: list[Problem]) -> Any:
 
 
 def fill(tree: Any, node: Node, default: Any) -> Any:
-    """`tree` laid over `default`, so that a group given in part keeps the defaults of its place, not of its class."""
+    """Return `tree` laid over `default`, so that a group given in part keeps the defaults of its place, not of its
+    class.
+    """
     if isinstance(node, Group) and isinstance(tree, dict):
         default_kind = default.get("kind") if isinstance(default, dict) else None
         cls = node.member(tree.get("kind", default_kind))
@@ -155,7 +165,7 @@ def fill(tree: Any, node: Node, default: Any) -> Any:
 
 
 def _method_problems(recipe: Recipe, tree: Tree, known: list[Problem], bad: list[str]) -> list[Problem]:
-    """Applies each method's `set` by itself and reports what that breaks."""
+    """Apply each method's `set` by itself and report what that breaks."""
     seen = {(problem.place, problem.what) for problem in known}
     found: list[Problem] = []
     for name, method in recipe.methods.items():
@@ -173,7 +183,7 @@ def _method_problems(recipe: Recipe, tree: Tree, known: list[Problem], bad: list
 
 
 def _split(changes: Tree, place: str) -> tuple[Tree, list[Problem]]:
-    """What methods and searches may change, and a problem for each of the rest."""
+    """Split settings into those that methods and searches may change, and a problem for each of the rest."""
     allowed = {path: value for path, value in changes.items() if path.partition(".")[0] in METHOD_ROOTS}
     roots = " and ".join(f"`{root}`" for root in METHOD_ROOTS)
     foreign = []
@@ -185,7 +195,7 @@ def _split(changes: Tree, place: str) -> tuple[Tree, list[Problem]]:
 
 
 def _space_problems(recipe: Recipe, tree: Tree, bad: list[str]) -> list[Problem]:
-    """Tries the ends of every distribution on the tuned method: a search must not propose what the recipe refuses."""
+    """Try the ends of every distribution on the tuned method: a search must not propose what the recipe refuses."""
     space = {path: dist for path, dist in recipe.search.space.items() if f"search.space.{path}" not in bad}
     _, foreign = _split(dict(space), "search.space")
     method = recipe.methods.get(recipe.tuned)
@@ -225,6 +235,6 @@ def _drop(tree: Any, place: tuple[str | int, ...]) -> None:
 
 
 def _touches(paths: tuple[str, ...], bad: list[str]) -> bool:
-    """Whether any of `paths` stands on a value that was refused."""
+    """Return whether any of `paths` stands on a value that was refused."""
     pairs = [(f"{path}.", f"{place}.") for path in paths for place in bad]
     return any(path.startswith(place) or place.startswith(path) for path, place in pairs)

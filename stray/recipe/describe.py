@@ -14,7 +14,9 @@ from stray.recipe.schema import ROOT, Group, Leaf, Named, Node, Sequence, Settin
 
 
 def describe(recipe: Recipe) -> str:
-    """The whole recipe as YAML that `load_recipe` takes; comments give each setting's meaning, type and default."""
+    """Return the whole recipe as YAML that `load_recipe` takes; comments give each setting's meaning, type and
+    default.
+    """
     return "\n".join(_group(plain(recipe), ROOT, defaults(Recipe), "")) + "\n"
 
 
@@ -57,7 +59,7 @@ def _setting(setting: Setting, value: Any, indent: str, owner: Group) -> Iterato
 
 
 def _offers(node: Node, indent: str) -> Iterator[str]:
-    """What may stand in a list or under free names, where there are kinds to choose from."""
+    """Return the kinds that may stand in a list or under free names."""
     item = node.item if isinstance(node, Sequence) else node.value if isinstance(node, Named) else None
     if not isinstance(item, Group):
         return
@@ -79,7 +81,7 @@ def _facts(setting: Setting) -> str:
 
 
 def type_name(hint: Any) -> str:
-    """A type in words: `whole number >= 1, or auto`."""
+    """Return a type in words: `whole number >= 1, or auto`."""
     node = node_of(hint)
     if isinstance(node, Sequence):
         return f"list of: {type_name(node.item.hint)}" if isinstance(node.item, Leaf) else "list"

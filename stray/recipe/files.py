@@ -50,7 +50,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value)
 
 
 def parse(text: str, place: str) -> Any:
-    """The tree in `text`. Raises InputError naming `place` and the line when it is not YAML."""
+    """Return the tree in `text`. Raises InputError naming `place` and the line when it is not YAML."""
     try:
         # _Loader is a SafeLoader: it builds nothing but dicts, lists and scalars.
         return yaml.load(text, Loader=_Loader)
@@ -64,18 +64,18 @@ def parse(text: str, place: str) -> Any:
 
 
 def dump(tree: Any) -> str:
-    """`tree` as YAML that `parse` reads back as it was."""
+    """Return `tree` as YAML that `parse` reads back as it was."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def inline(value: Any) -> str:
-    """`value` on one line, as `--set` takes it."""
+    """Return `value` on one line, as `--set` takes it."""
     text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=10**9)
     return text.removesuffix("...\n").strip()
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Name to file of the recipes that come with stray."""
+    """Return the files of the recipes that come with stray, by name."""
     package = Path(stray.__file__).parent
     # In a wheel they travel inside the package; a checkout keeps them beside the jobs.
     folder = next((path for path in (package / "recipes", package.parent / "jobs" / "recipes") if path.is_dir()), None)
@@ -83,7 +83,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def read_recipe(name: str) -> Any:
-    """The tree in the recipe at a path or URI, or in the shipped recipe of that name. Raises InputError."""
+    """Read the tree in the recipe at a path or URI, or in the shipped recipe of that name. Raises InputError."""
     shipped = shipped_recipes()
     place = str(shipped[name]) if name in shipped and not Path(name).is_file() else name
     try:
@@ -97,7 +97,7 @@ def read_recipe(name: str) -> Any:
 
 
 def storage_missing(place: str) -> bool:
-    """Whether nothing stands at `place`; a place that cannot even be asked counts as missing."""
+    """Return whether nothing stands at `place`; a place that cannot even be asked counts as missing."""
     try:
         return not storage.exists(place)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What a check of a recipe finds."""
+"""Findings of the checks of a recipe."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Finding = tuple[tuple[str, ...], Problem]
 
 
 def finding(place: str, what: str, remedy: str, *others: str) -> Finding:
-    """A problem at `place`, which rests on `others` too."""
+    """Return a problem at `place`, which rests on `others` too."""
     return (place, *others), Problem(place, what, remedy)
 
 
 def repeated_in(values: Iterable[object]) -> list[str]:
-    """What is there more than once."""
+    """Return the values that occur more than once."""
     return [str(value) for value, times in Counter(values).items() if times > 1]

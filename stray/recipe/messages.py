@@ -1,4 +1,4 @@
-"""What pydantic found wrong, in the words of the recipe: one problem a place."""
+"""Messages of pydantic in the words of the recipe: one problem per place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stray.recipe.schema import Tree
 
 
 def explain(error: ValidationError, tree: Tree) -> dict[tuple[str | int, ...], Problem]:
-    """One problem a place; the members of a union each complain by themselves, in one place."""
+    """Return one problem per place; the members of a union each complain by themselves, in one place."""
     grouped: dict[tuple[str | int, ...], list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
         if detail["type"] == "too_short" and detail["input"]:
@@ -23,7 +23,7 @@ def explain(error: ValidationError, tree: Tree) -> dict[tuple[str | int, ...], P
 
 
 def _place(detail: ErrorDetails, tree: Any) -> tuple[str | int, ...]:
-    """Where in the tree pydantic means: its location also names union members, which are no place."""
+    """Return the place in the tree that pydantic means: its location also names union members, which are no place."""
     place: list[str | int] = []
     for step in detail["loc"]:
         if inside(tree, step):
@@ -84,11 +84,11 @@ def _remedy(value: Any, details: list[ErrorDetails]) -> str:
 
 
 def inside(tree: Any, step: str | int) -> bool:
-    """Whether `tree` has a member `step`."""
+    """Return whether `tree` has a member `step`."""
     return step in tree if isinstance(tree, dict) else isinstance(tree, list) and isinstance(step, int)
 
 
 def show(value: Any) -> str:
-    """A value as it would be written in YAML's flow style, cut to a line."""
+    """Return a value as it would be written in YAML's flow style, cut to a line."""
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:77]}..."

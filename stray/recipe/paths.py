@@ -14,7 +14,7 @@ from stray.recipe.schema import ROOT, Group, Leaf, Named, Node, Sequence, Tree, 
 
 
 def flatten(recipe: Recipe | Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted path to value, for a recipe or a tree of one.
+    """Return the value at each dotted path of a recipe or of a tree of one.
 
     Values are scalars, lists, and the two dicts whose own keys are dotted paths (`methods.NAME.set`, `search.space`).
     """
@@ -38,7 +38,7 @@ def _flatten(tree: Any, node: Node, place: str, flat: dict[str, Any]) -> None:
 
 
 def unflatten(flat: Mapping[str, Any]) -> Tree:
-    """The tree whose `flatten` is `flat`."""
+    """Return the tree whose `flatten` is `flat`."""
     tree: Tree = {}
     for path, value in flat.items():
         *groups, name = path.split(".")
@@ -101,7 +101,7 @@ def assign(tree: Tree, path: str, value: Any) -> Problem | None:
 
 
 def _child(node: Group | Named, here: Tree, base: Any, name: str) -> tuple[Node, Any] | None:
-    """The node and the default tree of what stands under `name`; None where no such setting exists."""
+    """Return the node and the default tree of what stands under `name`; None where no such setting exists."""
     if isinstance(node, Named):
         return node.value, None
     default_kind = base.get("kind") if isinstance(base, dict) else None
@@ -127,7 +127,7 @@ def _write(here: Any, node: Node, key: Any, value: Any, base: Any) -> None:
 
 
 def _assign_dotted(here: Tree, node: Named, parts: list[str], value: Any) -> Problem | None:
-    """`parts` is a key that holds dots, and, where its values are groups, perhaps a setting of the group after it."""
+    """Assign below a key that holds dots; the end of `parts` may be a setting of the group after it."""
     whole = ".".join(parts)
     key, name = ".".join(parts[:-1]), parts[-1]
     entry = here.get(key)
@@ -139,7 +139,9 @@ def _assign_dotted(here: Tree, node: Named, parts: list[str], value: Any) -> Pro
 
 
 def suggest(path: str, siblings: list[str]) -> str:
-    """A remedy for an unknown setting: what is spelt alike beside it, or called the same elsewhere, or spelt alike."""
+    """Return a remedy for an unknown setting: what is spelt alike beside it, or called the same elsewhere, or spelt
+    alike.
+    """
     place, _, name = path.rpartition(".")
     near = [f"{place}.{match}".lstrip(".") for match in difflib.get_close_matches(name, siblings, n=2, cutoff=0.7)]
     inside = [known for known in valid_paths() if known.rpartition(".")[2] == name and known.startswith(f"{place}.")]

@@ -61,7 +61,7 @@ class Group:
     """`kind` to dataclass; the only key is empty where there is nothing to decide."""
 
     def member(self, kind: Any) -> type | None:
-        """The dataclass that `kind` names, the only one where there is just one, else None."""
+        """Return the dataclass that `kind` names, the only one where there is just one, else None."""
         if len(self.members) == 1:
             return next(iter(self.members.values()))
         return self.members.get(kind) if isinstance(kind, str) else None
@@ -88,7 +88,7 @@ class Setting:
 
 @functools.cache
 def settings(cls: type) -> dict[str, Setting]:
-    """The fields of one config class, in order."""
+    """Return the fields of one config class, in order."""
     hints, docs = get_type_hints(cls, include_extras=True), field_docs(cls)
     found = {}
     for field in dataclasses.fields(cls):
@@ -109,7 +109,7 @@ def settings(cls: type) -> dict[str, Setting]:
 
 
 def node_of(hint: Any, *, dotted: bool = False) -> Node:
-    """The node of a type hint."""
+    """Return the node of a type hint."""
     bare = _bare(hint)
     if dataclasses.is_dataclass(bare) and isinstance(bare, type):
         return Group(types.MappingProxyType({"": bare}))
@@ -131,7 +131,7 @@ def _bare(hint: Any) -> Any:
 
 @functools.cache
 def alternatives(hint: Any) -> tuple[Any, ...]:
-    """The types that a leaf accepts, unions and constraints unwrapped; literals as they are."""
+    """Return the types that a leaf accepts, unions and constraints unwrapped; literals as they are."""
     bare = _bare(hint)
     if get_origin(bare) in (Union, types.UnionType):
         return tuple(kind for arg in get_args(bare) for kind in alternatives(arg))
@@ -139,12 +139,12 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def literals(hint: Any) -> list[str]:
-    """The words that a leaf accepts."""
+    """Return the words that a leaf accepts."""
     return [str(word) for kind in alternatives(hint) if get_origin(kind) is Literal for word in get_args(kind)]
 
 
 def plain(value: Any) -> Any:
-    """A configuration object as a tree: dataclasses and mappings as dicts, tuples as lists."""
+    """Return a configuration object as a tree: dataclasses and mappings as dicts, tuples as lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -153,7 +153,7 @@ def plain(value: Any) -> Any:
 
 
 def defaults(cls: type) -> Tree:
-    """What an object of `cls` holds when nothing is given; fields without a default are left out."""
+    """Return the values of an object of `cls` when nothing is given; fields without a default are left out."""
     found = {name: setting.default for name, setting in settings(cls).items()}
     return {name: plain(value) for name, value in found.items() if value is not dataclasses.MISSING}
 
@@ -163,7 +163,7 @@ ROOT = Group(types.MappingProxyType({"": Recipe}))
 
 @functools.cache
 def valid_paths() -> tuple[str, ...]:
-    """Every dotted path that a recipe may have; names of the user's choice and list places as `NAME` and `0`."""
+    """Return every dotted path that a recipe may have; names of the user's choice and list places as `NAME` and `0`."""
     return tuple(dict.fromkeys(_paths(ROOT, "")))
 
 
@@ -182,7 +182,7 @@ def _paths(node: Node, place: str) -> Iterator[str]:
 
 @functools.cache
 def field_docs(cls: type) -> dict[str, str]:
-    """The docstring under each field of `cls`, inherited ones included, by name."""
+    """Return the docstring under each field of `cls`, inherited ones included, by name."""
     inherited = [field_docs(base) for base in cls.__bases__ if dataclasses.is_dataclass(base)]
     found = {name: doc for docs in inherited for name, doc in docs.items()}
     source = ast.parse(inspect.getsource(typing.cast("types.ModuleType", inspect.getmodule(cls))))

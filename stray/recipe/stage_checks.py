@@ -10,7 +10,7 @@ from stray.recipe.findings import Finding, finding
 
 
 def stage_contradictions(recipe: Recipe) -> Iterator[Finding]:
-    """Every contradiction between settings of the gene stage and of the contrastive stage."""
+    """Yield every contradiction between settings of the gene stage and of the contrastive stage."""
     for stage, batch in {"gene": recipe.gene.batch_size, "contrastive": recipe.contrastive.batch_size}.items():
         if isinstance(recipe.run.workers, int) and recipe.run.workers > batch:
             what = f"a batch of {batch} spots cannot be shared by {recipe.run.workers} workers"
