@@ -1,4 +1,4 @@
-"""What a person reads: tables, figures, pages. The only package that imports matplotlib."""
+"""Reports: tables, figures, pages. The only package that imports matplotlib."""
 
 from __future__ import annotations
 

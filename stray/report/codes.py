@@ -1,4 +1,4 @@
-"""What the gene stage does to spots: before and after, by batch and by class. Arrays in, a matplotlib figure out.
+"""Figure of the gene stage's codes: before and after, by batch and by class. Arrays in, a matplotlib figure out.
 
 N spots.
 """
@@ -38,8 +38,8 @@ class View:
 
 
 def before_and_after(views: tuple[View, ...], groupings: Mapping[str, NDArray], footer: str = "") -> Figure:
-    """A column a view of the same spots, a row a grouping: `groupings` names the group of each spot (N,), empty where
-    it has none. Spots without a group are grey, behind the others.
+    """Draw one column per view of the same spots, one row per grouping: `groupings` names the group of each spot (N,),
+    empty where it has none. Spots without a group are grey, behind the others.
     """
     longest = max(len(name) for names_N in groupings.values() for name in ["and more of it", *names_N.tolist()])
     step_x, step_y = SIDE + 0.5, SIDE + 0.7

@@ -1,4 +1,4 @@
-"""What each number of a comparison means, in plain words."""
+"""Definitions of the numbers of a comparison, in plain words."""
 
 from __future__ import annotations
 
@@ -47,6 +47,6 @@ train a probe; scores on them measure agreement with the transfer, not truth, an
 
 
 def definitions() -> list[tuple[str, str]]:
-    """(term, meaning), in the order in which a reader meets them."""
+    """Return (term, meaning), in the order in which a reader meets them."""
     paragraphs = (" ".join(paragraph.split()) for paragraph in _TEXT.strip().split("\n\n"))
     return [(term, meaning) for term, _, meaning in (paragraph.partition(": ") for paragraph in paragraphs)]

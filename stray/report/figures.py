@@ -17,7 +17,7 @@ from stray.report.tables import Cell, MethodRow
 
 
 def confusion_matrix(confusion_KK: NDArray, classes: Sequence[str], title: str = "") -> Figure:
-    """Counts in cells, coloured by the share of the row: what became of the spots of each class."""
+    """Draw counts in cells, coloured by the share of the row: what became of the spots of each class."""
     counts = np.asarray(confusion_KK, dtype=np.float64)
     rows = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, rows, out=np.zeros_like(counts), where=rows > 0)
@@ -68,8 +68,9 @@ def confusion_figure(
 
 
 def dots_per_fold(rows: Sequence[MethodRow], score_name: str) -> Figure:
-    """A column a method, a dot a cell coloured by fold, lines between the same cell of two methods, a bar at the
-    mean."""
+    """Draw one column per method, a dot per cell coloured by fold, lines between the same cell of two methods, a bar at
+    the mean.
+    """
     folds = sorted({fold for row in rows for fold, _ in row.cells})
     colour_of = colours(folds)
     with styled():
@@ -97,7 +98,7 @@ def dots_per_fold(rows: Sequence[MethodRow], score_name: str) -> Figure:
 
 
 def recall_heatmap(rows: Sequence[MethodRow], classes: Sequence[str], support_K: NDArray) -> Figure:
-    """A row a method, a column a class, the share of the class's spots that were found."""
+    """Draw one row per method, one column per class: the share of the class's spots that were found."""
     rows = [row for row in rows if row.confusion_KK is not None]
     shown = [code for code in range(len(classes)) if support_K[code] > 0]
     recall = np.zeros((len(rows), len(shown)))
@@ -122,7 +123,7 @@ def recall_heatmap(rows: Sequence[MethodRow], classes: Sequence[str], support_K:
 def training_curves(
     curves: Mapping[tuple[str, Cell], Sequence[tuple[float, float]]], metric: str, step_name: str = "step"
 ) -> Figure:
-    """A line a cell, coloured by method."""
+    """Draw one line per cell, coloured by method."""
     methods = list(dict.fromkeys(method for method, _ in curves))
     colour_of = colours(methods)
     with styled():

@@ -21,7 +21,7 @@ from stray.report.text import TextTable
 
 
 def main_table(comparison: Comparison, table: SourceTable) -> str:
-    """A row a method: the comparison's metric against the baseline, and the pooled scores."""
+    """Return a table with one row per method: the comparison's metric against the baseline, and the pooled scores."""
     name = METRIC_NAMES[comparison.metric]
     head = [
         "Method",
@@ -55,7 +55,7 @@ def main_table(comparison: Comparison, table: SourceTable) -> str:
 
 
 def fold_table(table: SourceTable) -> str:
-    """A row a method, a column a fold."""
+    """Return a table with one row per method, one column per fold."""
     rows = []
     for index, row in enumerate(table.rows):
         cells = [f'<th scope="row">{escape(row.method)}</th>']
@@ -77,7 +77,7 @@ def fold_table(table: SourceTable) -> str:
 
 
 def text_table(table: TextTable) -> str:
-    """Whatever is a table on the console too."""
+    """Return the HTML of a table that the console prints too."""
     rows = [
         f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in others)}</tr>'
         for first, *others in table.rows
@@ -87,7 +87,7 @@ def text_table(table: TextTable) -> str:
 
 
 def auc_table(table: SourceTable) -> str:
-    """A row a method, a column a class."""
+    """Return a table with one row per method, one column per class."""
     shown = [name for name in table.classes if any(name in row.auc for row in table.rows)]
     rows = [
         f'<tr><th scope="row">{escape(row.method)}</th>'
@@ -111,6 +111,6 @@ def _bounds(interval: tuple[float, float] | None) -> str:
 
 
 def table_of(head: Sequence[str], rows: Sequence[str]) -> str:
-    """A table that scrolls sideways where it is too wide; `head` and `rows` are HTML."""
+    """Return a table that scrolls sideways where it is too wide; `head` and `rows` are HTML."""
     names = "".join(f'<th scope="col">{name}</th>' for name in head)
     return f'<div class="scroll"><table><thead><tr>{names}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'

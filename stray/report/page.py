@@ -33,7 +33,7 @@ _RECIPE_FACTS = {
 
 
 def comparison_page(comparison: Comparison) -> str:
-    """The page as text (UTF-8)."""
+    """Return the page as text (UTF-8)."""
     style = resources.files("stray.report").joinpath("page.css").read_text(encoding="utf-8")
     body = [_head(comparison), _notes(comparison)]
     for table in comparison.sources:
@@ -79,7 +79,7 @@ def _notes(comparison: Comparison) -> str:
 
 
 def _source(comparison: Comparison, table: SourceTable) -> str:
-    """Everything about one label source."""
+    """Return the part of the page about one label source."""
     badge = '<span class="badge">weak labels</span>' if table.weak else ""
     parts = [f"<h2>Scores on {escape(table.source)} labels{badge}</h2>"]
     if table.weak:

@@ -1,4 +1,4 @@
-"""How figures look: one set of colours that reads on light and dark pages and with any colour vision, and two ways out.
+"""Style of figures: one set of colours that reads on light and dark pages and with any colour vision, and two ways out.
 
 A figure is drawn with matplotlib's object interface, never through pyplot's global state, so any thread may draw.
 """
@@ -77,7 +77,7 @@ class styled:
 
 
 def canvas(width_inches: float, height_inches: float) -> tuple[Figure, Axes]:
-    """A figure with one axes, on a transparent ground."""
+    """Return a figure with one axes, on a transparent ground."""
     figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
     FigureCanvasAgg(figure)
     figure.patch.set_alpha(0.0)
@@ -87,13 +87,13 @@ def canvas(width_inches: float, height_inches: float) -> tuple[Figure, Axes]:
 
 
 def quiet_grid(axes: Axes, axis: str = "y") -> None:
-    """Faint lines behind the data."""
+    """Draw faint lines behind the data."""
     axes.grid(axis=axis, color=MUTED, alpha=0.25, linewidth=0.8)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour a name, in order; they repeat when there are more names than colours."""
+    """Return one colour per name, in order; they repeat when there are more names than colours."""
     return {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(names)}
 
 
@@ -105,8 +105,9 @@ def save_png(figure: Figure, path: str | os.PathLike[str], dots_per_inch: int = 
 
 
 def to_svg(figure: Figure, name: str, description: str) -> str:
-    """The figure as an SVG element for a page: text stays text, ink is the page's text colour, ids are the figure's
-    own."""
+    """Return the figure as an SVG element for a page: text stays text, ink is the page's text colour, ids are the
+    figure's own.
+    """
     buffer = io.StringIO()
     with styled(), matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -147,7 +147,7 @@ class SourceTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """What a method that chooses among others was in one cell."""
+    """Choice of a method that chooses among others in one cell."""
 
     method: str
     """The method that it was."""
@@ -180,7 +180,7 @@ class Comparison:
     """The recipe, by dotted path."""
 
     def row(self, method: str, source: str | None = None) -> MethodRow:
-        """A method's row, on the first (trusted) source unless one is named. Raises KeyError."""
+        """Return a method's row, on the first (trusted) source unless one is named. Raises KeyError."""
         for table in self.sources:
             if source in (None, table.source):
                 for row in table.rows:
@@ -190,26 +190,26 @@ class Comparison:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A score as text; a dash for nan."""
+    """Return a score as text; a dash for nan."""
     return "-" if not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def score_text(row: MethodRow) -> str:
-    """`mean ± sd` over cells, or with one fold the mean over seeds and the interval over the tissue."""
+    """Return `mean ± sd` over cells, or with one fold the mean over seeds and the interval over the tissue."""
     if row.interval is not None:
         return f"{number(row.mean)} [{number(row.interval[0])}, {number(row.interval[1])}]"
     return f"{number(row.mean)} ± {number(row.sd)}" if len(row.cells) > 1 else number(row.mean)
 
 
 def delta_text(delta: Delta | None) -> str:
-    """`+0.123 ± 0.045`; a dash where nothing is compared."""
+    """Return `+0.123 ± 0.045`; a dash where nothing is compared."""
     if delta is None:
         return "-"
     return f"{delta.mean:+.3f}" + (f" ± {delta.sd:.3f}" if math.isfinite(delta.sd) else "")
 
 
 def p_text(delta: Delta | None) -> str:
-    """The p-value with the number of pairs, or why there is none."""
+    """Return the p-value with the number of pairs, or why there is none."""
     if delta is None:
         return "-"
     pairs = f"n = {delta.n_pairs}"
@@ -220,12 +220,12 @@ def p_text(delta: Delta | None) -> str:
 
 
 def cells_text(row: MethodRow) -> str:
-    """`2 folds x 3 seeds`, with what is missing."""
+    """Return `2 folds x 3 seeds`, with what is missing."""
     folds, seeds = len(row.folds), len(row.seeds)
     text = f"{folds} fold{'s' * (folds != 1)} x {seeds} seed{'s' * (seeds != 1)}"
     return f"{text}, {len(row.missing)} missing" if row.missing else text
 
 
 def cell_names(cells: Sequence[Cell]) -> str:
-    """Cells as a list for a sentence."""
+    """Return cells as a list for a sentence."""
     return ", ".join(f"fold {fold} seed {seed}" for fold, seed in cells)

@@ -42,7 +42,7 @@ class TextTable:
 
 
 def main_table(comparison: Comparison, source: SourceTable, *, knn: bool = False) -> TextTable:
-    """All methods on one label source: a score of every cell, and the pooled ones."""
+    """Return the table of all methods on one label source: a score of every cell, and the pooled ones."""
     against = comparison.baseline
     head = ["method", METRIC_NAMES[comparison.metric]]
     head += [f"against {against}", "sign-flip test"] if against else []
@@ -65,7 +65,9 @@ def main_table(comparison: Comparison, source: SourceTable, *, knn: bool = False
 
 
 def patient_tables(source: SourceTable) -> Iterator[TextTable]:
-    """Each of `POOLED_SCORES` of every method on every held-out patient, mean over seeds, and over all their spots."""
+    """Yield a table of each of `POOLED_SCORES`: every method on every held-out patient, mean over seeds, and over all
+    their spots.
+    """
     for score in POOLED_SCORES:
         rows = []
         for row in source.rows:
@@ -79,7 +81,7 @@ def patient_tables(source: SourceTable) -> Iterator[TextTable]:
 
 
 def choice_tables(comparison: Comparison) -> Iterator[TextTable]:
-    """What each method that chooses among others was, and the scores that it chose by."""
+    """Return the choices of each method that chooses among others, and the scores that it chose by."""
     order = [row.method for table in comparison.sources for row in table.rows]
     for method, cells in comparison.choices.items():
         scored = {name for chosen in cells.values() for name in chosen.scores}
@@ -99,7 +101,7 @@ def _choice_row(cell: Cell, chosen: Chosen, names: list[str], several: bool) -> 
 
 
 def markdown(table: TextTable) -> str:
-    """The table in GitHub's Markdown, numbers to the right."""
+    """Return the table in GitHub's Markdown, numbers to the right."""
     lines = [
         _line(table.head),
         _line(["---"] * table.names + ["---:"] * (len(table.head) - table.names)),
