@@ -41,7 +41,7 @@ class Backbone(NamedTuple):
 
 
 def build_backbone(config: ImageConfig) -> Backbone:
-    """The network of `config`, with random weights from torch's current generator or those that `config` names.
+    """Return the network of `config`, with random weights from torch's current generator or those that `config` names.
 
     Raises InputError when there is no such network, or the weights cannot be loaded.
     """
@@ -49,7 +49,7 @@ def build_backbone(config: ImageConfig) -> Backbone:
 
 
 def restored(config: ImageConfig) -> ImageConfig:
-    """The settings by which an encoder is built whose weights come from a folder of stray."""
+    """Return the settings by which an encoder is built whose weights come from a folder of stray."""
     if isinstance(config, CallableConfig):
         return replace(config, weights="none", options={**config.options, **config.restore_options})
     if config.weights == "DEFAULT" and config.name.startswith("vit_"):
@@ -146,7 +146,9 @@ def _load(model: nn.Module, path: str, name: str, ignored: set[str]) -> None:
 
 
 def _state(path: str, place: str) -> dict[str, Any]:
-    """The state_dict in a file. Raises InputError when it holds something else, or what only code could unpack."""
+    """Return the state_dict in a file. Raises InputError when it holds something else, or what only code could
+    unpack.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch raise whatever they stumble on

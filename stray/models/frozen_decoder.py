@@ -22,14 +22,14 @@ class FrozenDecoder:
         return self._model.dim
 
     def to(self, device: torch.device) -> FrozenDecoder:
-        """The same on a device."""
+        """Return the same on a device."""
         self._model.to(device)
         return self
 
     def __call__(self, z_nZ: Tensor, x: SparseCounts, batch_n: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Logits (n, G) of the genes' shares, library (n, 1), inverse dispersion (G,) or (n, G), and logits of extra
-        zeros (n, G) or None, of the codes `z_nZ` of spots of the batches `batch_n`. The library is that of their own
-        counts `x`: observed, or inferred.
+        """Return logits (n, G) of the genes' shares, library (n, 1), inverse dispersion (G,) or (n, G), and logits of
+        extra zeros (n, G) or None, of the codes `z_nZ` of spots of the batches `batch_n`. The library is that of their
+        own counts `x`: observed, or inferred.
         """
         with torch.no_grad():
             library_n1 = self._model.posterior(x, batch_n, None).library_n1

@@ -49,7 +49,7 @@ class GeneLoss:
     """The draw that they are the terms of."""
 
     def weighted(self, kl_weight: float) -> Tensor:
-        """What is minimised, (n,)."""
+        """Return the loss of each spot, (n,)."""
         return self.reconstruction_n + kl_weight * self.kl_n + self.kl_library_n
 
     @property
@@ -111,7 +111,7 @@ class GeneVae(nn.Module):
 
     @torch.no_grad()
     def set_library_prior(self, log_totals_N: Tensor, batch_N: Tensor) -> None:
-        """Mean and variance of the log totals of each batch of training spots: the prior of a learned library.
+        """Set the prior of a learned library: mean and variance of the log totals of each batch of training spots.
 
         A batch of one spot has no variance of its own and takes that of all.
         """
@@ -123,11 +123,11 @@ class GeneVae(nn.Module):
             self.library_variance_B[batch] = (own if len(own) > 1 else log_totals_N).var(correction=0).clamp_min(1e-4)
 
     def infer(self, x: Counted, noise: Noise | None = None, site: str = "encoder") -> tuple[Tensor, Tensor]:
-        """Mean and variance (n, Z) of q(z | x) for counts x."""
+        """Return mean and variance (n, Z) of q(z | x) for counts x."""
         return self.encoder(_log1p(x), noise=noise, site=site)
 
     def posterior(self, x: SparseCounts, batch_n: Tensor, noise: Noise | None) -> Posterior:
-        """q(z, l | x) with one draw; its mean where there is no noise."""
+        """Return q(z, l | x) with one draw; its mean where there is no noise."""
         log_x_nG = _log1p(x)
         mean_nZ, variance_nZ = self.encoder(log_x_nG, noise=noise, site="encoder")
         z_nZ = _draw(mean_nZ, variance_nZ, noise, "z")
@@ -142,8 +142,8 @@ class GeneVae(nn.Module):
         return Posterior(z_nZ, mean_nZ, variance_nZ, library_n1, kl_n)
 
     def decode(self, z_nZ: Tensor, batch_n: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Logits (n, G) whose softmax is the share of each gene, inverse dispersion (G,) or (n, G), and logits of extra
-        zeros (n, G) or None, for batches `batch_n`.
+        """Return logits (n, G) whose softmax is the share of each gene, inverse dispersion (G,) or (n, G), and logits
+        of extra zeros (n, G) or None, for batches `batch_n`.
         """
         one_hot_nB = F.one_hot(batch_n, self.n_batches).to(z_nZ) if self._injected else None
         hidden = self.decoder(z_nZ, one_hot_nB)
@@ -152,12 +152,14 @@ class GeneVae(nn.Module):
         return self.share(hidden), theta, None if self.zero is None else self.zero(hidden)
 
     def reconstruction(self, x: SparseCounts, q: Posterior, batch_n: Tensor) -> Tensor:
-        """-log p(x | z, l, s) of the draw, (n,)."""
+        """Return -log p(x | z, l, s) of the draw, (n,)."""
         logit_nG, theta, pi_nG = self.decode(q.z_nZ, batch_n)
         return -count_log_prob(x, logit_nG, q.library_n1, theta, pi_nG)
 
     def loss(self, x: Counted, batch_n: Tensor, noise: Noise | None) -> GeneLoss:
-        """Per-spot terms of the negative ELBO with one draw of z; at the posterior mean where there is no noise."""
+        """Return per-spot terms of the negative ELBO with one draw of z; at the posterior mean where there is no
+        noise.
+        """
         x = sparse(x)
         q = self.posterior(x, batch_n, noise)
         kl_n = kl_standard_normal(q.mean_nZ, q.variance_nZ)
@@ -165,12 +167,12 @@ class GeneVae(nn.Module):
 
     @torch.no_grad()
     def encode(self, x: Counted) -> Tensor:
-        """Gene codes (n, Z): the posterior mean. Call in eval mode."""
+        """Return gene codes (n, Z): the posterior mean. Call in eval mode."""
         return self.infer(x)[0]
 
 
 def sparse(x: Counted) -> SparseCounts:
-    """The counts as their non-zero entries."""
+    """Return the counts as their non-zero entries."""
     return x if isinstance(x, SparseCounts) else SparseCounts.of(x)
 
 

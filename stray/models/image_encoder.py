@@ -56,7 +56,7 @@ class ImageEncoder(nn.Module):
         self.dim = self._try(self._size_px or TRIED_PX) if made.dim is None else made.dim
 
     def preprocess(self, patches_nCHW: Tensor) -> Tensor:
-        """Floats in [0, 1] or uint8 (n, 3, H, W) to normalised floats, of the size that the network takes."""
+        """Convert floats in [0, 1] or uint8 (n, 3, H, W) to normalised floats, of the size that the network takes."""
         if self._own_preprocess:
             return self.backbone.preprocess(patches_nCHW)  # pyright: ignore[reportCallIssue]
         x = patches_nCHW.float() / 255.0 if patches_nCHW.dtype == torch.uint8 else patches_nCHW
@@ -65,8 +65,8 @@ class ImageEncoder(nn.Module):
         return (x - self.mean) / self.std
 
     def forward(self, patches_nCHW: Tensor, noise: Noise | None = None) -> Tensor:
-        """Features (n, dim) of patches (n, 3, H, W), uint8 or floats in [0, 1]. A network with dropout needs `noise` in
-        training.
+        """Return features (n, dim) of patches (n, 3, H, W), uint8 or floats in [0, 1]. A network with dropout needs
+        `noise` in training.
         """
         if not self.training or noise is None:
             return self.backbone(self.preprocess(patches_nCHW))
@@ -77,11 +77,13 @@ class ImageEncoder(nn.Module):
             return self.backbone(self.preprocess(patches_nCHW))
 
     def depths(self) -> dict[str, int]:
-        """How far each parameter lies below the heads, by its name: 1 for the last layer, to 5 for a ResNet's stem."""
+        """Return the depth of each parameter below the heads, by its name: 1 for the last layer, to 5 for a ResNet's
+        stem.
+        """
         return {name: self.depth(name) for name, _ in self.named_parameters()}
 
     def depth(self, name: str) -> int:
-        """How far the parameter `name` lies below the heads."""
+        """Return the depth of the parameter `name` below the heads."""
         return depth_of(name.removeprefix("backbone."), self._layers)
 
     def keep_still(self, from_depth: int) -> None:
@@ -104,12 +106,12 @@ class ImageEncoder(nn.Module):
         return self
 
     def check(self, height: int, width: int) -> None:
-        """Raises InputError when the network cannot code patches of this size."""
+        """Raise InputError when the network cannot code patches of this size."""
         self._try(height, width)
 
     @torch.no_grad()
     def _try(self, height: int, width: int | None = None) -> int:
-        """The width of the features of two black patches."""
+        """Return the width of the features of two black patches."""
         was, where = self.training, self.mean.device
         place = f"{PLACE}.factory" if self._is_called else f"{PLACE}.name"
         patches = torch.zeros(2, 3, height, width or height, dtype=torch.uint8, device=where)
@@ -131,8 +133,8 @@ class ImageEncoder(nn.Module):
 
     @contextmanager
     def _seeded(self, noise: Noise, device: torch.device) -> Iterator[None]:
-        """Whatever a callable's module draws from torch's own generator follows (seed, epoch, step) and the rank's
-        first row: a resumed run draws it again. On another number of workers it differs, unlike everything else.
+        """Seed torch's own generator, from which a callable's module may draw, by (seed, epoch, step) and the rank's
+        first row: a resumed run draws the same. On another number of workers it differs, unlike everything else.
         """
         if not self._is_called:
             yield

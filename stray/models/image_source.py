@@ -1,4 +1,4 @@
-"""What stands behind the image settings: bytes of weights and code of callables, as one digest for the keys of results.
+"""Origin of an image encoder: bytes of weights and code of callables, as one digest for the keys of results.
 
 Nothing is imported or called here: code is read as text, and distributions are asked for their versions.
 """
@@ -49,7 +49,7 @@ def _parts(config: ImageConfig) -> Iterator[str]:
 
 
 def _default(name: str) -> str:
-    """The address of the weights that torchvision downloads, which holds a part of their hash."""
+    """Return the address of the weights that torchvision downloads, which holds a part of their hash."""
     try:
         weights: Any = torchvision.models.get_model_weights(name)
     except ValueError:  # no such network
@@ -58,7 +58,7 @@ def _default(name: str) -> str:
 
 
 def _texts(tree: Any) -> Iterator[str]:
-    """Every text in a tree of settings."""
+    """Yield every text in a tree of settings."""
     if isinstance(tree, str):
         yield tree
     elif isinstance(tree, Mapping):
@@ -70,7 +70,7 @@ def _texts(tree: Any) -> Iterator[str]:
 
 
 def _content(path: str) -> Iterator[str]:
-    """The digest of a file, or of all files of a folder."""
+    """Yield the digest of a file, or of all files of a folder."""
     if "\0" in path or len(path) > 4096 or not path.strip():
         return
     try:
@@ -94,7 +94,7 @@ def _file_digest(path: str, changed: int, size: int) -> str:
 
 
 def _code(top: str) -> Iterator[str]:
-    """The version of what is installed, the text of what is not, of a module and of all that it imports.
+    """Yield the version of what is installed, the text of what is not, of a module and of all that it imports.
 
     Modules of one's own count with their text. An installed distribution counts with its version, and what it imports
     is its own affair.
@@ -120,7 +120,9 @@ def _distributions() -> Mapping[str, list[str]]:
 
 
 def _own_files(name: str) -> list[Path] | None:
-    """The Python files of a top-level module or package that is not installed; None of one that is, or is not there."""
+    """Return the Python files of a top-level module or package that is not installed; None of one that is, or is not
+    there.
+    """
     if name in sys.builtin_module_names or name in sys.stdlib_module_names:
         return None
     try:
@@ -139,7 +141,7 @@ def _own_files(name: str) -> list[Path] | None:
 
 
 def _imported(text: bytes) -> set[str]:
-    """The top-level modules that Python code imports; none of what is no Python."""
+    """Return the top-level modules that Python code imports; none of what is no Python."""
     try:
         nodes = list(ast.walk(ast.parse(text)))
     except (SyntaxError, ValueError):

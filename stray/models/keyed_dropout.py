@@ -25,7 +25,7 @@ class KeyedDropout(nn.Module):
         self.noise: Noise | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` has the batch along its first axis, or several rows a spot, one spot's after the other's.
+        """Apply dropout; `x` has the batch along its first axis, or several rows a spot, one spot's after the other's.
 
         Raises ValueError in training without noise, or where the rows are no multiple of the spots.
         """

@@ -29,7 +29,7 @@ class _Part:
 
 
 def layers(network: nn.Module) -> list[list[str]]:
-    """Names of the modules (and of parameters beside them) of each layer, from the last layer to the first.
+    """Return names of the modules (and of parameters beside them) of each layer, from the last layer to the first.
 
     A layer is a stage or block, whatever has more than one weight matrix, with the single convolutions, norms and
     pooling after it; what comes before the first one is the stem, the last of the list. In a network without blocks
@@ -60,8 +60,8 @@ def _part(name: str, module: nn.Module | None, parameters: Iterable[nn.Parameter
 
 
 def depth_of(name: str, found: list[list[str]]) -> int:
-    """How far the parameter or module `name` lies below the end of the network: 1 in its last layer. What is in no
-    layer lies in the deepest.
+    """Return how far the parameter or module `name` lies below the end of the network: 1 in its last layer. A parameter
+    in no layer lies in the deepest.
     """
     depths = {part: depth for depth, names in enumerate(found, start=1) for part in names}
     pieces = name.split(".")

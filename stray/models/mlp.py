@@ -43,7 +43,9 @@ class Mlp(nn.Module):
     def forward(
         self, x_nD: Tensor, injected_nB: Tensor | None = None, noise: Noise | None = None, site: str = ""
     ) -> Tensor:
-        """Hidden features (n, n_hidden). Dropout acts in training only and needs `noise`; `site` keys its draw."""
+        """Return hidden features (n, n_hidden). Dropout acts in training only and needs `noise`; `site` keys its
+        draw.
+        """
         for i, (layer, norm) in enumerate(zip(self.linears, self.norms, strict=True)):
             if injected_nB is not None and self._injected[i]:
                 x_nD = torch.cat([x_nD, injected_nB], dim=1)
@@ -85,6 +87,6 @@ class Gaussian(nn.Module):
     def forward(
         self, x_nD: Tensor, injected_nB: Tensor | None = None, noise: Noise | None = None, site: str = ""
     ) -> tuple[Tensor, Tensor]:
-        """Mean and variance, both (n, n_out)."""
+        """Return mean and variance, both (n, n_out)."""
         hidden = self.body(x_nD, injected_nB, noise, site)
         return self.mean(hidden), torch.exp(self.log_variance(hidden)) + self.floor

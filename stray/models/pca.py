@@ -19,7 +19,7 @@ class LogCounts(nn.Module):
         self.config, self.dim = config, n_genes
 
     def encode(self, x_nG: Tensor) -> Tensor:
-        """Codes (n, G)."""
+        """Return codes (n, G)."""
         return log_normalised(x_nG, self.config.target_sum)
 
 
@@ -54,10 +54,10 @@ class Pca(nn.Module):
 
     @torch.no_grad()
     def encode(self, x_nG: Tensor) -> Tensor:
-        """Gene codes (n, Z)."""
+        """Return gene codes (n, Z)."""
         return (log_normalised(x_nG, self.config.target_sum) - self.mean_G) @ self.components_ZG.T
 
 
 def log_normalised(x_nG: Tensor, target_sum: float) -> Tensor:
-    """log1p of counts scaled to the target total; zeros for a spot without counts."""
+    """Return log1p of counts scaled to the target total; zeros for a spot without counts."""
     return torch.log1p(x_nG / x_nG.sum(dim=1, keepdim=True).clamp_min(1.0) * target_sum)

@@ -30,7 +30,7 @@ class LossScales(nn.Module):
         self._largest = {name: math.log(loss.max_logit_scale) for name, loss in config.contrasts.items()}
 
     def forward(self) -> dict[str, Tensor]:
-        """The logit scales by the losses' names."""
+        """Return the logit scales by the losses' names."""
         return {name: log_scale.exp() for name, log_scale in self.log_scale.items()}
 
     @torch.no_grad()

@@ -57,8 +57,8 @@ class Scanvi(GeneVae):
         )
 
     def loss(self, x: Counted, batch_n: Tensor, noise: Noise | None) -> GeneLoss:
-        """Per-spot terms of the negative ELBO of a spot whose class is not known; a learned library's KL is warmed up
-        with the others.
+        """Return per-spot terms of the negative ELBO of a spot whose class is not known; a learned library's KL is
+        warmed up with the others.
         """
         x = sparse(x)
         q = self.posterior(x, batch_n, noise)
@@ -80,12 +80,12 @@ class Scanvi(GeneVae):
         return GeneLoss(reconstruction_n, kl_n, torch.zeros_like(kl_n), q)
 
     def cross_entropy(self, x: Counted, class_n: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
-        """Cross-entropy (n,) of labelled spots' classes on the posterior mean, and the logits (n, K)."""
+        """Return cross-entropy (n,) of labelled spots' classes on the posterior mean, and the logits (n, K)."""
         mean_nZ, _ = self.infer(x, noise, site="labelled/encoder")
         logits_nK = self.classifier(mean_nZ, noise, "labelled/classifier")
         return F.cross_entropy(logits_nK, class_n, reduction="none"), logits_nK
 
     @torch.no_grad()
     def probabilities(self, x: Counted) -> Tensor:
-        """Class probabilities (n, K) at the posterior mean. Call in eval mode."""
+        """Return class probabilities (n, K) at the posterior mean. Call in eval mode."""
         return torch.softmax(self.classifier(self.infer(x)[0], None, ""), dim=-1)

@@ -20,7 +20,7 @@ from stray.noise import Noise
 
 
 def projection(config: ProjectionConfig, n_in: int) -> nn.Module:
-    """The head from `n_in` features to the shared space."""
+    """Return the head from `n_in` features to the shared space."""
     if config.kind == "none":
         return nn.Identity()
     if config.kind == "linear":
@@ -90,7 +90,7 @@ GeneTower = FrozenCodes | MlpTower | TunedTower
 
 
 class Coded(NamedTuple):
-    """What the towers make of a batch."""
+    """Outputs of the towers for a mini-batch."""
 
     image_nD: Tensor
     """Codes of the images in the shared space, of length one."""
@@ -108,7 +108,7 @@ class ProjectedEncoder(nn.Module):
         self.encoder, self.head, self.dim = encoder, head, dim
 
     def forward(self, patches_nCHW: Tensor) -> Tensor:
-        """Codes (n, dim) of patches (n, 3, H, W), uint8 or floats in [0, 1]."""
+        """Return codes (n, dim) of patches (n, 3, H, W), uint8 or floats in [0, 1]."""
         return F.normalize(self.head(self.encoder(patches_nCHW)).float(), dim=-1)
 
 
@@ -117,7 +117,8 @@ ImageCoder = ImageEncoder | ProjectedEncoder
 
 
 def image_coder(image: ImageConfig, projection_config: ProjectionConfig | None) -> ImageCoder:
-    """An image encoder, followed by its projection head where one is named, for weights that a folder of stray holds.
+    """Return an image encoder, followed by its projection head where one is named, for weights that a folder of stray
+    holds.
 
     Raises InputError as `ImageEncoder` does.
     """
@@ -128,7 +129,7 @@ def image_coder(image: ImageConfig, projection_config: ProjectionConfig | None) 
 
 
 def kept_projection(config: ContrastiveConfig) -> ProjectionConfig | None:
-    """The head that stays with the image encoder after training: where nothing else was trained."""
+    """Return the head that stays with the image encoder after training: where nothing else was trained."""
     return config.projection if config.trains.kind == "nothing" else None
 
 
@@ -168,15 +169,15 @@ class ContrastiveModel(nn.Module):
         return self._frozen[0] if self.image_encoder is None else self.image_encoder
 
     def coder(self) -> ImageCoder:
-        """What is kept when training has ended, to code pictures with; adapters are folded into the weights."""
+        """Return the encoder that is kept when training has ended; adapters are folded into the weights."""
         fold(self.encoder)
         if self.image_encoder is not None:
             return self.image_encoder
         return ProjectedEncoder(self.encoder, self.image_head, self._config.projection.size)
 
     def forward(self, images_nX: Tensor, genes_nX: Tensor, noise: Noise | None = None) -> Coded:
-        """Codes of the images and of the genes. `images_nX` are patches (n, 3, H, W), or the features (n, F) of a
-        frozen encoder.
+        """Return codes of the images and of the genes. `images_nX` are patches (n, 3, H, W), or the features (n, F) of
+        a frozen encoder.
         """
         features_nF = images_nX if self.image_encoder is None else self.image_encoder(images_nX, noise)
         image_nD = self.image_head(features_nF)
@@ -191,5 +192,5 @@ class ContrastiveModel(nn.Module):
 
 
 def _full(x: Tensor) -> Tensor:
-    """Half precision ends here."""
+    """Return `x` in float32: half precision ends here."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
