@@ -30,8 +30,9 @@ class Interval:
 def tissue_blocks(
     section_N: NDArray, x_um_N: NDArray[np.floating], y_um_N: NDArray[np.floating], block_um: float
 ) -> NDArray[np.int64]:
-    """A block number (N,) a spot: squares of side `block_um`, laid from each section's own corner; no block spans
-    sections."""
+    """Return the block number (N,) of each spot: squares of side `block_um`, laid from each section's own corner; no
+    block spans sections.
+    """
     if len(section_N) == 0:
         return np.empty(0, dtype=np.int64)
     _, section_code = np.unique(np.asarray(section_N, dtype=str), return_inverse=True)
@@ -44,7 +45,7 @@ def tissue_blocks(
 
 
 def resampled_counts(n_blocks: int, resamples: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """How often each block is drawn, (R, B): B draws with replacement a resample."""
+    """Return how often each block is drawn, (R, B): B draws with replacement per resample."""
     return rng.multinomial(n_blocks, np.full(n_blocks, 1.0 / n_blocks), size=resamples)
 
 
@@ -56,7 +57,7 @@ def score_intervals(
     resamples: int,
     rng: np.random.Generator,
 ) -> dict[str, Interval]:
-    """Intervals of the summary scores; empty below `MIN_BLOCKS` blocks or without resamples.
+    """Return intervals of the summary scores; empty below `MIN_BLOCKS` blocks or without resamples.
 
     A resample's scores are over the classes that it holds: a class that sits in one block is absent from a third of
     them.
@@ -79,8 +80,9 @@ def auc_interval(
     resamples: int,
     rng: np.random.Generator,
 ) -> Interval | None:
-    """Interval of the area under the ROC curve; None below `MIN_BLOCKS` blocks, without resamples or without both
-    kinds."""
+    """Return interval of the area under the ROC curve; None below `MIN_BLOCKS` blocks, without resamples or without
+    both kinds.
+    """
     blocks, block_N = np.unique(block_N, return_inverse=True)
     if len(blocks) < MIN_BLOCKS or resamples == 0 or positive_N.all() or not positive_N.any():
         return None

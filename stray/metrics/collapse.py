@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 def spread(code_ND: NDArray[np.floating]) -> float:
-    """The standard deviation of each dimension, the mean over dimensions, times the root of D.
+    """Return the standard deviation of each dimension, the mean over dimensions, times the root of D.
 
     0 where all codes are one point, 1 where they lie evenly on the sphere; larger never, whatever D is. Chen and He
     2021, "Exploring Simple Siamese Representation Learning", figure 2, watch it as 1 / sqrt(D).
@@ -20,7 +20,7 @@ def spread(code_ND: NDArray[np.floating]) -> float:
 
 
 def effective_rank(code_ND: NDArray[np.floating]) -> float:
-    """exp(-sum p ln p) over p, the singular values divided by their sum: from 1 to min(N, D), in dimensions.
+    """Return exp(-sum p ln p) over p, the singular values divided by their sum: from 1 to min(N, D), in dimensions.
 
     Roy and Vetterli 2007, "The effective rank: a measure of effective dimensionality"; of codes as they are, without
     taking their mean away, it is RankMe (Garrido et al. 2023). Few spots cannot show many dimensions: numbers compare

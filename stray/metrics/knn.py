@@ -10,7 +10,7 @@ _CHUNK = 2048
 
 
 def unit_rows(features_ND: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Rows scaled to length one; a row of zeros stays so."""
+    """Return rows scaled to length one; a row of zeros stays so."""
     features = np.asarray(features_ND, dtype=np.float32)
     length = np.linalg.norm(features, axis=1, keepdims=True)
     return features / np.maximum(length, np.finfo(np.float32).tiny)
@@ -23,8 +23,8 @@ def knn_predict(
     k: int,
     n_classes: int,
 ) -> NDArray[np.int64]:
-    """Class codes (M,) by a vote of the `k` training spots nearest in cosine distance (all of them when there are
-    fewer).
+    """Return class codes (M,) by a vote of the `k` training spots nearest in cosine distance (all of them when there
+    are fewer).
 
     Equal votes go to the class whose voters are more similar. Raises ValueError without training spots.
     """
@@ -46,8 +46,9 @@ def knn_predict(
 
 
 def majority_code(train_code_N: NDArray[np.integer], n_classes: int) -> int:
-    """The commonest class code of the training spots (the first of equals). Raises ValueError without training
-    spots."""
+    """Return the commonest class code of the training spots (the first of equals). Raises ValueError without training
+    spots.
+    """
     if len(train_code_N) == 0:
         raise ValueError("the majority class needs at least one training spot")
     return int(np.bincount(train_code_N, minlength=n_classes).argmax())

@@ -1,4 +1,4 @@
-"""Which spots have a label that counts: for training a probe, and for scoring.
+"""Selection of spots with a usable label: for training a probe, and for scoring.
 
 Shapes: N embedded spots, a part of the dataset's.
 """
@@ -47,7 +47,7 @@ class Labelled:
 
 
 def usable(rows: NDArray[np.integer], spots: Spots, config: EvalConfig) -> NDArray[np.bool_]:
-    """Which of the global rows `rows` have a label of a class that is not excluded, (N,)."""
+    """Return which of the global rows `rows` have a label of a class that is not excluded, (N,)."""
     excluded = config.excluded
     return np.array(
         [isinstance(name, str) and name.casefold() not in excluded for name in np.asarray(spots.label)[rows]],
@@ -58,7 +58,7 @@ def usable(rows: NDArray[np.integer], spots: Spots, config: EvalConfig) -> NDArr
 def training_labels(
     rows: NDArray[np.integer], spots: Spots, patients: Iterable[str], config: EvalConfig
 ) -> NDArray[np.bool_]:
-    """Which of the embedded spots `rows` have a label that may train a probe, (N,).
+    """Return which of the embedded spots `rows` have a label that may train a probe, (N,).
 
     Those of `patients`, of a source in `label_sources.train`, of a class that is not excluded. A patient with trusted
     labels among them trains on those alone: weak labels are for patients who have no other.
@@ -76,7 +76,7 @@ def training_labels(
 
 
 def select(mask_N: NDArray[np.bool_], rows: NDArray[np.integer], spots: Spots, config: EvalConfig) -> Labelled:
-    """The embedded spots under the mask (N,) over `rows`."""
+    """Return the embedded spots under the mask (N,) over `rows`."""
     index_N = np.flatnonzero(mask_N)
     picked = rows[index_N]
     section, x_um, y_um = (np.asarray(array)[picked] for array in (spots.section, spots.x_um, spots.y_um))

@@ -31,7 +31,7 @@ def flat_metrics(
     missing: Mapping[str, tuple[str, ...]],
     weak: Sequence[str],
 ) -> dict[str, float]:
-    """`eval/SOURCE/CLASSIFIER/SCORE` and, per class, `eval/SOURCE/CLASSIFIER/SCORE/CLASS`; finite values only.
+    """Return `eval/SOURCE/CLASSIFIER/SCORE` and, per class, `eval/SOURCE/CLASSIFIER/SCORE/CLASS`; finite values only.
 
     Intervals stand beside their score as `SCORE_low` and `SCORE_high`.
     """

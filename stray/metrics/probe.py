@@ -45,7 +45,7 @@ class Probe:
     """Whether the optimiser reached its tolerance within its iterations."""
 
     def probabilities(self, features_ND: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Class probabilities (N, K)."""
+        """Return class probabilities (N, K)."""
         logits_NK = (
             np.asarray(features_ND, dtype=np.float64) - self.mean_D
         ) / self.scale_D @ self.weight_KD.T + self.bias_K
@@ -54,11 +54,11 @@ class Probe:
         return likelihood_NK / likelihood_NK.sum(axis=1, keepdims=True)
 
     def predict(self, features_ND: NDArray[np.floating]) -> NDArray:
-        """Class names (N,), an object array."""
+        """Return class names (N,), an object array."""
         return np.array(self.classes, dtype=object)[self.probabilities(features_ND).argmax(axis=1)]
 
     def to_bytes(self) -> bytes:
-        """The probe as an NPZ archive without pickles."""
+        """Return the probe as an NPZ archive without pickles."""
         facts = {"classes": self.classes, "c": self.c, "inner_score": self.inner_score, "converged": self.converged}
         buffer = io.BytesIO()
         np.savez(
@@ -73,7 +73,7 @@ class Probe:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Probe:
-        """The probe that `to_bytes` wrote. Raises ValueError or KeyError when `content` is something else."""
+        """Return the probe that `to_bytes` wrote. Raises ValueError or KeyError when `content` is something else."""
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             facts = json.loads(str(archive["facts"]))
             arrays = {name: archive[name] for name in ("mean_D", "scale_D", "weight_KD", "bias_K")}
@@ -120,7 +120,7 @@ def fit(
 
 
 def _splits(code_N: NDArray, patient_N: NDArray, block_N: NDArray, seed: int) -> list[NDArray[np.bool_]]:
-    """Masks of the spots left out in turn: patients, or blocks of the only patient."""
+    """Return masks of the spots left out in turn: patients, or blocks of the only patient."""
     patients = np.unique(patient_N)
     if len(patients) > 1:
         return [patient_N == patient for patient in patients]
@@ -142,8 +142,9 @@ def _splits(code_N: NDArray, patient_N: NDArray, block_N: NDArray, seed: int) ->
 def _score_path(
     features: NDArray, code_N: NDArray, left_out: NDArray[np.bool_], strengths: Sequence[float], n_classes: int
 ) -> list[float]:
-    """Balanced accuracy on the spots left out for each strength, over classes that both sides have; empty where
-    undefined."""
+    """Return the balanced accuracy on the spots left out for each strength, over classes that both sides have; empty
+    where undefined.
+    """
     known_K = np.bincount(code_N[~left_out], minlength=n_classes) > 0
     shared = left_out & known_K[code_N]
     if known_K.sum() < 2 or len(np.unique(code_N[shared])) < 2:
@@ -158,7 +159,8 @@ def _score_path(
 
 
 def _fit_path(features: NDArray, code_N: NDArray, strengths: Sequence[float]) -> list[tuple]:
-    """(mean, scale, weight, bias, converged) for each strength, from strong to weak, each started from the one before.
+    """Return (mean, scale, weight, bias, converged) for each strength, from strong to weak, each started from the one
+    before.
 
     Rows of `weight` are the classes of `code_N` in order; with one class they are zero. A penalised optimum lies in
     the span of the training rows, so with fewer spots than features the fit runs in that span: the same optimum,

@@ -24,7 +24,8 @@ def ahead(
     own_n: NDArray[np.int64],
     group_N: NDArray | None = None,
 ) -> NDArray[np.int64]:
-    """Of each query, (n, 2): candidates more similar than its partner `own_n`, and as similar (itself among them).
+    """Count for each query, (n, 2), the candidates more similar than its partner `own_n`, and those as similar (itself
+    among them).
 
     Similarity is the inner product, the cosine where codes have length one. With `group_N` a query has the candidates
     of its partner's group alone.
@@ -44,19 +45,20 @@ def ahead(
 
 
 def recall(ahead_n2: NDArray[np.int64], k: int) -> float:
-    """The mean probability that the partner is among the first `k`, equals standing in any order."""
+    """Return the mean probability that the partner is among the first `k`, equals standing in any order."""
     better_n, equal_n = ahead_n2.T
     return float(np.clip((k - better_n) / equal_n, 0.0, 1.0).mean())
 
 
 def median_rank(ahead_n2: NDArray[np.int64]) -> float:
-    """The median over queries of the partner's rank, in the middle of its equals."""
+    """Return the median over queries of the partner's rank, in the middle of its equals."""
     better_n, equal_n = ahead_n2.T
     return float(np.median(better_n + (equal_n + 1) / 2))
 
 
 def retrieval(of_image_N2: NDArray[np.int64], of_gene_N2: NDArray[np.int64], group_N: NDArray) -> dict[str, float]:
-    """Both directions and what chance gives, from `ahead` of all spots, whose candidates were those of `group_N`.
+    """Return both directions and what chance gives, from `ahead` of all spots, whose candidates were those of
+    `group_N`.
 
     `recall_K_image_to_gene` and `recall_K_gene_to_image` for the K of `AT`, `median_rank_...` likewise; `..._chance`
     is that of candidates in random order: min(K, candidates) / candidates, the mean over spots; and the median over

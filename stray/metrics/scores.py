@@ -35,7 +35,7 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a prediction is worth on one set of spots."""
+    """Scores of a prediction on one set of spots."""
 
     classes: tuple[str, ...]
     """Names of the K classes, in the order of the matrix."""
@@ -50,13 +50,13 @@ class Scores:
 def confusion_matrix(
     truth_N: NDArray[np.integer], prediction_N: NDArray[np.integer], n_classes: int
 ) -> NDArray[np.int64]:
-    """Counts (K, K): row the truth, column the prediction."""
+    """Return counts (K, K): row the truth, column the prediction."""
     cells_N = truth_N.astype(np.int64) * n_classes + prediction_N
     return np.bincount(cells_N, minlength=n_classes * n_classes).reshape(n_classes, n_classes)
 
 
 def summarise(confusion_xKK: NDArray[np.number], known_K: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
-    """Every summary score of one confusion matrix (K, K) or of many at once (..., K, K).
+    """Return every summary score of one confusion matrix (K, K) or of many at once (..., K, K).
 
     accuracy: share of spots that are right. balanced_accuracy: mean recall over the classes that the truth has; a class
     that no training label had counts with recall 0. macro_f1_fold: mean F1 over those same classes. The two `_known`
@@ -81,8 +81,9 @@ def summarise(confusion_xKK: NDArray[np.number], known_K: NDArray[np.bool_]) -> 
 
 
 def auc(positive_N: NDArray[np.bool_], score_N: NDArray[np.floating]) -> float:
-    """Area under the ROC curve: P(score of a positive > score of a negative), ties counting half; nan without both
-    kinds."""
+    """Return the area under the ROC curve: P(score of a positive > score of a negative), ties counting half; nan
+    without both kinds.
+    """
     n_positive = int(positive_N.sum())
     n_negative = len(positive_N) - n_positive
     if n_positive == 0 or n_negative == 0:

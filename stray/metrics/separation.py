@@ -1,4 +1,4 @@
-"""How separate groups of spots are among codes: batches, which a batch-agnostic encoder should mix, and tissue classes,
+"""Separation of groups of spots among codes: batches, which a batch-agnostic encoder should mix, and tissue classes,
 which it should keep apart.
 
 Shapes: N spots, D dimensions of a code, K groups.
@@ -18,8 +18,8 @@ MEASURES = ("silhouette", "knn_purity")
 
 
 def group_codes(name_N: NDArray) -> NDArray[np.int64]:
-    """The group of each spot by number, -1 where its name is empty or where no other spot is of its group: how far
-    apart the spots of a group lie cannot be said of one spot.
+    """Return the group of each spot by number, -1 where its name is empty or where no other spot is of its group: how
+    far apart the spots of a group lie cannot be said of one spot.
     """
     names, code_N, count_K = np.unique(np.asarray(name_N, dtype=str), return_inverse=True, return_counts=True)
     kept_K = (names != "") & (count_K > 1)
@@ -27,14 +27,14 @@ def group_codes(name_N: NDArray) -> NDArray[np.int64]:
 
 
 def names(groupings: Iterable[str]) -> list[str]:
-    """The names under which `separation` gives its numbers."""
+    """Return the names under which `separation` gives its numbers."""
     return [f"{grouping}_{measure}" for grouping in groupings for measure in MEASURES]
 
 
 def separation(codes_ND: NDArray[np.floating], groupings: Mapping[str, NDArray[np.int64]]) -> dict[str, float]:
-    """Of each grouping (`group_codes` of the same spots, of two groups or more) the separation in Euclidean distance,
-    larger where groups lie further apart: low is good of batches, high is good of classes. Spots of group -1 are left
-    out of its numbers.
+    """Return for each grouping (`group_codes` of the same spots, of two groups or more) the separation in Euclidean
+    distance, larger where groups lie further apart: low is good for batches, high is good for classes. Spots of group
+    -1 are left out of its numbers.
 
     - `NAME_silhouette`: the mean silhouette width (Rousseeuw 1987), from -1 to 1: (b - a) / max(a, b), with a the mean
       distance to the spots of the own group and b that to those of the nearest other group; about 0 where groups
@@ -59,7 +59,7 @@ def separation(codes_ND: NDArray[np.floating], groupings: Mapping[str, NDArray[n
 
 
 def _distances(codes_ND: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Euclidean distances (N, N); infinite on the diagonal, as no spot is its own neighbour."""
+    """Return Euclidean distances (N, N); infinite on the diagonal, as no spot is its own neighbour."""
     codes = np.asarray(codes_ND, dtype=np.float64)
     codes = codes - codes.mean(axis=0)  # differences of large squares lose digits
     squares_N = np.einsum("nd,nd->n", codes, codes)
