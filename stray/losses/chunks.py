@@ -13,7 +13,8 @@ Rows = slice
 
 
 def sum_over_rows(term: Callable[[Rows], Tensor], count: int, chunk: int | None) -> Tensor:
-    """term(all `count` rows), for a `term` that is a sum over rows, as the sum over chunks of at most `chunk` rows.
+    """Return term(all `count` rows), for a `term` that is a sum over rows, as the sum over chunks of at most `chunk`
+    rows.
 
     Each chunk's intermediate tensors are freed after it and computed anew in the backward pass. `term` must be a
     function of its rows alone: no collective, no random number. None: all rows at once.
@@ -24,7 +25,9 @@ def sum_over_rows(term: Callable[[Rows], Tensor], count: int, chunk: int | None)
 
 
 def over_rows(values: Callable[[Rows], Tensor], count: int, chunk: int | None) -> Tensor:
-    """values(all `count` rows), for `values` of a tensor a row, concatenated from chunks as in `sum_over_rows`."""
+    """Return values(all `count` rows), for `values` of a tensor a row, concatenated from chunks as in
+    `sum_over_rows`.
+    """
     if chunk is None or chunk >= count:
         return values(slice(0, count))
     return torch.cat([_anew(values, rows) for rows in _parts(count, chunk)])

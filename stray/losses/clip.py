@@ -12,7 +12,7 @@ from stray.losses.gather import Gathered
 
 
 def clip_loss(codes: Gathered, logit_scale: Tensor, chunk: int | None = None) -> Tensor:
-    """This rank's share of the loss: its rows' terms over the global count, a scalar in nats.
+    """Return this rank's part of the loss: its rows' terms over the global count, a scalar in nats.
 
     The shares of all ranks add up to the mean over the N spots of the global batch of
 

@@ -30,7 +30,7 @@ class Explained:
 
 
 def expression_loss(explained: Explained, count: int) -> Tensor:
-    """This rank's share of the loss: its spots' terms over the global count, a scalar in nats per spot and gene.
+    """Return this rank's part of the loss: its spots' terms over the global count, a scalar in nats per spot and gene.
 
     The shares of all ranks add up to the mean over the `count` spots of the global batch and over genes of
 

@@ -18,7 +18,7 @@ Unlabelled = Literal["out", "negatives"]
 def guided_loss(
     codes: Gathered, logit_scale: Tensor, *, unlabelled: Unlabelled = "out", chunk: int | None = None
 ) -> Tensor:
-    """This rank's share of the loss: its labelled rows' terms over all labelled spots of the batch, a scalar in nats.
+    """Return this rank's part of the loss: its labelled rows' terms over all labelled spots of the batch, in nats.
 
     For a labelled spot i of class y_i, P(i) are the spots of its class, itself included, and A(i) the labelled spots
     ("out") or all spots ("negatives": an unlabelled one may be of the same class unseen). With the logits L = s image
@@ -53,13 +53,15 @@ def guided_loss(
 
 
 def n_labelled(codes: Gathered) -> Tensor:
-    """Labelled spots of the global batch."""
+    """Return the number of labelled spots in the global batch."""
     assert codes.class_N is not None
     return (codes.class_N >= 0).sum()
 
 
 def guided_chance(codes: Gathered, unlabelled: Unlabelled) -> Tensor:
-    """The loss where all similarities are equal: the logarithm of the number of spots that each is held against."""
+    """Return the loss where all similarities are equal: the logarithm of the number of spots that each is held
+    against.
+    """
     n = n_labelled(codes)
     if unlabelled == "out":
         return n.clamp_min(1).to(codes.image_nD.dtype).log()

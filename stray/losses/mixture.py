@@ -38,7 +38,7 @@ def mixture(
     siglip_bias: Tensor | None = None,
     explained: Explained | None = None,
 ) -> Mixed:
-    """The losses whose weight is not 0, at the logit scales `scales` by the losses' names and siglip's bias.
+    """Return the losses whose weight is not 0, at the logit scales `scales` by the losses' names and siglip's bias.
 
     `explained` holds what the decoder makes of the local pictures, where the expression loss has a weight.
     """

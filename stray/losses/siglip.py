@@ -14,7 +14,7 @@ from stray.losses.gather import Gathered
 
 
 def siglip_loss(codes: Gathered, logit_scale: Tensor, bias: Tensor, chunk: int | None = None) -> Tensor:
-    """This rank's share of the loss: its pictures' pairs over the global count, a scalar in nats.
+    """Return this rank's part of the loss: its pictures' pairs over the global count, a scalar in nats.
 
     With L = s image gene^T + b (N, N), s the logit scale and b the bias, and z = 1 on the diagonal and -1 elsewhere,
     the loss of the global batch of N spots is -sum(log sigmoid(z L)) / N. Chance is `siglip_chance`.
@@ -30,5 +30,5 @@ def siglip_loss(codes: Gathered, logit_scale: Tensor, bias: Tensor, chunk: int |
 
 
 def siglip_chance(count: int) -> float:
-    """The least loss of `count` spots whose similarities are all equal, at the best bias -ln(count - 1)."""
+    """Return the least loss of `count` spots whose similarities are all equal, at the best bias -ln(count - 1)."""
     return math.log(count) + (count - 1) * math.log(count / (count - 1)) if count > 1 else 0.0

@@ -22,7 +22,8 @@ def smoothed_loss(
     targets: Literal["detached", "published"] = "detached",
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """This rank's shares of the loss (scalar, nats) and of the mean target mass off the diagonal (scalar, 0 to 1).
+    """Return this rank's parts of the loss (scalar, nats) and of the mean target mass off the diagonal (scalar, 0 to
+    1).
 
     With S = image image^T + gene gene^T (N, N), T = softmax(S / (2 tau_t)) along each row, s the logit scale and CE(T,
     L) = -sum(T * log softmax(L)) along rows, the loss of the global batch of N spots is
