@@ -36,7 +36,7 @@ RACE = GeneConfig(validation_share=0.0)
 
 
 def by_stray(counts_NG: sp.csr_matrix, batch_N: np.ndarray, epochs: int, config: GeneConfig) -> list[float]:
-    """Spots a second of each epoch of stray's loop, in this process."""
+    """Return the spots per second of each epoch of stray's loop, in this process."""
     counts = Counts([CountBlock(np.arange(len(batch_N)), counts_NG)], np.arange(len(batch_N)))
     unlabelled_N = np.full(len(batch_N), "")
     worker = LocalWorker()
@@ -50,7 +50,7 @@ def by_stray(counts_NG: sp.csr_matrix, batch_N: np.ndarray, epochs: int, config:
 
 
 def by_scvi_tools(counts_NG: sp.csr_matrix, batch_N: np.ndarray, epochs: int) -> list[float]:
-    """Spots a second of each epoch of scvi-tools' own training with the same sizes, on the same device."""
+    """Return the spots per second of each epoch of scvi-tools' own training with the same sizes, on the same device."""
     import anndata
     import lightning.pytorch as lightning  # pyright: ignore[reportMissingImports]
     import pandas as pd

@@ -31,7 +31,7 @@ NONZERO_MEAN, NONZERO_SPREAD = -2.9, 1.5
 
 @dataclass(frozen=True)
 class Raced:
-    """What one contender did."""
+    """Measurements of one implementation."""
 
     name: str
     rates: tuple[float, ...]
@@ -48,13 +48,13 @@ class Raced:
 
 
 def ratios(of: Raced, to: Raced) -> tuple[float, float, float]:
-    """Median, smallest and largest over the rounds of `of`'s speed over `to`'s in the same round."""
+    """Return the median, smallest and largest over the rounds of `of`'s speed over `to`'s in the same round."""
     by_round = [a / b for a, b in zip(of.rates, to.rates, strict=True)]
     return statistics.median(by_round), min(by_round), max(by_round)
 
 
 def drawn(n_spots: int, n_genes: int, n_batches: int) -> tuple[sp.csr_matrix, np.ndarray]:
-    """Counts (N, G) of a negative binomial and the batch (N,) of each spot: for a race without a cohort."""
+    """Return counts (N, G) of a negative binomial and the batch (N,) of each spot: for a benchmark without a cohort."""
     draw = numpy_generator(0, "race")
     mean_G = np.exp(draw.normal(NONZERO_MEAN, NONZERO_SPREAD, n_genes))
     size_N = np.exp(draw.normal(0.0, 0.5, n_spots))
@@ -67,7 +67,7 @@ def drawn(n_spots: int, n_genes: int, n_batches: int) -> tuple[sp.csr_matrix, np
 
 
 def of_cohort(path: str, config: PanelConfig) -> tuple[sp.csr_matrix, np.ndarray]:
-    """Counts (N, G) of all spots of a paired dataset over its panel, and the patient (N,) of each.
+    """Return counts (N, G) of all spots of a paired dataset over its panel, and the patient (N,) of each.
 
     Raises InputError when there is no dataset, or no panel can be fitted.
     """
@@ -91,8 +91,8 @@ def race(
     threads: int,
     on_run: Callable[[str, int], None],
 ) -> list[Raced]:
-    """Each contender `rounds` times, for one epoch and then `epochs` that count; `on_run(name, round)` is called before
-    each.
+    """Run each implementation `rounds` times, for one epoch and then `epochs` that count; `on_run(name, round)` is
+    called before each.
 
     Raises RuntimeError with the end of a contender's output when it fails.
     """

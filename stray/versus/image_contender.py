@@ -41,7 +41,7 @@ What = Literal["train in memory", "train from a loader", "decode", "load", "read
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is measured: a training of `stage`, or its patches decoded or loaded without a model."""
+    """Measurement to make: a training of `stage`, or its patches decoded or loaded without a model."""
 
     what: What
     stage: ImageStage
@@ -66,7 +66,7 @@ class Job:
 
 
 def train(job: Job) -> dict[str, Any]:
-    """The stage in this process and its peers; its history tells what it measured."""
+    """Train the stage in this process and its peers; its history holds the measurements."""
     from stray.track.tracker import NullTracker
     from stray.train.run_stage import run_stage
     from stray.train.worker import LocalWorker
@@ -79,8 +79,8 @@ def train(job: Job) -> dict[str, Any]:
 
 
 def per_second(once: Callable[[], int], seconds: float) -> float:
-    """Patches a second of `once`, which tells how many it did, called until `seconds` are over; after a first call that
-    does not count: it imports and starts what a process needs once.
+    """Return the patches per second of `once`, which tells how many it did, called until `seconds` are over; after a
+    first call that does not count: it imports and starts what a process needs once.
     """
     once()
     done, started = 0, time.perf_counter()
@@ -90,13 +90,15 @@ def per_second(once: Callable[[], int], seconds: float) -> float:
 
 
 def load(job: Job) -> dict[str, float]:
-    """The batches of an epoch from the DataLoader."""
+    """Load the batches of an epoch from the DataLoader."""
     source = LoaderPatches(PairedDataset.open(job.dataset), job.stage.rows, job.processes)
     return {"rate": per_second(lambda: _epoch_of(source, job.batches), job.seconds)}
 
 
 def read_and_load(job: Job) -> dict[str, float]:
-    """The same with everything that a first epoch costs the DataLoader: reading the files, starting its processes."""
+    """Load the same with everything that a first epoch costs the DataLoader: reading the files, starting its
+    processes.
+    """
     dataset = PairedDataset.open(job.dataset)
 
     def once() -> int:
@@ -112,7 +114,7 @@ def _epoch_of(source: PatchSource, batches: Sequence[np.ndarray]) -> int:
 
 
 def decode(job: Job) -> dict[str, float]:
-    """Every picture decoded and thrown away, by threads or by processes: nobody who decodes is faster."""
+    """Decode every picture and throw it away, by threads or by processes: no loader can be faster."""
     held = EncodedImages(PairedDataset.open(job.dataset), job.stage.rows)
     encoded = [image.as_py() for image in held.images]
     pieces = [list(piece) for piece in np.array_split(np.arange(len(encoded)), 4 * max(job.threads, job.processes))]
@@ -137,7 +139,7 @@ def _call(numbers: list[int]) -> int:
 
 
 def read_and_decode(job: Job) -> dict[str, float]:
-    """Epochs streamed from the files, which are not in the system's cache where it lets go of them."""
+    """Decode epochs streamed from the files, which are not in the system's cache where it lets go of them."""
     dataset, rows = PairedDataset.open(job.dataset), job.stage.rows
     source = StreamedPatches(dataset, rows, PatchDecoder(dataset.manifest.patch.size_px, job.threads))
     stream = Stream(window=RunConfig().window_spots, shard_N=shards(dataset, rows))

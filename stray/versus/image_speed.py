@@ -1,4 +1,4 @@
-"""What the race of the contrastive stage measured, and how its contenders outside Ray are run."""
+"""Measurements of the contrastive stage's benchmark, and how its implementations outside Ray are run."""
 
 from __future__ import annotations
 
@@ -74,18 +74,18 @@ class ImageSpeed:
 
 
 def ratio(of: Trained | Loaded, to: Trained | Loaded) -> tuple[float, float, float]:
-    """Median, smallest and largest over the rounds of `of`'s speed over `to`'s in the same round."""
+    """Return the median, smallest and largest over the rounds of `of`'s speed over `to`'s in the same round."""
     by_round = [a / b for a, b in zip(of.rates, to.rates, strict=True)]
     return statistics.median(by_round), min(by_round), max(by_round)
 
 
 def faster(names: Sequence[str], found: Sequence[Any]) -> Any:
-    """Of those with such a name the one whose median is highest."""
+    """Return of those with such a name the one whose median is highest."""
     return max((one for one in found if one.name in names), key=lambda one: statistics.median(one.rates))
 
 
 def trained(name: str, histories: Sequence[Sequence[dict[str, float]]]) -> Trained:
-    """From the history of each round."""
+    """Return the measurements from the history of each round."""
     steady = [history[1:] or history for history in histories]
     return Trained(
         name=name,

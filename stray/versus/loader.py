@@ -1,5 +1,5 @@
-"""What a stage is compared with when its patches come another way: from tensors in memory, or from a plain PyTorch
-DataLoader over the same Parquet files.
+"""Patches from elsewhere, to compare a stage with: from tensors in memory, or from a plain PyTorch DataLoader over the
+same Parquet files.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class InMemoryPatches:
         return len(self.rows)
 
     def expect(self, upcoming: Sequence[np.ndarray]) -> None:
-        """Makes the batches, the first time."""
+        """Make the batches, the first time."""
         for positions in () if self._kept else upcoming:
             self._kept.append(self._patches.gather(positions))
             if sum(batch.nbytes for batch in self._kept) > KEPT_BYTES:
@@ -46,7 +46,7 @@ class InMemoryPatches:
         self._next = 0
 
     def gather(self, positions: np.ndarray) -> Tensor:
-        """The next batch, from the first again after the last."""
+        """Return the next batch, from the first again after the last."""
         batch = self._kept[self._next % len(self._kept)] if self._kept else None
         self._next += 1
         return batch if batch is not None and len(batch) == len(positions) else self._patches.gather(positions)
@@ -102,12 +102,14 @@ class LoaderPatches:
         return len(self.rows)
 
     def expect(self, upcoming: Sequence[np.ndarray]) -> None:
-        """Begins an epoch."""
+        """Begin an epoch."""
         self._batches.upcoming, self._left = upcoming, deque(upcoming)
         self._epoch = iter(self._loader)
 
     def gather(self, positions: np.ndarray) -> Tensor:
-        """The loader's next batch; what is asked for outside an epoch, a patch to try the encoder on, comes past it."""
+        """Return the loader's next batch; what is asked for outside an epoch, a patch to try the encoder on, comes past
+        it.
+        """
         if self._left:
             assert np.array_equal(self._left.popleft(), positions), "asked for in another order than expected"
             batch_nHWC = next(self._epoch)

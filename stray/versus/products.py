@@ -19,7 +19,7 @@ HIDDEN, LATENT, BATCH = 128, 10, 128
 def product_rates(
     counts_NG: sp.csr_matrix, epochs: int, *, sparse: bool, precision: Literal["fp32", "mixed"]
 ) -> list[float]:
-    """Spots a second of each epoch in which nothing else is computed.
+    """Return the spots per second of each epoch in which nothing else is computed.
 
     `sparse`: the first layer multiplies the non-zero counts alone, with its weights as (G, H).
     """
@@ -44,7 +44,7 @@ def product_rates(
 
 
 def _layers(n_genes: int) -> list[tuple[int, int]]:
-    """Encoder, mean, log-variance, decoder, shares, extra zeros."""
+    """Return the layers: encoder, mean, log-variance, decoder, shares, extra zeros."""
     heads = [(HIDDEN, n_genes), (HIDDEN, n_genes)]
     return [(n_genes, HIDDEN), (HIDDEN, LATENT), (HIDDEN, LATENT), (LATENT, HIDDEN), *heads]
 

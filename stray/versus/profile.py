@@ -1,4 +1,4 @@
-"""Where the time of a gene stage's step goes, by torch's profiler."""
+"""Profile of a gene stage's step, by torch's profiler."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PARTS = {
 
 
 def time_by_part(counts_NG: sp.csr_matrix, batch_N: np.ndarray, threads: int) -> dict[str, float]:
-    """Shares of the operations' own time in an epoch of the race's model, not compiled, in this process: of the
-    device's time where there is a GPU. What Python takes between operations is not in them.
+    """Return the shares of the operations' own time in an epoch of the benchmark's model, not compiled, in this
+    process: of the device's time where there is a GPU. What Python takes between operations is not in them.
     """
     before, cuda = torch.get_num_threads(), torch.cuda.is_available()
     torch.set_num_threads(threads)

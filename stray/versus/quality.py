@@ -1,4 +1,4 @@
-"""How good the codes of two implementations of one gene stage are: the ELBO of held-out spots, and a linear probe.
+"""Quality of the codes of two implementations of one gene stage: the ELBO of held-out spots, and a linear probe.
 
 Both implementations leave the same folder, with weights of stray's module, so both are judged by the same lines here.
 """
@@ -80,18 +80,18 @@ class Job:
 
     @property
     def title(self) -> str:
-        """For the person who watches."""
+        """Title in progress and logs."""
         first = self.cells[0]
         return f"{self.side}, held out {first.fold.name}, seed {first.seed}"
 
     def path(self, one: Cell) -> str:
-        """The file of a cell's result."""
+        """Return the file of a cell's result."""
         key = digest(one.scored.gene.key, one.recipe.eval, DRAWS, root_of("", self.side))
         name = f"{self.side}-{one.method}-{one.fold.name}-seed{one.seed}-{key}.json"
         return storage.join(self.root, "results", name)
 
     def done(self) -> list[Result] | None:
-        """The results where all are there."""
+        """Return the results where all are there."""
         paths = [self.path(one) for one in self.cells]
         if not all(storage.exists(path) for path in paths):
             return None
@@ -112,7 +112,7 @@ class Job:
 
 
 def jobs(recipe: Recipe, dataset: PairedDataset, methods: Sequence[str], root: str) -> list[Job]:
-    """What there is to run, seed by seed, the implementations of a fold beside each other.
+    """Return the jobs to run, seed by seed, the implementations of a fold beside each other.
 
     `methods` are names of the recipe's; none: every one that trains a gene stage which both implementations can. Raises
     InputError when there is none, a named one cannot be compared, or the recipe holds out nobody.
@@ -191,7 +191,7 @@ def score(side: Side, one: Cell, dataset: PairedDataset, root: str) -> Result:
 
 @torch.no_grad()
 def held_out_elbo(task: GeneTask, counts: Counts, batch_N: np.ndarray, draws: int = DRAWS) -> np.ndarray:
-    """Mean ELBO per held-out spot (nats) of the task's module, (draws,), each with its own draw of z.
+    """Return the mean ELBO per held-out spot (nats) of the task's module, (draws,), each with its own draw of z.
 
     The draws are keyed by their number and the spots, so that every module is judged with the same ones.
     """
@@ -208,19 +208,21 @@ def held_out_elbo(task: GeneTask, counts: Counts, batch_N: np.ndarray, draws: in
 
 @torch.no_grad()
 def codes(task: GeneTask, counts: Counts) -> np.ndarray:
-    """Gene codes (N, Z) of all of `counts`: posterior means of the task's module."""
+    """Return gene codes (N, Z) of all of `counts`: posterior means of the task's module."""
     task.module.eval()
     chunks = [np.arange(i, min(i + CHUNK, len(counts))) for i in range(0, len(counts), CHUNK)]
     return torch.cat([task.module.encode(counts.entries(chunk)) for chunk in chunks]).numpy()
 
 
 def root_of(root: str, side: Side) -> str:
-    """Of an implementation's stages; another version of scvi-tools is another implementation."""
+    """Return the folder of an implementation's stages; another version of scvi-tools is another implementation."""
     return storage.join(root, f"{side}-{scvi_tools.version()}" if side == "scvi-tools" else side)
 
 
 def _seconds(side: Side, folder: ResultFolder, spots: int) -> float:
-    """What training itself took: of stray the epochs without their validation, which scvi-tools does not do."""
+    """Return the seconds of training alone: of stray the epochs without their validation, which scvi-tools does not
+    do.
+    """
     if side == "scvi-tools":
         return folder.facts()["seconds"]
     return sum(spots / epoch["spots_per_second"] for epoch in folder.read_json("history.json"))
@@ -232,8 +234,8 @@ def _decoded(tree: dict[str, Any]) -> Result:
 
 
 def _unfit(recipe: Recipe) -> list[Problem]:
-    """Why the recipe's folds or labels cannot be compared on. Scores of several label sources are never pooled, and
-    those of weak ones are no truth.
+    """Return why the recipe's folds or labels cannot be compared on. Scores of several label sources are never pooled,
+    and those of weak ones are no truth.
     """
     found, sources = [], recipe.eval.label_sources
     if recipe.folds.kind == "none":

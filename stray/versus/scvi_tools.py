@@ -38,7 +38,7 @@ OWN_WEIGHTS = "scvi_tools.pt"
 
 
 def problems(config: GeneConfig, place: str = "gene") -> list[Problem]:
-    """Why scvi-tools cannot train this stage as stray does; empty where it can."""
+    """Return why scvi-tools cannot train this stage as stray does; empty where it can."""
     model, optim = config.model, config.optim
     if not isinstance(model, ScviConfig):
         return [Problem(f"{place}.model.kind", f"scvi-tools has no {model.kind}", "compare scvi or scanvi")]
@@ -67,7 +67,7 @@ def require() -> None:
 
 
 def version() -> str:
-    """Of scvi-tools."""
+    """Return the version of scvi-tools."""
     return importlib.metadata.version(NAME)
 
 
@@ -98,17 +98,19 @@ def run_stage(stage: GeneStage, data: StageData, root: str) -> None:
 
 
 def folder_of(stage: GeneStage, root: str) -> ResultFolder:
-    """Where `run_stage` keeps the stage."""
+    """Return the folder in which `run_stage` keeps the stage."""
     return ResultFolder(storage.join(root, stage.key))
 
 
 def task_of(stage: GeneStage, counts: Counts) -> GeneTask:
-    """stray's task of the stage: which spots train and which are held out, the batches, the classes, and the module."""
+    """Return stray's task of the stage: which spots train and which are held out, the batches, the classes, and the
+    module.
+    """
     return GeneTask(stage.config, counts, stage.batch, stage.label, seed=stage.seed, device=torch.device("cpu"))
 
 
 def cohort(stage: GeneStage, counts: Counts, task: GeneTask) -> AnnData:
-    """The stage's spots as scvi-tools takes them, in stray's order: counts over the panel, batch and label.
+    """Return the stage's spots as scvi-tools takes them, in stray's order: counts over the panel, batch and label.
 
     Batches and classes are categories in the order of stray's numbers for them.
     """
@@ -126,7 +128,7 @@ def cohort(stage: GeneStage, counts: Counts, task: GeneTask) -> AnnData:
 
 
 def _model(stage: GeneStage, counts: Counts, task: GeneTask, root: str) -> Any:
-    """scvi-tools' model with the weights that training begins with."""
+    """Return scvi-tools' model with the weights that training begins with."""
     import scvi  # pyright: ignore[reportMissingImports]
 
     scvi.settings.seed = stage.seed
@@ -161,7 +163,7 @@ def _model(stage: GeneStage, counts: Counts, task: GeneTask, root: str) -> Any:
 
 
 def _training(stage: GeneStage, task: GeneTask) -> dict[str, Any]:
-    """The arguments of `train` that stray's settings amount to."""
+    """Return the arguments of `train` that stray's settings amount to."""
     config, model, optim = stage.config, stage.config.model, stage.config.optim
     assert isinstance(model, ScviConfig)
     plan: dict[str, Any] = {
@@ -191,8 +193,8 @@ def _training(stage: GeneStage, task: GeneTask) -> dict[str, Any]:
 
 
 def _splitter() -> type:
-    """scvi-tools' splitter, but that every labelled spot teaches scANVI its class, held out of the ELBO or not, as with
-    stray.
+    """Return scvi-tools' splitter, but that every labelled spot teaches scANVI its class, held out of the ELBO or not,
+    as with stray.
     """
     from scvi.dataloaders import SemiSupervisedDataSplitter  # pyright: ignore[reportMissingImports]
 
@@ -210,7 +212,7 @@ def _splitter() -> type:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Neither warnings nor log lines of scvi-tools and lightning: who compares cannot act on them."""
+    """Silence warnings and log lines of scvi-tools and lightning, on which a reader of the comparison cannot act."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import scvi  # pyright: ignore[reportMissingImports]  # noqa: F401  # importing it sets its levels anew

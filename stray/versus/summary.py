@@ -30,12 +30,12 @@ class Spread:
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """Mean over seeds."""
         return float(np.mean(self.values))
 
     @property
     def sd(self) -> float:
-        """Over seeds; nan with one."""
+        """Standard deviation over seeds; nan with one."""
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else float("nan")
 
     @property
@@ -98,8 +98,8 @@ class Quality:
 
 
 def summary(results: Sequence[Result]) -> Quality:
-    """The rows of `results`. Raises InputError when the implementations did not see the same spots and genes, or were
-    not run on the same cells.
+    """Return the rows of `results`. Raises InputError when the implementations did not see the same spots and genes, or
+    were not run on the same cells.
     """
     methods = list(dict.fromkeys(one.method for one in results))
     by_cell: dict[tuple[str, str, int], dict[str, Result]] = {}
@@ -124,7 +124,7 @@ def summary(results: Sequence[Result]) -> Quality:
 
 
 def _data(one: Result) -> tuple[int, int, int, int]:
-    """What both implementations must have in common: genes, spots that train, are held out, are scored."""
+    """Return what both implementations must have in common: genes, spots that train, are held out, are scored."""
     return one.n_genes, one.n_trained, one.n_held_out, sum(map(sum, one.confusion))
 
 
@@ -180,7 +180,7 @@ def _gap(ours: Row, theirs: Row, by_cell: dict[tuple[str, str, int], dict[str, R
 
 
 def _pooled(results: Sequence[Result]) -> NDArray[np.int64]:
-    """The confusion matrices of several folds added up, over all their classes in alphabetical order."""
+    """Return the sum of the confusion matrices of several folds, over all their classes in alphabetical order."""
     classes = sorted({name for one in results for name in one.classes})
     total = np.zeros((len(classes), len(classes)), dtype=np.int64)
     for one in results:

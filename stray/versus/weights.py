@@ -69,5 +69,5 @@ def copy_weights(theirs: Any, ours: GeneVae) -> list[tuple[str, Tensor, Tensor]]
 
 
 def as_ours(source: Tensor, target: Tensor) -> Tensor:
-    """Their (genes, batches) is our (batches, genes)."""
+    """Return their weights in our shape: their (genes, batches) is our (batches, genes)."""
     return source if source.shape == target.shape else source.T
