@@ -75,7 +75,7 @@ def read_comparison(
 
 
 def _listed(text: str) -> set[str]:
-    """Members of a list as a parameter holds it: JSON."""
+    """Return members of a list as a parameter holds it: JSON."""
     try:
         found = json.loads(text)
     except ValueError:

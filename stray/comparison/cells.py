@@ -1,4 +1,4 @@
-"""Which runs of an experiment count, and what they hold."""
+"""Runs of an experiment that count, and their contents."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class CellRun:
 
 
 def newest_cells(reader: MlflowReader, notes: list[str]) -> list[CellRun]:
-    """The runs that count, oldest first; why others do not is added to `notes`."""
+    """Return the runs that count, oldest first; why others do not is added to `notes`."""
     found = reader.runs({records.KIND: records.CELL})
     whole = [run for run in found if all(tag in run.tags for tag in (records.METHOD, records.FOLD, records.SEED))]
     finished = [run for run in whole if run.status == "FINISHED" and any(label_sources(run))]
@@ -92,20 +92,20 @@ def _place(run: RunRecord) -> tuple[str, Cell]:
 
 
 def label_sources(run: RunRecord) -> list[str]:
-    """Label sources that a run was scored on."""
+    """Return label sources that a run was scored on."""
     names = (re.fullmatch(r"eval/([^/]+)/probe/accuracy", name) for name in run.metrics)
     return [match.group(1) for match in names if match]
 
 
 def is_weak(runs: Iterable[CellRun], source: str) -> bool:
-    """Whether any of the runs marked the source's labels as no truth."""
+    """Return whether any of the runs marked the source's labels as no truth."""
     return any(run.record.metrics.get(f"eval/{source}/weak", 0.0) > 0 for run in runs)
 
 
 def training_curves(
     reader: MlflowReader, runs: list[CellRun]
 ) -> dict[str, dict[tuple[str, Cell], tuple[tuple[float, float], ...]]]:
-    """Histories of losses, where they have more than one step."""
+    """Return histories of losses, where they have more than one step."""
     names = sorted(
         {name for run in runs for name in run.record.metrics if _CURVE.fullmatch(name)},
         key=lambda name: (len(name), name),
@@ -126,7 +126,7 @@ def training_curves(
 
 
 def choices(runs: list[CellRun]) -> dict[str, dict[Cell, Chosen]]:
-    """What the methods that choose among others were, cell by cell."""
+    """Return the choices of the methods that choose among others, cell by cell."""
     found: dict[str, dict[Cell, Chosen]] = {}
     for run in sorted(runs, key=lambda run: run.cell):
         if records.CHOSEN in run.record.tags:
@@ -140,7 +140,7 @@ def choices(runs: list[CellRun]) -> dict[str, dict[Cell, Chosen]]:
 
 
 def provenance(reader: MlflowReader, runs: list[CellRun]) -> dict[str, str]:
-    """Where the numbers come from, in words."""
+    """Return the origin of the numbers, in words."""
 
     def tag(name: str) -> str:
         return ", ".join(sorted({run.record.tags[name] for run in runs if name in run.record.tags})) or "not recorded"
@@ -159,7 +159,7 @@ def provenance(reader: MlflowReader, runs: list[CellRun]) -> dict[str, str]:
 
 
 def recipe_params(reader: MlflowReader, runs: list[CellRun]) -> dict[str, str]:
-    """The recipe: of the parent run, or of the newest cell where the parent logged none."""
+    """Return the recipe: of the parent run, or of the newest cell where the parent logged none."""
     parent = reader.run(runs[-1].record.parent) if runs[-1].record.parent else None
     return dict(sorted((parent.params if parent and parent.params else runs[-1].record.params).items()))
 

@@ -17,7 +17,7 @@ from stray.report.tables import MAJORITY, POOLED_SCORES, Cell, Delta, MethodRow,
 
 
 def source_table(runs: list[CellRun], methods: list[str], source: str, metric: str, baseline: str) -> SourceTable:
-    """All methods on one label source."""
+    """Return the table of all methods on one label source."""
     runs = [run for run in runs if source in label_sources(run.record)]
     cells = {run.cell for run in runs}
     answers = {id(run): _answers(run.predictions, source) for run in runs if run.predictions is not None}
@@ -66,7 +66,7 @@ def source_table(runs: list[CellRun], methods: list[str], source: str, metric: s
 
 
 def _answers(predictions: pa.Table, source: str) -> dict[str, list[str]]:
-    """Labels and predictions of the spots that are scored on `source`."""
+    """Return labels and predictions of the spots that are scored on `source`."""
     sources = predictions.column("label_source").to_pylist()
     mask = [name is not None and safe_name(name) == source for name in sources]
     picked = predictions.filter(pa.array(mask)).filter(pc.field("scored"))
@@ -82,7 +82,9 @@ def _delta(
     n_classes: int,
     metric: str,
 ) -> Delta | None:
-    """A method against the baseline, each cell on the spots that both scored; None where they share no cell."""
+    """Return the difference of a method to the baseline, each cell on the spots that both scored; None where they share
+    no cell.
+    """
     run_of = {(run.method, run.cell): id(run) for run in reversed(runs)}
     own, other, partial = dict(row.cells), dict(reference.cells), 0
     for cell in sorted(set(own) & set(other)):
@@ -118,7 +120,7 @@ def _row(
     metric: str,
     cells: set[Cell],
 ) -> MethodRow:
-    """One method, or the majority class, over its cells."""
+    """Return the row of one method, or of the majority class, over its cells."""
     place = f"eval/{source}/{classifier}"
 
     def values(key: str) -> dict[Cell, float]:
