@@ -1,4 +1,4 @@
-"""Which spots meet in a batch of the contrastive stage: what counts as a negative."""
+"""Sampling of the contrastive stage's mini-batches, which decides the negatives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field
 
 @dataclass(frozen=True, kw_only=True)
 class BatchesConfig:
-    """How batches are drawn; an epoch has the same number of steps in each way."""
+    """Sampling of mini-batches; an epoch has the same number of steps in each way."""
 
     sampling: Literal["uniform", "patients", "classes"] = "uniform"
     """Every spot once an epoch; every patient equally often; or every class equally often, by the labels of training

@@ -57,7 +57,7 @@ class ProjectionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """What is done to the patches of a batch, drawn from (seed, epoch, step)."""
+    """Augmentation of the patches of a mini-batch, drawn from (seed, epoch, step)."""
 
     flips: bool = True
     """Mirror each patch with probability one half."""

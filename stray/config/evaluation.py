@@ -1,4 +1,4 @@
-"""Which labels count, and how embeddings are scored."""
+"""Label sources, and the scoring of embeddings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stray.columns import ANNOTATED
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSourcesConfig:
-    """Which label sources may train a probe, and which are scored."""
+    """Label sources that may train a probe, and those that are scored."""
 
     train: tuple[str, ...] = (ANNOTATED,)
     """Sources whose labels may train a probe."""

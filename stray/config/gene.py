@@ -12,7 +12,7 @@ from stray.config.optim import OptimConfig
 
 @dataclass(frozen=True, kw_only=True)
 class PanelConfig:
-    """Which genes a model sees; fitted on the fold's training patients only."""
+    """Genes that a model sees; fitted on the fold's training patients only."""
 
     kind: Literal["hvg", "svg", "union", "mean", "all", "file"] = "hvg"
     """Highly variable genes (seurat_v3, patient as batch), spatially variable genes (Moran's I within sections), the

@@ -10,7 +10,7 @@ from pydantic import Field
 
 @dataclass(frozen=True, kw_only=True)
 class _ContrastConfig:
-    """What every loss over pairs of codes has."""
+    """Settings of every loss over pairs of embeddings."""
 
     weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight in the sum of losses; 0: left out."""

@@ -1,4 +1,4 @@
-"""Where and how the work runs, and where it is tracked."""
+"""Workers, memory, checkpoints and tracking."""
 
 from __future__ import annotations
 
