@@ -16,7 +16,7 @@ EPS = 1e-8
 
 
 def nb_log_prob(x_NG: Tensor, mu_NG: Tensor, theta_G: Tensor) -> Tensor:
-    """Log-probability (N, G) of counts under NB(mean mu > 0, inverse dispersion theta > 0).
+    """Return the log-probability (N, G) of counts under NB(mean mu > 0, inverse dispersion theta > 0).
 
     theta [log(theta+e) - log(theta+mu+e)] + x [log(mu+e) - log(theta+mu+e)] + lgamma(x+theta) - lgamma(theta) -
     lgamma(x+1)
@@ -32,7 +32,7 @@ def nb_log_prob(x_NG: Tensor, mu_NG: Tensor, theta_G: Tensor) -> Tensor:
 
 
 def zinb_log_prob(x_NG: Tensor, mu_NG: Tensor, theta_G: Tensor, pi_NG: Tensor) -> Tensor:
-    """Log-probability (N, G) of counts under NB with extra zeros of logit pi.
+    """Return the log-probability (N, G) of counts under NB with extra zeros of logit pi.
 
     With A = -pi + theta (log(theta+e) - log(theta+mu+e)):
     x = 0: softplus(A) - softplus(-pi);  x > 0: -softplus(-pi) + A + x (log(mu+e) - log(theta+mu+e)) + the lgamma terms.
@@ -62,23 +62,23 @@ def nb_sample(mu_NG: Tensor, theta_G: Tensor, generator: torch.Generator | None 
 
 
 def zinb_mean(mu_NG: Tensor, pi_NG: Tensor) -> Tensor:
-    """Mean (N, G) of the zero-inflated negative binomial: mu times the probability of no extra zero."""
+    """Return the mean (N, G) of the zero-inflated negative binomial: mu times the probability of no extra zero."""
     return mu_NG * torch.sigmoid(-pi_NG)
 
 
 def kl_standard_normal(mean_NZ: Tensor, variance_NZ: Tensor) -> Tensor:
-    """KL(N(mean, variance) || N(0, I)) of each spot, shape (N,)."""
+    """Return KL(N(mean, variance) || N(0, I)) of each spot, shape (N,)."""
     return 0.5 * (mean_NZ.square() + variance_NZ - 1.0 - variance_NZ.log()).sum(dim=-1)
 
 
 def kl_normal(mean_NZ: Tensor, variance_NZ: Tensor, prior_mean: Tensor, prior_variance: Tensor) -> Tensor:
-    """KL(N(mean, variance) || N(prior mean, prior variance)) of each spot, shape (N,)."""
+    """Return KL(N(mean, variance) || N(prior mean, prior variance)) of each spot, shape (N,)."""
     ratio_NZ = variance_NZ / prior_variance
     distance_NZ = (mean_NZ - prior_mean).square() / prior_variance
     return 0.5 * (ratio_NZ + distance_NZ - 1.0 - ratio_NZ.log()).sum(dim=-1)
 
 
 def normal_log_prob(x_NZ: Tensor, mean_NZ: Tensor, variance_NZ: Tensor) -> Tensor:
-    """Log-density of each spot under a normal distribution with independent dimensions, shape (N,)."""
+    """Return the log-density of each spot under a normal distribution with independent dimensions, shape (N,)."""
     squares_NZ = (x_NZ - mean_NZ).square() / variance_NZ
     return -0.5 * (squares_NZ + variance_NZ.log() + math.log(2 * math.pi)).sum(dim=-1)

@@ -29,7 +29,7 @@ class SparseCounts:
 
     @staticmethod
     def of(x_nG: Tensor) -> SparseCounts:
-        """The non-zero entries of a dense matrix."""
+        """Return the non-zero entries of a dense matrix."""
         row_e, gene_e = x_nG.nonzero(as_tuple=True)
         log_factorial_n = torch.lgamma(x_nG + 1).sum(dim=1)
         return SparseCounts(x_nG.shape[1], row_e, gene_e, x_nG[row_e, gene_e], x_nG.sum(dim=1), log_factorial_n)
@@ -43,11 +43,11 @@ class SparseCounts:
         return self.row_e * self.n_genes + self.gene_e
 
     def dense(self, values_e: Tensor) -> Tensor:
-        """(n, G) with `values_e` at the entries and zeros elsewhere."""
+        """Return (n, G) with `values_e` at the entries and zeros elsewhere."""
         out_n_G = values_e.new_zeros(len(self) * self.n_genes)
         return out_n_G.index_put_((self.place_e,), values_e).view(len(self), self.n_genes)
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> SparseCounts:
-        """The same on a device."""
+        """Return the same on a device."""
         tensors = (self.row_e, self.gene_e, self.x_e, self.total_n, self.log_factorial_n)
         return SparseCounts(self.n_genes, *(t.to(device, non_blocking=non_blocking) for t in tensors))

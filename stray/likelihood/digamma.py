@@ -9,7 +9,7 @@ SHIFT = 6
 
 
 def digamma(y: Tensor) -> Tensor:
-    """psi(y) for y > 0, elementwise; in float32 on a CPU within 2e-6 max(1, |psi(y)|), elsewhere torch's own.
+    """Return psi(y) for y > 0, elementwise; in float32 on a CPU within 2e-6 max(1, |psi(y)|), elsewhere torch's own.
 
     On a CPU torch takes one element after the other. This takes whole vectors: the recurrence six times, then the
     asymptotic series at Y = y + 6 >= 6, whose next term is below 1e-9 (Abramowitz & Stegun 6.3.5 and 6.3.18):

@@ -1,4 +1,4 @@
-"""How likely a decoder's output finds the counts: the negative binomials of `stray.likelihood`, from the decoder's
+"""Log-probability of counts under a decoder's output: the negative binomials of `stray.likelihood`, from the decoder's
 logits to the spots' log-probabilities in two passes over (n, G) and with the gradient written out.
 
 On a CPU the passes over (n, G) are what a step costs beside its matrix products. The functions of the zeros are
@@ -30,8 +30,8 @@ def count_log_prob(
     theta: Tensor,
     pi_nG: Tensor | None,
 ) -> Tensor:
-    """Log-probability of each spot's counts, (n,): the sum over genes of `nb_log_prob`, or of `zinb_log_prob` where
-    `pi_nG` is given, at the mean `library_n1 * softmax(logit_nG)`. theta is (G,) or (n, G).
+    """Return the log-probability of each spot's counts, (n,): the sum over genes of `nb_log_prob`, or of
+    `zinb_log_prob` where `pi_nG` is given, at the mean `library_n1 * softmax(logit_nG)`. theta is (G,) or (n, G).
 
     Equal to them in value and gradient.
     """
@@ -86,12 +86,14 @@ class _CountLogProb(torch.autograd.Function):
 
 
 def _of_theta(function: Callable[[Tensor], Tensor], theta: Tensor, theta_e: Tensor, where_e: Tensor) -> Tensor:
-    """`function` of theta at the entries, computed for each gene where theta is a gene's, and else for each entry."""
+    """Return `function` of theta at the entries, computed for each gene where theta is a gene's, and else for each
+    entry.
+    """
     return function(theta).take(where_e) if theta.dim() == 1 else function(theta_e)
 
 
 def _entries_forward(x_e: Tensor, mu_e: Tensor, log_s_e: Tensor, a_e: Tensor | None) -> Tensor:
-    """What a count adds to the log-probability of a zero in its place, but for its terms in lgamma."""
+    """Return what a count adds to the log-probability of a zero in its place, without its lgamma terms."""
     of_x_e = x_e * (torch.log(mu_e + EPS) - log_s_e)
     return of_x_e if a_e is None else of_x_e - F.softplus(-a_e)
 
@@ -99,7 +101,7 @@ def _entries_forward(x_e: Tensor, mu_e: Tensor, log_s_e: Tensor, a_e: Tensor | N
 def _entries_backward(
     grad_e: Tensor, x_e: Tensor, theta_e: Tensor, digamma_theta_e: Tensor, p_e: Tensor, library_e: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Of the counts' terms: p times the gradient of p, divided by the library; and the gradient of theta."""
+    """Return for the counts' terms p times the gradient of p, divided by the library; and the gradient of theta."""
     mu_e = library_e * p_e
     inverse_s_e = 1.0 / (mu_e + theta_e + EPS)
     share_grad_e = grad_e * x_e * (1.0 / (mu_e + EPS) - inverse_s_e) * p_e
@@ -109,7 +111,7 @@ def _entries_backward(
 def _dense_forward(
     logit_nG: Tensor, library_n1: Tensor, theta: Tensor, pi_nG: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """p, log s, A (None without extra zeros), and the log-probability (n,) of a spot without counts."""
+    """Return p, log s, A (None without extra zeros), and the log-probability (n,) of a spot without counts."""
     p_nG = torch.softmax(logit_nG, dim=1)
     log_s_nG = torch.addcmul(theta + EPS, library_n1, p_nG).log()
     b_nG = (torch.log(theta + EPS) - log_s_nG) * theta
@@ -131,8 +133,8 @@ def _dense_backward(
     a_nG: Tensor | None,
     entries_n1: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Gradients of logits, library, theta and pi but for the terms of single entries; `entries_n1` is what those add to
-    the softmax's sum of p times its gradient.
+    """Return gradients of logits, library, theta and pi but for the terms of single entries; `entries_n1` is what those
+    add to the softmax's sum of p times its gradient.
     """
     pi_grad_nG = None
     if pi_nG is None or a_nG is None:
