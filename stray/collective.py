@@ -1,4 +1,4 @@
-"""What crosses workers, with its gradient: a gather of rows and a sum.
+"""Collectives with gradient: a gather of rows and a sum over workers.
 
 Both are exact inverses of what a single process does on the whole batch. The convention everywhere in stray: each rank
 computes *its share* of a global sum (its rows' terms over the global count), and gradients are **summed** over ranks.
@@ -19,17 +19,19 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """Number of processes in the group; 1 where there is none."""
+    """Return the number of processes in the group; 1 where there is none."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """The *global* rank of this process; 0 where there is no group."""
+    """Return the *global* rank of this process; 0 where there is no group."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def share(count: int, of: int | None = None, size: int | None = None) -> slice:
-    """Rows of a global batch of `count` that rank `of` holds: contiguous, sizes that differ by at most one."""
+    """Return the rows of a global batch of `count` that rank `of` holds: contiguous, sizes that differ by at most
+    one.
+    """
     of = rank() if of is None else of
     size = world_size() if size is None else size
     base, extra = divmod(count, size)
@@ -72,7 +74,7 @@ class _Sum(torch.autograd.Function):
 
 
 def gather_rows(local_nD: Tensor, count: int) -> Tensor:
-    """All ranks' rows (count, D) in the order of the global batch, with gradient to the rank that made each.
+    """Return all ranks' rows (count, D) in the order of the global batch, with gradient to the rank that made each.
 
     `local_nD` holds the rows `share(count)` of the global batch. Local sizes may differ by one: the shorter are padded
     for the collective and cut again, so a remainder is neither lost nor counted twice.
@@ -89,7 +91,9 @@ def gather_rows(local_nD: Tensor, count: int) -> Tensor:
 
 
 def all_sum(local: Tensor) -> Tensor:
-    """The sum over ranks, differentiable: the gradient of each rank's part is the sum of all ranks' gradients."""
+    """Return the sum over ranks, differentiable: the gradient of each rank's part is the sum of all ranks'
+    gradients.
+    """
     if world_size() == 1:
         return local
     return _untraced_sum(local)

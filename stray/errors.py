@@ -1,4 +1,4 @@
-"""What stray raises when its input is at fault: every problem at once, each with its place and its remedy."""
+"""Errors of the input: every problem at once, each with its place and its remedy."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class NotFiniteError(InputError, FloatingPointError):
         return type(self), (self.problem, self.epoch, self.checkpoint, self.step)
 
     def at(self, checkpoint: str) -> NotFiniteError:
-        """The same once the place of the checkpoint is known."""
+        """Return the same once the place of the checkpoint is known."""
         return NotFiniteError(self.problem, self.epoch, checkpoint, self.step)
 
 
@@ -105,7 +105,7 @@ def raise_if_any(problems: list[Problem]) -> None:
 
 
 def behind(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and all that it was raised from or wraps."""
+    """Yield the error, and all that it was raised from or wraps."""
     seen: set[int] = set()
     queue = [error]
     while queue:

@@ -36,7 +36,7 @@ PROBABILITY = "probability/"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a fold's embeddings are worth."""
+    """Scores, table and probe of a fold's embeddings."""
 
     table: pa.Table
     """A row an embedded spot of the test patients: spot_id, patient, section, x_um, y_um, label, label_source (null
@@ -58,7 +58,7 @@ class Evaluation:
 
     @property
     def facts(self) -> dict:
-        """What the table alone does not say, as it stands in its metadata."""
+        """Facts that the table alone does not hold, as they stand in its metadata."""
         return json.loads(self.table.schema.metadata[FACTS])
 
     @property
@@ -107,7 +107,7 @@ def probe_balanced_accuracy(
     config: EvalConfig,
     seed: int = 0,
 ) -> float:
-    """Balanced accuracy on inner validation patients, the mean over them: what a search maximises.
+    """Return the balanced accuracy on inner validation patients, the mean over them: what a search maximises.
 
     Their labels are taken as for training (trusted ones where the patient has any), and classes that the training
     patients lack are left out: no choice of hyperparameters could find them. nan when no validation patient has a

@@ -40,7 +40,7 @@ _POLL_S = 0.2
 
 @dataclass(frozen=True)
 class Claim:
-    """Who claims a folder."""
+    """Holder of a folder."""
 
     command: str
     user: str
@@ -183,7 +183,7 @@ class _Own:
 
 
 def _claims(folder: str) -> Iterator[tuple[str, Claim | None, int]]:
-    """Name, claim and time of the last renewal in nanoseconds. None for what cannot be read as a claim."""
+    """Yield name, claim and time of the last renewal in nanoseconds; None for what cannot be read as a claim."""
     filesystem, inner = storage.resolve(folder)
     for info in filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True)):
         if info.type != fs.FileType.File or not info.base_name.endswith(".json"):

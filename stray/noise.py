@@ -19,18 +19,18 @@ from stray.collective import share
 
 
 def key(*parts: int | str) -> int:
-    """A 63-bit seed from the parts, the same on every machine and in every process."""
+    """Return a 63-bit seed from the parts, the same on every machine and in every process."""
     digest = hashlib.blake2b("/".join(str(part) for part in parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def numpy_generator(*parts: int | str) -> np.random.Generator:
-    """A numpy generator seeded by `key(parts)`."""
+    """Return a numpy generator seeded by `key(parts)`."""
     return np.random.default_rng(key(*parts))
 
 
 def torch_generator(*parts: int | str) -> torch.Generator:
-    """A CPU torch generator seeded by `key(parts)`; draws are made on the CPU so that devices agree."""
+    """Return a CPU torch generator seeded by `key(parts)`; draws are made on the CPU so that devices agree."""
     return torch.Generator().manual_seed(key(*parts))
 
 
@@ -48,32 +48,32 @@ class Noise:
 
     @staticmethod
     def of_rank(seed: int, epoch: int, step: int, count: int) -> Noise:
-        """The noise of a global batch of `count` spots, for this rank's share of it."""
+        """Return the noise of a global batch of `count` spots, for this rank's share of it."""
         return Noise(seed, epoch, step, count, share(count))
 
     def repeated(self, copies: int) -> Noise:
-        """The noise of `copies` copies of the batch, stacked: local rows are then (copies * n), copy by copy."""
+        """Return the noise of `copies` copies of the batch, stacked: local rows are then (copies * n), copy by copy."""
         return replace(self, copies=copies)
 
     def part(self, rows: slice) -> Noise:
-        """The noise of some of this rank's rows, `rows` among them."""
+        """Return the noise of some of this rank's rows, `rows` among them."""
         return replace(self, rows=slice(self.rows.start + rows.start, self.rows.start + rows.stop))
 
     def normal(self, site: str, size: int, like: Tensor) -> Tensor:
-        """Standard normal (local rows, size), on the device and of the type of `like`."""
+        """Draw standard normal values (local rows, size), on the device and of the type of `like`."""
         return _drawn(self, torch.randn, site, size, like)
 
     def uniform(self, site: str, size: int, like: Tensor) -> Tensor:
-        """Uniform on [0, 1) (local rows, size), on the device and of the type of `like`."""
+        """Draw values uniform on [0, 1) (local rows, size), on the device and of the type of `like`."""
         return _drawn(self, torch.rand, site, size, like)
 
     def keep(self, site: str, rate: float, like_nD: Tensor) -> Tensor:
-        """Dropout's factors for `like_nD`: 0 with probability `rate`, else 1 / (1 - rate)."""
+        """Return dropout's factors for `like_nD`: 0 with probability `rate`, else 1 / (1 - rate)."""
         return (self.uniform(site, like_nD.shape[1], like_nD) >= rate).to(like_nD) / (1.0 - rate)
 
 
 def _draw(noise: Noise, kind: Callable[..., Tensor], site: str, size: int, like: Tensor) -> Tensor:
-    """A draw for the global batch, of which this rank takes its rows."""
+    """Draw for the global batch, of which this rank takes its rows."""
     generator = torch_generator(noise.seed, noise.epoch, noise.step, site)
     mine_nX = kind(noise.count, noise.copies * size, generator=generator)[noise.rows]
     if noise.copies > 1:

@@ -20,13 +20,13 @@ _OBJECT_STORES = ("s3", "gcs")
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """`path` as a URI unchanged, or as an absolute local path (Ray workers change directory)."""
+    """Return `path` as a URI unchanged, or as an absolute local path (Ray workers change directory)."""
     text = os.fspath(path)
     return text if "://" in text else str(Path(text).expanduser().resolve())
 
 
 def resolve(path: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
-    """The filesystem that `path` lives on, and its place there."""
+    """Return the filesystem that `path` lives on, and its place there."""
     place = absolute(path)
     if not place.startswith(_SHARED_CLIENTS):
         filesystem, inner = fs.FileSystem.from_uri(place)
@@ -39,7 +39,7 @@ def resolve(path: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
 
 @lru_cache(maxsize=16)
 def _client(bucket_uri: str, settings: tuple[tuple[str, str], ...]) -> tuple[fs.FileSystem, str]:
-    """The client of a bucket, one for all its files: each makes its own connections and asks for credentials.
+    """Return the client of a bucket, one for all its files: each makes its own connections and asks for credentials.
 
     `settings` are the environment variables that it is made by.
     """
@@ -48,23 +48,23 @@ def _client(bucket_uri: str, settings: tuple[tuple[str, str], ...]) -> tuple[fs.
 
 
 def is_local(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` lies on this machine's filesystem (which other nodes may not see)."""
+    """Return whether `path` lies on this machine's filesystem (which other nodes may not see)."""
     return isinstance(resolve(path)[0], fs.LocalFileSystem)
 
 
 def join(path: str | os.PathLike[str], *parts: str) -> str:
-    """`path` with `parts` appended, for paths and URIs alike."""
+    """Return `path` with `parts` appended, for paths and URIs alike."""
     return "/".join([os.fspath(path).rstrip("/"), *parts])
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
-    """Whether a file or folder is there."""
+    """Return whether a file or folder is there."""
     filesystem, inner = resolve(path)
     return filesystem.get_file_info(inner).type != fs.FileType.NotFound
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The whole file. Raises FileNotFoundError when it is absent."""
+    """Read the whole file. Raises FileNotFoundError when it is absent."""
     filesystem, inner = resolve(path)
     with filesystem.open_input_stream(inner) as stream:
         return stream.read()
@@ -79,7 +79,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def write_at(filesystem: fs.FileSystem, inner: str, content: bytes | memoryview) -> None:
-    """`write_bytes` to a place of a filesystem."""
+    """Write bytes to a place of a filesystem, as `write_bytes` does."""
     with new_file(filesystem, inner) as stream:
         stream.write(content)
 
