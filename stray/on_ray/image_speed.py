@@ -49,8 +49,8 @@ def measure(
     epochs: int,
     watch: Watch,
 ) -> ImageSpeed:
-    """Compare on all patients of `recipe.dataset`, with `workers` of `cpus` CPUs in all: `rounds` times an epoch and then
-    `epochs` that count; loading alone has `loading_cpus`. Results go under `root`, which should be fresh.
+    """Compare on all patients of `recipe.dataset`, with `workers` of `cpus` CPUs in all: `rounds` times an epoch and
+    then `epochs` that count; loading alone has `loading_cpus`. Results go under `root`, which should be fresh.
 
     Raises InputError when there are more workers than CPUs.
     """
