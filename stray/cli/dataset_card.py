@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 from rich import box
 from rich.console import RenderableType
 from rich.panel import Panel
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stray.cohort.dataset import PairedDataset
+from stray.cohort.genes import gene_overlap
 from stray.cohort.manifest import Manifest, SectionEntry
 from stray.cohort.section import plural
 from stray.columns import ANNOTATED
@@ -24,7 +26,7 @@ def card(dataset: PairedDataset, *, verified: bool) -> Iterator[RenderableType]:
     manifest = dataset.manifest
     yield _head(dataset, verified)
     yield _patients(manifest)
-    yield _sections(manifest)
+    yield _sections(dataset)
     yield from _columns(manifest)
     yield from _classes(manifest)
     yield from _dropped(manifest)
@@ -82,17 +84,22 @@ def _patients(manifest: Manifest) -> Table:
     return table
 
 
-def _sections(manifest: Manifest) -> Table:
-    numbers = ("spots", "genes", "um/px", "annotated", "other labels", "dropped")
-    columns = ("section", "source", "spots", "picture", "genes", "um/px", "annotated", "other labels", "dropped")
+def _sections(dataset: PairedDataset) -> Table:
+    numbers = ("spots", "genes", "shared genes", "um/px", "annotated", "other labels", "dropped")
+    columns = ("section", "source", "spots", "picture", *numbers[1:])
     table = _table("Sections", *columns, numbers=numbers)
-    for section in manifest.sections:
+    table.caption = "shared genes: share of the genes of at least half of the other sections that the section measured"
+    table.caption_justify = "left"
+    overlap = gene_overlap(np.asarray(dataset.genes["n_sections"]), dataset.manifest.genes_measured())
+    for section in dataset.manifest.sections:
+        share = overlap.get(section.name)
         table.add_row(
             section.name,
             section.source,
             _number(section.n_spots),
             "yes" if section.has_image else "-",
             _number(section.n_genes),
+            "-" if share is None else Text(f"{share:.0%}", style="yellow" if share < 0.5 else ""),
             f"{section.microns_per_pixel:.3f}",
             _number(_labelled(section, annotated=True)),
             _number(_labelled(section, annotated=False)),

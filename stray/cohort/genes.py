@@ -84,17 +84,24 @@ class CohortGenes:
     warnings: tuple[str, ...]
 
     def overlap(self) -> dict[str, float]:
-        """Return for each section the share of the genes measured in at least half of the other sections that it has,
-        too.
-        """
-        n_sections = np.asarray(self.table["n_sections"])
-        shares = {}
-        for name, index in self.index.items():
-            own = np.zeros(len(n_sections), dtype=bool)
-            own[index] = True
-            others = (n_sections - own) >= max(1.0, (len(self.index) - 1) / 2)
-            shares[name] = float(own[others].mean()) if others.any() else float(len(self.index) == 1)
-        return shares
+        """Return `gene_overlap` of the sections."""
+        return gene_overlap(np.asarray(self.table["n_sections"]), self.index)
+
+
+def gene_overlap(n_sections_G: np.ndarray, measured: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return for each section the share of the genes measured in at least half of the other sections that it has, too.
+
+    Args:
+        n_sections_G: Number of sections that measured each gene of the gene table.
+        measured: Section -> what it measured, as rows of the gene table or a mask over them.
+    """
+    shares = {}
+    for name, own_rows in measured.items():
+        own = np.zeros(len(n_sections_G), dtype=bool)
+        own[own_rows] = True
+        others = (n_sections_G - own) >= max(1.0, (len(measured) - 1) / 2)
+        shares[name] = float(own[others].mean()) if others.any() else float(len(measured) == 1)
+    return shares
 
 
 def unite_genes(

@@ -57,8 +57,7 @@ def measure(recipe: Recipe, *, root: str, cpus: int, watch: Watch) -> list[Measu
         where: cell(recipe, dataset, fold, 0, storage.join(root, where), method="benchmark")
         for where in ("ray", "plain")
     }
-    for one in made.values():
-        fit_panels(dataset, [(one.scored.gene, fold.train)])
+    fit_panels(dataset, list(made.values()), watch.say)
     gene = made["ray"].scored.gene
     placed = place_patches(dataset, recipe.run)
     panel = gene.panel()

@@ -142,9 +142,9 @@ class _Experiment:
         stages = group.stages()
         if not stages:
             return
-        genes = _genes(group)
-        fit_panels(self._dataset, [(gene, cell.fold.train) for gene, cell in genes])
-        placed = self._place(group, genes)
+        see_counts = _see_counts(group)
+        fit_panels(self._dataset, see_counts, self._watch.say)
+        placed = self._place(group, see_counts)
         for cell in group.trained:
             self._scorer.open(cell)
         assignments = []
@@ -156,7 +156,7 @@ class _Experiment:
         self._watch.say(f"{fold_title(group.cells[0].fold)}: workers start")
         train_on_workers(assignments, placed, self._recipe, self._root, self._tracking)
 
-    def _place(self, group: Group, genes: Sequence[tuple[GeneStage, Cell]]) -> Placed:
+    def _place(self, group: Group, see_counts: Sequence[Cell]) -> Placed:
         pictures = any(isinstance(cell.scored, ImageStage) for cell in group.trained)
         if self._patches is None and pictures:
             self._watch.start("place", "patches to the object store")
@@ -164,15 +164,12 @@ class _Experiment:
             self._watch.finish("place")
         placed = self._patches or Placed(self._dataset)
         panels, patients = {}, defaultdict(set)
-        for gene, cell in genes:
-            panel = gene.panel()
-            if panel.key not in panels:
-                for note in panel.notes:
-                    self._watch.say(f"{fold_title(cell.fold)}: gene panel: {note}")
+        for cell in see_counts:
+            panel = cell.scored.gene.panel()
             panels[panel.key] = panel
             # Codes are scored on the held-out patients too; what trains takes its own rows of what lies there. A fold
             # and the one inside it may come to the same genes.
-            coded = any(isinstance(c.scored, CodesStage) for c in group.trained)
+            coded = isinstance(cell.scored, CodesStage)
             patients[panel.key].update((*cell.fold.train, *cell.fold.held_out) if coded else cell.fold.train)
         for key, panel in panels.items():
             placed = placed.with_counts(key, place_counts(self._dataset, panel, tuple(sorted(patients[key]))))
@@ -208,12 +205,14 @@ def train_on_workers(
         )
 
 
-def _genes(group: Group) -> list[tuple[GeneStage, Cell]]:
-    """The gene stages whose panel the group's pending stages see, with a cell that names their patients."""
+def _see_counts(group: Group) -> tuple[Cell, ...]:
+    """Return the cells with a pending stage that sees counts over their panel."""
     pending = {stage.key for stage in group.stages()}
-    found = {}
+    found = []
     for cell in group.trained:
-        needs = (cell.scored.needs_counts and cell.scored.key in pending) or cell.scored.gene.key in pending
-        if needs:
-            found[cell.scored.gene.panel_key] = (cell.scored.gene, cell)
-    return list(found.values())
+        keys = {gene.key for gene in cell.pending_genes()}
+        if cell.scored.needs_counts:
+            keys.add(cell.scored.key)
+        if keys & pending:
+            found.append(cell)
+    return tuple(found)

@@ -165,7 +165,7 @@ def _prepare(recipe: Recipe, root: str, workers: int, cpus: int, loading_cpus: i
             both = {"residence": kept, "decode_threads": loading_cpus}
             resident[name] = place_patches(dataset, replace(recipe.run, **both))
     watch.finish("place")
-    fit_panels(dataset, [(made.scored.gene, fold.train)])
+    fit_panels(dataset, [made], watch.say)
     panel = made.scored.gene.panel()
     placed = placed.with_counts(panel.key, place_counts(dataset, panel, fold.train))
     if first := Group((made,)).stages()[:-1]:

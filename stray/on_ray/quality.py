@@ -42,7 +42,7 @@ def _compare(recipe: Recipe, methods: Sequence[str], workers: int, watch: Watch)
     waiting = [i for i, results in enumerate(found) if results is None]
     if waiting:
         watch.say(f"{len(waiting)} of {len(listed)} are to be done; results go to {root}")
-        fit_panels(dataset, [(one.scored.gene, one.fold.train) for i in waiting for one in listed[i].cells])
+        fit_panels(dataset, [one for i in waiting for one in listed[i].cells], watch.say)
     watch.start("jobs", "folds, seeds and implementations", total=len(listed))
     watch.update("jobs", done=len(listed) - len(waiting))
     for i, results in _run(listed, waiting, workers, watch):

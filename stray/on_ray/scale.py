@@ -94,9 +94,10 @@ def measure(recipe: Recipe, *, spots: int, genes: int, epochs: int, folder: str,
         started = time.perf_counter()
         dataset = PairedDataset.open(out)
         fold = Fold("none", (), patients(dataset.spots()))
-        stage = cell(recipe, dataset, fold, recipe.seeds[0], folder, method="scale", train="gene").scored.gene
+        one = cell(recipe, dataset, fold, recipe.seeds[0], folder, method="scale", train="gene")
+        stage = one.scored.gene
         watch.start(f"{title} placed", f"{title}: panel, counts to the object store")
-        fit_panels(dataset, [(stage, fold.train)])
+        fit_panels(dataset, [one], watch.say)
         panel = stage.panel()
         placed = Placed(dataset).with_counts(panel.key, place_counts(dataset, panel, fold.train))
         watch.finish(f"{title} placed")

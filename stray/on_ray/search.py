@@ -37,7 +37,7 @@ from stray.on_ray.trial import METRIC, Shared, deliver_trial, run_trial, trial_c
 from stray.on_ray.waiting import patience
 from stray.on_ray.watch import NoWatch, Watch
 from stray.recipe import apply, dump_yaml
-from stray.train.cells import Group, with_start
+from stray.train.cells import Group
 from stray.train.results import digest
 
 
@@ -84,14 +84,12 @@ def _search(recipe: Recipe, watch: Watch) -> Found:
     key = "search-" + digest(recipe.name, method, base.key, recipe.search)
     tracking = Tracking(recipe, kind="search", key=key, dataset=dataset.manifest.digest, watch=watch)
     with tracking, dataset.unchanged():
-        fit_panels(dataset, [(base.scored.gene, fold.train)])
+        fit_panels(dataset, [base], watch.say)
         panel = base.scored.gene.panel()
         placed = place_patches(dataset, recipe.run)
         placed = placed.with_counts(panel.key, place_counts(dataset, panel, fold.train))
-        gene = base.scored.gene
-        pending = [stage for stage in with_start(gene) if base.scored.needs_codes and not stage.folder.is_done()]
-        if pending:
-            # Once, before the trials: they would all train them at the same time.
+        if pending := base.pending_genes(anyway=True):
+            # Once, before the trials: they would all wait for the first of them.
             title = "search: gene stage that the trials share"
             todo = [Assignment(stage=stage, targets=(), title=title, epochs=stage.epochs) for stage in pending]
             train_on_workers(todo, placed, recipe, root, tracking)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -16,7 +22,7 @@ from stray.metrics.naming import INNER
 from stray.on_ray.data import Placed, place_counts
 from stray.on_ray.fit import Assignment, fit
 from stray.on_ray.logger import MailboxTracker
-from stray.on_ray.panels import fit_panels
+from stray.on_ray.panels import fit_panels, panel_notes
 from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.score import log_codes, log_curves
 from stray.on_ray.tracking import Tracking
@@ -24,7 +30,7 @@ from stray.on_ray.waiting import patience
 from stray.recipe import for_method
 from stray.train.cells import Cell, Group, cell
 from stray.train.results import digest
-from stray.train.stages import GeneStage
+from stray.train.stages import GeneStage, Stage
 
 METRIC = INNER
 """What a search maximises."""
@@ -123,13 +129,38 @@ def _score(trial: Cell, shared: Shared) -> float:
 
 
 def _train(trial: Cell, shared: Shared, tracker: MailboxTracker, title: str, key: str) -> None:
-    """Train the trial's stages that are not done."""
-    stages = Group((trial,)).stages()
-    if not stages:
-        return
-    fit_panels(shared.dataset, [(trial.scored.gene, shared.fold.train)])
+    """Train the trial's stages that are not done; what another trial trains just now is waited for."""
+    group = Group((trial,))
+    with _alone([stage.key for stage in group.stages()], tracker):
+        if stages := group.stages():
+            _fit(trial, stages, shared, tracker, title, key)
+
+
+@contextmanager
+def _alone(keys: Sequence[str], tracker: MailboxTracker) -> Iterator[None]:
+    """Hold the stages `keys` among all trials: they have one process each, all on one machine.
+
+    A lock ends with its process. All take them in one order, so that no two wait for each other.
+    """
+    folder = Path(tempfile.gettempdir()) / f"stray-trials-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    with ExitStack() as held:
+        for key in sorted(keys):
+            stream = held.enter_context((folder / f"{key}.lock").open("w"))
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                tracker.note("waits for another trial that trains a stage which both need")
+                fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _fit(trial: Cell, stages: Sequence[Stage], shared: Shared, tracker: MailboxTracker, title: str, key: str) -> None:
+    fit_panels(shared.dataset, [trial])
     panel, placed = trial.scored.gene.panel(), shared.placed
-    if panel.key not in placed.counts:
+    if panel.key not in placed.counts:  # of the one that is there the search has said what there is to know
+        for note in panel_notes(shared.dataset, [trial]):
+            tracker.note(note)
         placed = placed.with_counts(panel.key, place_counts(shared.dataset, panel, shared.fold.train))
     assignments = [
         Assignment(

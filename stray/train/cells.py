@@ -44,6 +44,20 @@ class Cell:
         inside = [] if self.fold.inside is None else [list(self.fold.train)]
         return "cell-" + digest(parts, self.recipe.eval, *inside)
 
+    def pending_genes(self, *, anyway: bool = False) -> tuple[GeneStage, ...]:
+        """Return the gene stages that are to be trained before the scored stage, in their order: those that it, or a
+        gene stage that is not done, starts from, and those that are damaged.
+
+        `anyway`: also where the scored stage is done.
+        """
+        found = []
+        wanted = anyway or not self.scored.folder.is_done()
+        for gene in reversed(with_start(self.scored.gene) if self.scored.needs_codes else ()):
+            wanted = (wanted or gene.folder.damage() is not None) and not gene.folder.is_done()
+            if wanted:
+                found.append(gene)
+        return tuple(reversed(found))
+
     @property
     def title(self) -> str:
         """Title in progress and logs."""
@@ -102,13 +116,7 @@ class Group:
 
     def stages(self) -> tuple[Stage, ...]:
         """Return the stages that are not done yet, each once, in an order in which every one finds what it needs."""
-        genes = {
-            gene.key: gene
-            for c in self.trained
-            if c.scored.needs_codes
-            for gene in with_start(c.scored.gene)
-            if not c.scored.folder.is_done() or gene.folder.damage() is not None
-        }
+        genes = {gene.key: gene for c in self.trained for gene in c.pending_genes()}
         scored = {c.scored.key: c.scored for c in self.trained}
         return tuple(stage for stage in (*genes.values(), *scored.values()) if not stage.folder.is_done())
 

@@ -81,7 +81,7 @@ class Setup:
         self.folder = folder
         self.dataset = small_dataset(folder)
         cell = small_cell(self.recipe(), self.dataset, root=str(folder / "whole"))
-        fit_panels(self.dataset, [(cell.scored.gene, cell.fold.train)])
+        fit_panels(self.dataset, [cell])
         panel = cell.scored.gene.panel()
         self.panel_file = Path(cell.scored.gene.panel_path)
         self.counts = {panel.key: place_counts(self.dataset, panel, cell.fold.train)}

@@ -66,7 +66,7 @@ class Setup:
         self.dataset = small_dataset(folder)
         self.recipe: Recipe = apply(small_recipe(folder), {"contrastive.epochs": EPOCHS})
         first = self.cell("whole")
-        fit_panels(self.dataset, [(first.scored.gene, first.fold.train)])
+        fit_panels(self.dataset, [first])
         panel = first.scored.gene.panel()
         counts = place_counts(self.dataset, panel, first.fold.train)
         self.placed: Placed = place_patches(self.dataset, RunConfig()).with_counts(panel.key, counts)

@@ -1,0 +1,105 @@
+"""Which gene stages a cell still needs, with the panel that they see; and two trials that need the same one."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stray.cohort.dataset import PairedDataset
+from stray.on_ray.experiment import _see_counts
+from stray.on_ray.trial import _alone
+from stray.recipe import apply
+from stray.train.cells import Cell, Group
+from stray.train.results import ResultFolder
+from stray.train.stages import Stage
+from tests.small_cohort import small_cell, small_recipe
+
+
+@pytest.fixture
+def cell(folder: Path, dataset: PairedDataset, tmp_path: Path) -> Cell:
+    """A cell whose scANVI starts from a scVI stage, with nothing done."""
+    changed = apply(small_recipe(folder), {"gene.model": {"kind": "scanvi", "scvi_epochs": 1}})
+    return small_cell(changed, dataset, root=str(tmp_path))
+
+
+def stages(cell: Cell) -> dict[str, Stage]:
+    assert cell.scored.gene.start is not None
+    return {"start": cell.scored.gene.start, "gene": cell.scored.gene, "image": cell.scored}
+
+
+def finish(folder: ResultFolder, *, damaged: bool = False) -> None:
+    folder.write_json("history.json", [])
+    folder.finish({"kind": "x"})
+    if damaged:
+        Path(folder.path, "history.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("done", "damaged", "pending"),
+    [
+        ("", "", "start gene image"),
+        ("start", "", "gene image"),
+        ("start gene", "", "image"),
+        ("gene", "", "image"),  # the finished gene stage needs its start no more
+        ("image", "", ""),  # what was deleted is not made anew for its curves
+        ("start gene image", "", ""),
+        ("gene image", "start", "start"),
+        ("gene", "start", "start image"),
+        ("image", "gene", "start gene"),
+        ("start image", "gene", "gene"),
+        ("image", "start", "start"),
+        ("start gene", "image", "image"),
+    ],
+)
+def test_what_is_pending_is_trained_with_all_that_it_starts_from_and_sees_its_panel(
+    cell: Cell, done: str, damaged: str, pending: str
+) -> None:
+    named = stages(cell)
+    for name, stage in named.items():
+        if name in (done + " " + damaged).split():
+            finish(stage.folder, damaged=name in damaged.split())
+    group = Group((cell,))
+    assert [stage.key for stage in group.stages()] == [named[name].key for name in pending.split()]
+    needs_panel = {"start", "gene"} & set(pending.split())
+    assert _see_counts(group) == (cell,) * bool(needs_panel)
+
+
+def test_trials_share_the_gene_stages_also_where_the_settings_before_the_trials_are_done(cell: Cell) -> None:
+    finish(cell.scored.folder)
+    assert cell.pending_genes() == ()
+    named = stages(cell)
+    assert [gene.key for gene in cell.pending_genes(anyway=True)] == [named["start"].key, named["gene"].key]
+
+
+class Notes:
+    """The lines that a trial says."""
+
+    def __init__(self) -> None:
+        self.said = threading.Event()
+
+    def note(self, text: str) -> None:
+        assert "waits for another trial" in text
+        self.said.set()
+
+
+def test_trials_that_need_one_stage_train_it_one_after_the_other(cell: Cell) -> None:
+    one, other, third = (stage.key for stage in stages(cell).values())
+    order, notes = [], Notes()
+    tracker: Any = notes
+
+    def trial() -> None:
+        with _alone([third, other], tracker):
+            order.append("second")
+
+    waits = threading.Thread(target=trial)
+    with _alone([other, one], tracker):
+        with _alone([third], tracker):
+            assert not notes.said.is_set()  # nobody else needs it
+        waits.start()
+        assert notes.said.wait(60)
+        order.append("first")
+    waits.join(60)
+    assert order == ["first", "second"]
