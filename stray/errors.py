@@ -105,7 +105,7 @@ def raise_if_any(problems: list[Problem]) -> None:
 
 
 def behind(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error, and all that it was raised from or wraps."""
+    """Yield the error, and all that it was raised from or that Ray wraps in it; not what was merely handled meanwhile."""
     seen: set[int] = set()
     queue = [error]
     while queue:
@@ -114,8 +114,7 @@ def behind(error: BaseException | None) -> Iterator[BaseException]:
             continue
         seen.add(id(current))
         yield current
-        queue += [current.__cause__, current.__context__]
-        queue += [getattr(current, name, None) for name in ("cause", "controller_failure")]
+        queue += [getattr(current, name, None) for name in ("__cause__", "cause", "controller_failure")]
         queue += list(getattr(current, "worker_failures", {}).values())
 
 

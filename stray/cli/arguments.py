@@ -49,21 +49,24 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
 
 
 def add_wait(parser: argparse.ArgumentParser) -> None:
-    """Declare `--wait-minutes`, for verbs that take no recipe; read by `patient`."""
+    """Declare `--wait-minutes`, for verbs that need no recipe; read by `patient`."""
     default = RunConfig().wait_minutes
     parser.add_argument(
         "--wait-minutes",
         metavar="N",
         type=float,
-        default=default,
-        help="give up when nothing has found room on the cluster for so long (default: %(default)g)",
+        help=f"give up when nothing has found room on the cluster for so long (default: {default:g}, or what the "
+        "recipe says)",
     )
 
 
-def patient(args: argparse.Namespace, progress: Progress) -> AbstractContextManager[None]:
-    """Have what waits for room on the cluster say so, and end after `--wait-minutes`."""
+def patient(
+    args: argparse.Namespace, progress: Progress, config: RunConfig | None = None
+) -> AbstractContextManager[None]:
+    """Have what waits for room on the cluster say so, and end after `--wait-minutes`, or what `config` says."""
     from stray.on_ray.waiting import patience
 
-    if not args.wait_minutes > 0:
-        raise InputError(Problem("--wait-minutes", f"is {args.wait_minutes:g}", "give more than 0"))
-    return patience(args.wait_minutes, progress.say, "--wait-minutes")
+    minutes = (config or RunConfig()).wait_minutes if args.wait_minutes is None else args.wait_minutes
+    if minutes is not None and not minutes > 0:
+        raise InputError(Problem("--wait-minutes", f"is {minutes:g}", "give more than 0"))
+    return patience(minutes, progress.say, "--wait-minutes")

@@ -85,8 +85,14 @@ def _stages(args: argparse.Namespace) -> int:
     recipe = recipe_from(args)
     from stray.cli.ingest import with_dataset
     from stray.on_ray import benchmark, session
+    from stray.on_ray.waiting import patience
 
-    with tempfile.TemporaryDirectory() as folder, session.session(num_cpus=args.cpus), Progress() as progress:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        session.session(num_cpus=args.cpus),
+        Progress() as progress,
+        patience(recipe.run.wait_minutes, progress.say),
+    ):
         recipe = with_dataset(recipe, folder, progress)
         short = benchmark.shortened(recipe, max(2, args.epochs))
         found = benchmark.measure(short, root=f"{folder}/results", cpus=args.cpus, watch=progress)

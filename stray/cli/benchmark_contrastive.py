@@ -24,12 +24,18 @@ def run(args: argparse.Namespace) -> int:
     from stray import storage
     from stray.cli.ingest import with_dataset
     from stray.on_ray import image_speed, session
+    from stray.on_ray.waiting import patience
 
     workers = args.workers or 1
     loading_cpus = args.cpus or all_cpus()
     # Ray's own processes need a core: where the threads of a step have all of them, each wake-up halts the step.
     cpus = args.cpus or max(loading_cpus - 1, min(workers, loading_cpus))
-    with tempfile.TemporaryDirectory() as folder, session.session(num_cpus=loading_cpus), Progress() as progress:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        session.session(num_cpus=loading_cpus),
+        Progress() as progress,
+        patience(recipe.run.wait_minutes, progress.say),
+    ):
         recipe = with_dataset(recipe, folder, progress)
         found = image_speed.measure(
             recipe,

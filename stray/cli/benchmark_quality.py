@@ -49,9 +49,11 @@ def run(args: argparse.Namespace) -> int:
     recipe = recipe_from(args)
     from stray import storage
     from stray.on_ray import quality, session
+    from stray.on_ray.waiting import patience
 
     workers = args.workers or all_cpus()
-    with session.session(num_cpus=workers), Progress() as progress:
+    waiting = recipe.run.wait_minutes
+    with session.session(num_cpus=workers), Progress() as progress, patience(waiting, progress.say):
         found = quality.compare_quality(recipe, methods=args.methods, workers=workers, watch=progress)
     path = args.json or storage.join(quality.results_folder(recipe), "quality.json")
     storage.write_bytes(path, json.dumps(_without_nan(asdict(found)), indent=1).encode())

@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(problems)
     recipe = recipe_from(args)
     from stray.on_ray import scale, session
+    from stray.on_ray.waiting import patience
 
     found = []
     for spots in sorted(args.spots):
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
             tempfile.TemporaryDirectory() as folder,
             session.session(num_cpus=args.cpus),
             Progress() as progress,
+            patience(recipe.run.wait_minutes, progress.say),
         ):
             sizes = {"spots": spots, "genes": args.genes, "epochs": 2}
             found.append(scale.measure(recipe, **sizes, folder=folder, cpus=args.cpus, watch=progress))

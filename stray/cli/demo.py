@@ -50,10 +50,12 @@ def run(args: argparse.Namespace) -> int:
     from stray.cli.ingest import show_event
     from stray.cli.search import show_trials
     from stray.on_ray import experiment, ingest, search, session
+    from stray.on_ray.waiting import patience
 
     with Progress() as progress, contextlib.ExitStack() as stack:
         progress.say("1/4  a cohort is drawn and becomes a paired dataset")
         stack.enter_context(session.session())
+        stack.enter_context(patience(recipe.run.wait_minutes, progress.say))
         ingest.ingest(recipe.ingest, recipe.dataset, on_event=lambda event: show_event(progress, event))
         progress.say("2/4  three methods train on patients P1-P4 and one more, and are scored on the one left out")
         outcome = experiment.run(recipe, watch=progress)

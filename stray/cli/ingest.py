@@ -94,12 +94,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the dataset and say what is in it. Raises InputError with every problem at once."""
-    config = config_from(args)
+    config, waiting = config_from(args), load_recipe(args.recipe).run
     from stray.on_ray import ingest, session
 
     if args.workers is not None and args.workers < 1:
         raise InputError(Problem("--workers", f"is {args.workers}", "give 1 or more"))
-    with session.session(num_cpus=args.workers), Progress() as progress, patient(args, progress):
+    with session.session(num_cpus=args.workers), Progress() as progress, patient(args, progress, waiting):
         manifest = ingest.ingest(config, args.out, on_event=lambda event: show_event(progress, event))
     paired = sum(section.n_spots for section in manifest.sections if section.has_image and section.has_counts)
     say(

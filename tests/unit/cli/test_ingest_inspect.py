@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from stray.config.ingest import (
     PatchConfig,
     SyntheticSourceConfig,
 )
-from stray.errors import InputError
+from stray.errors import InputError, Problem
+from stray.on_ray import ingest, session, waiting
 from tests.unit.cohort.tiny import config_of, write_her2st
 
 
@@ -52,6 +54,33 @@ def test_flags_add_to_a_recipe(tmp_path: Path) -> None:
     made = config("--recipe", str(recipe), "--h5ad", "b.h5ad", "--patch-px", "32")
     assert made.sources == (Her2stSourceConfig(path="a"), H5adSourceConfig(path="b.h5ad"))
     assert made.patch == PatchConfig(size_um=204.0, size_px=32)
+
+
+@pytest.mark.parametrize(
+    ("words", "minutes"),
+    [
+        ([], 30.0),
+        (["--recipe", "{folder}/patient.yaml"], 7.5),
+        (["--recipe", "{folder}/endless.yaml"], None),
+        (["--recipe", "{folder}/patient.yaml", "--wait-minutes", "2"], 2.0),
+    ],
+)
+def test_an_ingest_waits_as_long_as_its_recipe_or_flag_says(
+    words: list[str], minutes: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"patient": "7.5", "endless": "null"}.items():
+        (tmp_path / f"{name}.yaml").write_text(f"run: {{wait_minutes: {value}}}\n")
+    found = []
+
+    def begun(*_args: object, **_more: object) -> None:
+        found.append(waiting._patience)
+        raise InputError(Problem("the test", "ends it here"))
+
+    monkeypatch.setattr(session, "session", lambda **_: nullcontext())
+    monkeypatch.setattr(ingest, "ingest", begun)
+    given = [word.format(folder=tmp_path) for word in words]
+    assert main(["ingest", str(tmp_path / "out"), "--synthetic", "patients=2", *given]) == 2
+    assert [(one.minutes, one.setting) for one in found] == [(minutes, "--wait-minutes")]
 
 
 @pytest.mark.parametrize(
