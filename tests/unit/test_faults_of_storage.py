@@ -41,19 +41,24 @@ def test_other_errors_are_not_made_the_users() -> None:
     assert input_fault(known) is known
 
 
-def test_an_error_that_was_handled_before_is_not_blamed_for_the_next() -> None:
-    with pytest.raises(ValueError, match="a defect") as caught:
+def raised_while_handling(handled: Exception) -> ValueError:
+    """A defect of the code that shows while another error is handled."""
+    try:
         try:
-            raise InputError(Problem("a", "b"))
-        except InputError:
+            raise handled
+        except type(handled):
             raise ValueError("a defect")  # noqa: B904
-    assert input_fault(caught.value) is None
-    with pytest.raises(ValueError, match="a defect") as caught:
-        try:
-            raise PermissionError(errno.EACCES, "x")
-        except PermissionError:
-            raise ValueError("a defect") from None
-    assert input_fault(caught.value) is None
+    except ValueError as error:
+        return error
+
+
+def test_an_error_that_was_handled_before_is_not_blamed_for_the_next() -> None:
+    for handled in (InputError(Problem("a", "b")), PermissionError(errno.EACCES, "x")):
+        error = raised_while_handling(handled)
+        assert error.__context__ is handled
+        assert input_fault(error) is None
+        error.__cause__ = handled
+        assert input_fault(error) is not None
 
 
 def test_a_place_that_cannot_be_written_ends_a_command_with_its_name_and_no_traceback(
