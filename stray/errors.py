@@ -105,7 +105,7 @@ def raise_if_any(problems: list[Problem]) -> None:
 
 
 def behind(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error, and all that it was raised from or that Ray wraps in it; not what was merely handled meanwhile."""
+    """Yield the error, and all that it was raised from or that Ray wraps in it, but not what was handled meanwhile."""
     seen: set[int] = set()
     queue = [error]
     while queue:

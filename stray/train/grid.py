@@ -16,7 +16,7 @@ from stray.train.cells import Cell, Choice, Group, Train, cell
 
 
 def recipe_folds(recipe: Recipe, dataset: PairedDataset) -> tuple[Fold, ...]:
-    """The folds of a recipe: over patients with pictures to score, or with counts where every method scores gene
+    """Return the folds of a recipe: over patients with pictures to score, or with counts where every method scores gene
     codes. Raises InputError as `folds` does.
     """
     pictured = any(method.train != "gene" for method in recipe.methods.values() if not method.choose)
@@ -84,7 +84,7 @@ class Grid:
         return group
 
     def _group(self, fold: Fold, seed: int, problems: dict[Problem, None]) -> Group:
-        """The cells of a fold and a seed; what cannot be built is left out and its problems are added."""
+        """Return the cells of a fold and a seed; what cannot be built is left out and its problems are added."""
         cells: dict[str, Cell] = {}
         choices = []
         for name, method in self._own.items():
