@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def config_from(args: argparse.Namespace) -> IngestConfig:
-    """The ingest that the command line describes: the recipe's, with what the flags add and change."""
+    """Return the ingest that the command line describes: the recipe's, with what the flags add and change."""
     problems: list[Problem] = []
     sources: list[dict[str, Any]] = [
         {"kind": kind, "path": path} for kind in ("her2st", "h5ad") for path in getattr(args, kind)
@@ -166,7 +166,8 @@ def _as_tree(values: tuple[Any, ...]) -> list[Any]:
 
 
 def with_dataset(recipe: Recipe, folder: str, progress: Progress) -> Recipe:
-    """The recipe as it is where it names a dataset; else with the one that it says how to make, made in `folder`.
+    """Return the recipe as it is where it names a dataset; else with the one that it says how to make, made in
+    `folder`.
 
     Raises InputError as the ingest does.
     """
@@ -180,7 +181,7 @@ def with_dataset(recipe: Recipe, folder: str, progress: Progress) -> Recipe:
 
 
 def show_event(progress: Progress, event: dict[str, Any]) -> None:
-    """An event of the ingest, on the terminal or as a line."""
+    """Show an event of the ingest, on the terminal or as a line."""
     match event["event"]:
         case "plan":
             for warning in event["warnings"]:

@@ -1,4 +1,4 @@
-"""What `stray train --plan` prints: the cells of a recipe and an estimate of their time. Nothing is started."""
+"""Output of `stray train --plan`: the cells of a recipe and an estimate of their time. Nothing is started."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _work(stage) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
+    """Return a number of seconds in words."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:

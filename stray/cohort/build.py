@@ -1,4 +1,4 @@
-"""From a recipe to a whole dataset. Where the sections' tasks run is the caller's choice: here, or on a cluster."""
+"""Ingest: from a recipe to a whole dataset. The caller decides where the sections' tasks run: here, or on a cluster."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _WRITERS = ("stray", "pyarrow", "numpy", "pillow", "anndata")
 
 
 def run_here(tasks: Sequence[SectionTask], out: str) -> Iterator[SectionOutcome]:
-    """One section after the other, in this process."""
+    """Run one section after the other, in this process."""
     for task in tasks:
         yield run_task(task, out)
 
@@ -184,7 +184,7 @@ def _unwritable(out: str, error: OSError) -> InputError:
 
 
 def _unchanged(plan: IngestPlan, out: str) -> bool:
-    """Whether the dataset that stands at `out` is the one that the plan would make."""
+    """Return whether the dataset that stands at `out` is the one that the plan would make."""
     try:
         manifest = Manifest.load(out)
     except InputError:

@@ -58,7 +58,7 @@ def check_patch_size(section: Section, size: tuple[int, int], patch: PatchConfig
 
 
 def enlargement(section: Section, patch: PatchConfig) -> tuple[str, ...]:
-    """What to say of patches with more pixels than their part of the picture has."""
+    """Return warnings about patches with more pixels than their part of the picture has."""
     side = patch.size_um / section.microns_per_pixel
     if round(side) >= patch.size_px:
         return ()
@@ -74,7 +74,7 @@ def enlargement(section: Section, patch: PatchConfig) -> tuple[str, ...]:
 
 
 def orientation(section: Section) -> tuple[str, ...]:
-    """What to say of an array whose rows and columns lie on the picture as in a mirror."""
+    """Return warnings about an array whose rows and columns lie mirrored on the picture."""
     if section.array_row is None or section.array_col is None:
         return ()
     steps = array_steps(section.xy_px, section.array_row, section.array_col)
@@ -91,7 +91,9 @@ def orientation(section: Section) -> tuple[str, ...]:
 
 
 def tissue(section: Section, image: Image.Image, patch: PatchConfig, fraction: np.ndarray, off: int) -> tuple[str, ...]:
-    """What to say of spots on glass: `fraction` is the stained share of each patch, `off` the spots off the picture."""
+    """Return warnings about spots on glass: `fraction` is the stained fraction of each patch, `off` the spots off the
+    picture.
+    """
     small = thumbnail(image).astype(np.int16)
     if np.percentile(small.max(axis=2) - small.min(axis=2), 99.9) < 20:
         return ("its picture is grey: tissue is known by its colour, so whether the spots lie on it was not checked",)
@@ -109,7 +111,7 @@ def tissue(section: Section, image: Image.Image, patch: PatchConfig, fraction: n
 
 
 def _cause(section: Section, image: Image.Image, patch: PatchConfig, share: float) -> str:
-    """The change to the coordinates that would bring the spots onto tissue, or what may be wrong."""
+    """Return the change to the coordinates that would bring the spots onto tissue, or what may be wrong."""
     factor = reduction(image)
     side = max(1, round(patch.size_um / section.microns_per_pixel / factor))
     stained_HW = uniform_filter(stained(thumbnail(image)).astype(np.float32), side, mode="constant")

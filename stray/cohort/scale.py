@@ -12,7 +12,7 @@ VISIUM_PITCH_UM = 100.0
 
 
 def array_steps(xy_px: np.ndarray, row: np.ndarray, col: np.ndarray) -> np.ndarray | None:
-    """Pixels (x, y) that one column and one row of the array take, (2, 2); None where the spots cannot tell.
+    """Return pixels (x, y) that one column and one row of the array take, (2, 2); None where the spots cannot tell.
 
     A regression over all spots, since the distance of neighbours is biased by their jitter.
     """
@@ -27,7 +27,7 @@ def array_steps(xy_px: np.ndarray, row: np.ndarray, col: np.ndarray) -> np.ndarr
 
 
 def is_hexagonal(row: np.ndarray, col: np.ndarray, xy_px: np.ndarray) -> bool:
-    """Whether array positions are those of a hexagonal grid, such as Visium's.
+    """Return whether array positions are those of a hexagonal grid, such as Visium's.
 
     Only every other place of each row is used, as in the 2K arrays of classic Spatial Transcriptomics; the spacing
     decides: a row is 1.73 times as far as a column on a hexagonal grid, and as far on a checkered one.
@@ -42,7 +42,7 @@ def is_hexagonal(row: np.ndarray, col: np.ndarray, xy_px: np.ndarray) -> bool:
 
 
 def regressed_microns_per_pixel(xy_px: np.ndarray, row: np.ndarray, col: np.ndarray, pitch_um: float) -> float | None:
-    """Micrometres per pixel of the affine map from the array to pixels; None where the spots cannot tell.
+    """Return micrometres per pixel of the affine map from the array to pixels; None where the spots cannot tell.
 
     `pitch_um` is the distance of nearest neighbours: along rows and columns of a square array, along the diagonals of
     a checkered one, in all six directions of a hexagonal one.
@@ -65,7 +65,8 @@ def _every_other(row: np.ndarray, col: np.ndarray) -> bool:
 def choose_microns_per_pixel(
     regressed: float | None, stated: float | None, place: str, remedy: str
 ) -> tuple[float, tuple[str, ...]]:
-    """The value to use and what to warn of: the regression wins, a disagreement above 3% is told with both numbers.
+    """Return the value to use and what to warn of: the regression wins, a disagreement above 3% is told with both
+    numbers.
 
     Raises InputError, with `remedy`, when there is neither.
     """

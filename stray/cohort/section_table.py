@@ -1,4 +1,4 @@
-"""What is known of sections as a whole, such as slide, scanner or kit: from their sources and from a CSV table."""
+"""Columns of sections, such as slide, scanner or kit: from their sources and from a CSV table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REMEDY = "give a CSV file whose first line reads section,COLUMN,..."
 def section_columns(
     path: str, known: Mapping[str, Mapping[str, str]]
 ) -> tuple[dict[str, dict[str, str]], list[Problem]]:
-    """Each section's columns, and what is wrong with the table at `path`, which may be empty: no table.
+    """Return each section's columns, and the problems of the table at `path`, which may be empty: no table.
 
     `known` are the sections with the columns that their sources give them. The table fills what these leave empty; that
     it contradicts one of them is a problem. A section that the table does not name lacks its columns.
@@ -41,7 +41,9 @@ def section_columns(
 
 
 def _read(path: str) -> dict[str, dict[str, str]]:
-    """Section -> column -> value, without empty cells. Raises InputError with all that is wrong with the table."""
+    """Return the values by section and column, without empty cells. Raises InputError with all that is wrong with the
+    table.
+    """
     rows: dict[str, dict[str, str]] = {}
     table = read_table(path, (c.SECTION,), _REMEDY)
     _check_header(table.header, path)

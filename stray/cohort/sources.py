@@ -1,4 +1,4 @@
-"""From a recipe's sources to a plan: which section is read from where, with which labels, over which genes."""
+"""Plan of an ingest: which section is read from where, with which labels, over which genes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class SectionTask:
 
 @dataclass(frozen=True, kw_only=True)
 class IngestPlan:
-    """What an ingest is going to do."""
+    """Plan of an ingest."""
 
     tasks: tuple[SectionTask, ...]
     """Sorted by patient and section."""
@@ -145,7 +145,7 @@ def make_plan(config: IngestConfig) -> IngestPlan:
 
 
 def _id_prefixes(names: Iterable[str]) -> dict[str, str]:
-    """Section -> what stands before its spots in their ids.
+    """Return for each section what stands before its spots in their ids.
 
     `SECTION_`, but where another section's name begins so (V1 and V1_2): there the spot 2_x of V1 would be the spot x
     of V1_2, and underscores are added until no other name begins alike.
@@ -165,7 +165,7 @@ def _choose(
     handles: list[dict[str, SectionHandle]],
     prefer: tuple[str, ...],
 ) -> tuple[dict[str, tuple[int, list[int]]], list[Problem]]:
-    """For every section the number of the reader that gives it and those of the others that hold it too."""
+    """Return for every section the number of the reader that gives it and those of the others that hold it too."""
     holders: dict[str, list[int]] = defaultdict(list)
     for number, sections in enumerate(handles):
         for name in sections:
@@ -208,7 +208,7 @@ def _preferences(
     handles: list[dict[str, SectionHandle]],
     prefer: tuple[str, ...],
 ) -> tuple[dict[str, int], list[Problem]]:
-    """Section -> number of the preferred reader."""
+    """Return for each section the number of the preferred reader."""
     wanted: dict[str, int] = {}
     problems = []
     for entry in prefer:
@@ -262,5 +262,7 @@ def _fingerprint(
 
 
 def _stamps(handle: SectionHandle) -> list[tuple[str, int, int]]:
-    """Name, size and time of each input file: enough to see a change, and free of reading gigabytes of pictures."""
+    """Return name, size and time of each input file: enough to see a change, and free of reading gigabytes of
+    pictures.
+    """
     return [(path, (stat := os.stat(path)).st_size, stat.st_mtime_ns) for path in handle.inputs]

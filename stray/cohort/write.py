@@ -36,7 +36,7 @@ PART_BYTES = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class SectionOutcome:
-    """What became of one section's task. An error of the input is a value here: one section must not hide another's."""
+    """Outcome of one section's task. An error of the input is a value here: one section must not hide another's."""
 
     name: str
     patient: str
@@ -74,7 +74,7 @@ def run_task(task: SectionTask, out: str) -> SectionOutcome:
 
 
 def note_path(patient: str, section: str) -> str:
-    """Place of the note that says what a section's file was made from, relative to the dataset.
+    """Return the place of the note that says what a section's file was made from, relative to the dataset.
 
     Notes outlive the ingest: by them the next one knows what to skip. Nothing else reads them.
     """
@@ -152,7 +152,7 @@ class _HashingSink:
 
 
 def _standing(task: SectionTask, out: str) -> SectionEntry | None:
-    """The section's entry, if its file stands unharmed and was made from the same inputs."""
+    """Return the section's entry, if its file stands unharmed and was made from the same inputs."""
     try:
         note = storage.read_bytes(storage.join(out, note_path(task.handle.patient, task.handle.name)))
         entry = TypeAdapter(SectionEntry).validate_json(note)

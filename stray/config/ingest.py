@@ -1,4 +1,4 @@
-"""What the paired dataset is made of: sources, label tables, patches."""
+"""Settings of an ingest: sources, label tables, patches."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class PatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class IngestConfig:
-    """From sources to one paired dataset."""
+    """Sources, tables and patches of a paired dataset."""
 
     sources: tuple[SourceConfig, ...] = ()
     """Where sections come from; several sources become one cohort."""

@@ -54,7 +54,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search leaves."""
+    """Results of a search."""
 
     trials: tuple[Trial, ...]
     """Best first."""
@@ -118,7 +118,9 @@ def _method(recipe: Recipe) -> str:
 
 
 def _inner_fold(recipe: Recipe, dataset: PairedDataset) -> Fold:
-    """Validation patients, and the training patients that are neither these nor held out from the search."""
+    """Return the fold of the search: validation patients, and the training patients that are neither these nor held
+    out.
+    """
     config, spots = recipe.search, dataset.spots()
     everyone, scorable = patients(spots), scorable_patients(spots, recipe.eval)
     problems = [
@@ -166,7 +168,7 @@ def _tune(recipe: Recipe, shared: Shared, folder: str, name: str) -> tune.Result
 
 
 def _concurrent(recipe: Recipe, layout: WorkerPlan) -> int:
-    """Trials at a time: more than fit would wait for each other's workers."""
+    """Return the number of trials at a time: more than fit would wait for each other's workers."""
     have = resources()
     fits = have.gpus // layout.workers if layout.use_gpu else have.cpus // (layout.workers * layout.cpus_per_worker)
     wanted = recipe.search.max_concurrent
@@ -200,7 +202,7 @@ def _ranked(results: tune.ResultGrid) -> tuple[Trial, ...]:
 
 
 def _with_best(recipe: Recipe, method: str, best: Trial, judges: tuple[str, ...]) -> Recipe:
-    """The recipe whose method carries the best settings, scored on the patients that the search did not see.
+    """Return the recipe whose method carries the best settings, scored on the patients that the search did not see.
 
     The other methods stay as they are. Where the search held nobody out the folds stay, too, and the patients that
     judged the trials (`judges`) are marked in the recipe: scores on them are no estimate.

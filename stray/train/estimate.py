@@ -1,4 +1,4 @@
-"""How long an experiment would take here: a few steps of each stage, timed on random numbers."""
+"""Estimate of an experiment's time here: a few steps of each stage, timed on random numbers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Estimator:
         """Settings whose speed was taken from stages trained before."""
 
     def stage(self, stage: Stage) -> float:
-        """Seconds of a stage."""
+        """Return the seconds of a stage."""
         if isinstance(stage, GeneStage) and not isinstance(stage.config.model, ScviConfig):
             return len(stage.rows) / PCA_SPOTS_PER_S
         if isinstance(stage, GeneStage):
@@ -68,7 +68,9 @@ class Estimator:
         return embedding + len(stage.rows) * stage.config.epochs / self._rate(stage.config, stage.root)
 
     def total(self, groups: Iterable[Group]) -> float:
-        """Seconds of an experiment's pending stages and starts of workers; a stage that groups share counts once."""
+        """Return the seconds of an experiment's pending stages and starts of workers; a stage that groups share counts
+        once.
+        """
         seconds, seen = 0.0, set()
         for group in groups:
             own = {stage.key: stage for stage in group.stages() if stage.key not in seen}
@@ -77,7 +79,9 @@ class Estimator:
         return seconds
 
     def _rate(self, config: GeneConfig | ContrastiveConfig, root: str) -> float:
-        """Spots/s of training with `config`: as it was when a stage of it was trained below `root`, else timed now."""
+        """Return the spots/s of training with `config`: as it was when a stage of it was trained below `root`, else
+        timed now.
+        """
         key = digest(config)
         if key not in self._rates and (known := measured_rate(config, root)) is not None:
             self._rates[key] = known

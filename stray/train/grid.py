@@ -110,7 +110,9 @@ class Grid:
 
 
 def _judges(recipe: Recipe, dataset: PairedDataset, train: Train) -> tuple[str, ...]:
-    """Patients that can be scored and have labels that may train: an inner score takes labels as training does."""
+    """Return patients that can be scored and have labels that may train: an inner score takes labels as training
+    does.
+    """
     spots, pictured = dataset.spots(), train != "gene"
     rows = np.flatnonzero(spots.has_image if pictured else spots.has_counts)
     scorable = scorable_patients(spots, recipe.eval, pictured=pictured)

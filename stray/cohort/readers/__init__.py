@@ -1,4 +1,4 @@
-"""Where sections come from. A reader lists a source's sections cheaply and reads one at a time."""
+"""Sources of sections. A reader lists a source's sections cheaply and reads one at a time."""
 
 from __future__ import annotations
 
@@ -40,24 +40,26 @@ class Reader(Protocol):
     """The path (or the settings) that the source was made from, for messages."""
 
     def sections(self) -> tuple[SectionHandle, ...]:
-        """All sections, in a fixed order. Raises InputError when the source is not what it should be."""
+        """Return all sections, in a fixed order. Raises InputError when the source is not what it should be."""
         ...
 
     def remarks(self) -> tuple[str, ...]:
-        """What the user should know about the source as a whole, a sentence each; most have none."""
+        """Return remarks about the source as a whole that the user should read, one sentence each; most have none."""
         ...
 
     def genes(self, name: str) -> Genes | None:
-        """The genes of section `name` in the order of its counts, read without them; None when it has no counts."""
+        """Return the genes of section `name` in the order of its counts, read without them; None when it has no
+        counts.
+        """
         ...
 
     def read(self, name: str) -> Section:
-        """Section `name`, its picture unopened. Raises InputError with all that is wrong with it."""
+        """Return section `name`, its picture unopened. Raises InputError with all that is wrong with it."""
         ...
 
 
 def make_reader(source: SourceConfig) -> Reader:
-    """The reader of a source. Readers are imported when they are used: each drags its own libraries in."""
+    """Return the reader of a source. Readers are imported when they are used: each drags its own libraries in."""
     match source:
         case Her2stSourceConfig():
             from stray.cohort.readers.her2st import Her2stReader

@@ -103,7 +103,7 @@ def read_counts(file: h5py.File, key: str, rows: np.ndarray, shape: tuple[int, i
 
 
 def _numbers(values: np.ndarray) -> np.ndarray:
-    """Values of a kind that scipy takes."""
+    """Return values of a kind that scipy takes."""
     if values.dtype == np.float16 or values.dtype.kind == "b":
         return values.astype(np.float32)
     return values.astype(values.dtype.newbyteorder("="), copy=False)

@@ -234,7 +234,7 @@ class Her2stReader:
         return table
 
     def _labels(self, name: str, spots: pd.Index) -> tuple[np.ndarray | None, tuple[str, ...]]:
-        """Labels of `spots`, and names of the label rows that cannot be placed; None where there is no table."""
+        """Return labels of `spots`, and names of the label rows that cannot be placed; None where there is no table."""
         path = self._file("ST-pat/lbl", name)
         if not path.exists():
             return None, ()
