@@ -27,7 +27,7 @@ from stray.metrics.probe import Probe
 from stray.metrics.scores import Scores, confusion_matrix, score, summarise
 
 CLASSIFIERS = ("probe", "knn", "majority")
-"""What predicts; each has a column of that name in the table of predictions."""
+"""Classifiers; each has a column of that name in the table of predictions."""
 FACTS = b"stray.evaluation"
 """Key of the JSON facts in the metadata of the table of predictions."""
 PROBABILITY = "probability/"

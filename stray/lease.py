@@ -32,7 +32,7 @@ from stray.errors import InputError, Problem
 logger = logging.getLogger(__name__)
 
 RENEW_S = 10.0
-"""How often a holder renews its claim."""
+"""Seconds between a holder's renewals of its claim."""
 EXPIRY_S = 60.0
 """A claim of another machine that was not renewed for so long is that of a command that ended without a word."""
 _POLL_S = 0.2

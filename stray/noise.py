@@ -44,7 +44,7 @@ class Noise:
     count: int
     rows: slice
     copies: int = 1
-    """How often the batch is repeated, one whole copy after the other, each with draws of its own."""
+    """Number of copies of the batch, one whole copy after the other, each with draws of its own."""
 
     @staticmethod
     def of_rank(seed: int, epoch: int, step: int, count: int) -> Noise:

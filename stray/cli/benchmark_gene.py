@@ -12,7 +12,7 @@ from stray.cli.arguments import recipe_from
 from stray.cli.console import Progress, say, stdout
 
 SPOTS = 13_620
-"""Of the drawn matrix: as many as HER2ST has."""
+"""Spots of the drawn matrix: as many as HER2ST has."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

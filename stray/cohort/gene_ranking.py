@@ -12,8 +12,8 @@ from stray.cohort.dataset import SpotTable
 from stray.errors import InputError, Problem
 
 FEWEST_SPOTS = 10
-"""Of a patient whose genes are ranked by variance: with fewer the curve of variance over mean cannot be fitted (a
-single spot has no variance at all, and the fit ends the whole process).
+"""Fewest spots of a patient whose genes are ranked by variance: with fewer the curve of variance over mean cannot be
+fitted (a single spot has no variance at all, and the fit ends the whole process).
 """
 
 FEWEST_GENES = 13
@@ -22,7 +22,7 @@ of 0.3 holds too few points for its degree of 2.
 """
 
 NEIGHBOURS = 6
-"""Of a spot on a hexagonal array; on a square one the four nearest and two of the diagonal ones."""
+"""Neighbours of a spot on a hexagonal array; on a square one the four nearest and two of the diagonal ones."""
 
 
 def by_variance(

@@ -26,7 +26,7 @@ class FileEntry:
     path: str
     """Relative to the dataset."""
     sha256: str
-    """Of the file's bytes."""
+    """SHA-256 of the file's bytes."""
     bytes: int
     """Its size."""
     rows: int
@@ -51,9 +51,9 @@ class SectionEntry:
     has_image: bool
     has_counts: bool
     microns_per_pixel: float
-    """Of the picture's frame, in micrometres."""
+    """Micrometres per pixel of the picture's frame."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """What else is known of the section, by the name of its column: its slide, scanner, kit. A section lacks a column
+    """Further facts about the section, by the name of their column: its slide, scanner, kit. A section lacks a column
     whose value is not known for it; a dataset of an earlier stray has none.
     """
     labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of the software that wrote it."""
     warnings: tuple[str, ...] = ()
-    """What concerns the cohort and no single section."""
+    """Warnings about the cohort and no single section."""
 
     @property
     def n_spots(self) -> int:

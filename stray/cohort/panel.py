@@ -33,7 +33,7 @@ class Panel:
     ids: tuple[str | None, ...] = ()
     """Accessions, parallel to `symbols`; empty in a panel of an earlier stray."""
     notes: tuple[str, ...] = ()
-    """What the user must know of the fit: sections that measured little of the panel, patients who had no say."""
+    """Notes on the fit for the user: sections that measured little of the panel, patients who had no say."""
 
     def __len__(self) -> int:
         return len(self.symbols)

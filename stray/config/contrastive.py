@@ -96,13 +96,13 @@ class ContrastiveConfig:
     image: ImageConfig = field(default_factory=TorchvisionConfig)
     """The image encoder."""
     trains: TrainsConfig = field(default_factory=TrainsAllConfig)
-    """What of the image encoder is trained."""
+    """Part of the image encoder that is trained."""
     gene_tower: GeneTowerConfig = field(default_factory=FrozenTowerConfig)
-    """What codes the genes."""
+    """Gene tower: codes of the gene stage, its encoder trained further, or an MLP."""
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     """The heads into the shared space."""
     losses: LossesConfig = field(default_factory=LossesConfig)
-    """What is minimised."""
+    """Losses and their weights."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Augmentation of the patches."""
     epochs: Annotated[int, Field(ge=1)] = 30

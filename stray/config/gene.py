@@ -112,8 +112,8 @@ class GeneConfig:
     model: GeneModelConfig = field(default_factory=ScviConfig)
     """The model."""
     batch_key: Annotated[str, Field(min_length=1)] = "patient"
-    """What a batch effect belongs to: patient, section, source (the reader that a section came from), or any column of
-    the dataset's sections (a slide, a scanner, a kit), which `stray inspect` lists.
+    """Unit of a batch effect: patient, section, source (the reader that a section came from), or any column of the
+    dataset's sections (a slide, a scanner, a kit), which `stray inspect` lists.
     """
     epochs: Annotated[int, Field(ge=1)] = 100
     """Passes over the training spots."""

@@ -27,7 +27,7 @@ class OptimConfig:
     plateau_patience: Annotated[int, Field(ge=1)] = 30
     """Epochs without a better held-out ELBO that make a plateau."""
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.6
-    """What a plateau multiplies the learning rate by."""
+    """Factor on the learning rate at every plateau."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of all steps over which the learning rate rises linearly from zero."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None

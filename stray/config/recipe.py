@@ -82,7 +82,7 @@ class Recipe:
     track: TrackConfig = field(default_factory=TrackConfig)
     """MLflow."""
     ingest: IngestConfig = field(default_factory=IngestConfig)
-    """How the dataset is made, where the recipe makes it (the demo does)."""
+    """Ingest of the dataset, where the recipe makes it (the demo does)."""
 
     @property
     def tuned(self) -> str:

@@ -19,7 +19,7 @@ class RunConfig:
     gpu: bool | Literal["auto"] = "auto"
     """Whether workers hold a GPU each; auto: when the cluster has any."""
     max_failures: Annotated[int, Field(ge=0)] = 3
-    """How often a training may lose workers and go on from its last whole checkpoint."""
+    """Number of times that a training may lose workers and continue from its last whole checkpoint."""
     wait_minutes: Annotated[float, Field(gt=0)] | None = 30.0
     """Minutes that work waits for room on the cluster while nothing of it runs, before it is given up with an error;
     null: without end. What is missing and who holds it is said after ten seconds and every minute.
@@ -33,8 +33,9 @@ class RunConfig:
     memory_budget_gib: Annotated[float, Field(gt=0)] = 16.0
     """Most memory that the patches may take on a node, in GiB: in Ray's object store, or in the window of a stream."""
     residence: Literal["auto", "decoded", "encoded", "streamed"] = "auto"
-    """How a node keeps the patches: decoded; encoded, as they lie in the files, and decoded for each batch; or not at
-    all: `streamed` from the files in every epoch, through a window. auto: the first of these that fits the budget.
+    """Residence of the patches on a node: decoded; encoded, as they lie in the files, and decoded for each batch; or
+    not at all: `streamed` from the files in every epoch, through a window. auto: the first of these that fits the
+    budget.
     """
     decode_threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Threads of each worker that decode what is not kept decoded; auto: one a CPU of the worker."""

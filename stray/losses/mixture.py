@@ -26,7 +26,7 @@ class Mixed:
     terms: dict[str, Tensor]
     """Each loss by its name, unweighted."""
     chances: dict[str, Tensor]
-    """What each loss would be if all similarities were equal, or the picture told nothing of the counts."""
+    """Value of each loss if all similarities were equal, or the picture told nothing of the counts."""
     health: dict[str, Tensor]
     """Numbers that tell whether a loss does what it is there for."""
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 NEIGHBOURS = 15
 """Nearest neighbours that are looked at: scanpy's default for its neighbour graph."""
 MEASURES = ("silhouette", "knn_purity")
-"""What is measured of each grouping."""
+"""Measures of each grouping."""
 
 
 def group_codes(name_N: NDArray) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@ from stray.errors import InputError, Problem
 
 PLACE = "contrastive.image"
 HEADS = ("fc", "classifier", "head", "heads")
-"""What torchvision calls its classifiers."""
+"""Names of torchvision's classifiers."""
 SIDE_HEADS = ("AuxLogits", "aux1", "aux2")
 """Classifiers beside the network, which act in training alone."""
 

@@ -113,7 +113,7 @@ class ProjectedEncoder(nn.Module):
 
 
 ImageCoder = ImageEncoder | ProjectedEncoder
-"""What a stage leaves to code pictures with: `dim`, and from patches to features."""
+"""Encoder of pictures that a stage leaves: `dim`, and from patches to features."""
 
 
 def image_coder(image: ImageConfig, projection_config: ProjectionConfig | None) -> ImageCoder:

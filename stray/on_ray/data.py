@@ -76,14 +76,14 @@ class Placed:
     """References to the blocks in the object store. The driver keeps this object as long as workers need them."""
 
     dataset: PairedDataset
-    """Where the blocks come from: workers read names from it when something must be named."""
+    """Dataset of the blocks: workers read names from it when something must be named."""
     patches: tuple[Any, ...] = ()
     counts: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     """By the digest of the panel and the sections read."""
     residence: Residence = "decoded"
-    """What the blocks of patches hold."""
+    """Residence of the patches in the blocks."""
     run: RunConfig = field(default_factory=RunConfig)
-    """How workers read and decode them."""
+    """Settings by which workers read and decode them."""
 
     def with_counts(self, key: str, refs: tuple[Any, ...]) -> Placed:
         """Return the same placement with the counts of one panel added."""

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 CLOSE_S = 25.0
-"""How long the end may take: within the half minute after which clusters send SIGKILL."""
+"""Seconds that the end may take: within the half minute after which clusters send SIGKILL."""
 
 leaving = threading.Event()
 """Set once SIGTERM has come: what this process started in Ray is then killed rather than asked."""

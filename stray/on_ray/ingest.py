@@ -17,7 +17,7 @@ from stray.on_ray.visibility import check_paths_visible
 from stray.on_ray.waiting import Need, patiently, running
 
 SECTION_MEMORY_BYTES = 1024**3
-"""What a task reserves: 9,270 x 9,910 pixels take 0.7 GB at the peak, of which the decoded picture is 0.28."""
+"""Memory that a task reserves: 9,270 x 9,910 pixels take 0.7 GB at the peak, of which the decoded picture is 0.28."""
 _TASKS_PER_CPU = 2
 
 

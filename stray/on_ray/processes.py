@@ -8,7 +8,7 @@ import os
 import psutil
 
 GRACE_S = 3.0
-"""How long a process may take to end before it is killed."""
+"""Seconds that a process may take to end before it is killed."""
 
 
 def family(session_folder: str = "") -> set[psutil.Process]:

@@ -23,7 +23,7 @@ from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttri
 from stray.errors import InputError, Problem
 
 PROBE_S = 5.0
-"""How long an address may take to answer."""
+"""Seconds that an address may take to answer."""
 
 UNSET = "start the cluster, correct RAY_ADDRESS, or unset it to run here"
 

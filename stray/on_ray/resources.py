@@ -49,7 +49,7 @@ class WorkerPlan:
     """The workers of one training. The driver beside them needs no CPU of its own."""
 
     workers: int
-    """How many."""
+    """Number of workers."""
     cpus_per_worker: float
     """CPUs that each reserves."""
     use_gpu: bool

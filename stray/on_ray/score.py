@@ -41,7 +41,7 @@ class Chosen:
     patients: tuple[str, ...]
     """The inner validation patients."""
     scores: dict[str, float]
-    """Of every candidate on them; nan where there was nothing to score."""
+    """Scores of every candidate on them; nan where there was nothing to score."""
 
 
 class Scorer:

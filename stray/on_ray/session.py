@@ -62,9 +62,9 @@ _log: logging.FileHandler | None = None
 _session_folder = ""
 """Folder of a local cluster that was left to be killed."""
 _previous: Any = None
-"""What SIGTERM did before the session."""
+"""Handler of SIGTERM before the session."""
 _environment: dict[str, str | None] = {}
-"""What a local session has changed in the environment, as it was before."""
+"""Environment variables that a local session has changed, as they were before."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class SessionInfo:
     logs: str
     """Folder of Ray's logs on this machine; `stray-driver-PID.log` in it holds what Ray tells this process."""
     resources: Resources
-    """What the cluster has."""
+    """Resources of the cluster."""
 
 
 @contextlib.contextmanager

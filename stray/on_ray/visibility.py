@@ -20,7 +20,7 @@ from stray.errors import Problem, raise_if_any
 from stray.on_ray.resources import Node, resources
 
 ANSWER_S = 60.0
-"""How long a node may take to read a small file: one whose mount hangs would never answer."""
+"""Seconds that a node may take to read a small file: one whose mount hangs would never answer."""
 
 
 def check_paths_visible(recipe: Recipe) -> None:

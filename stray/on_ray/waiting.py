@@ -71,7 +71,7 @@ class Patience:
     minutes: float | None = RunConfig().wait_minutes
     say: Callable[[str], None] = logging.getLogger(__name__).warning
     setting: str = "run.wait_minutes"
-    """What the user sets `minutes` with."""
+    """Setting of `minutes`, as the user writes it."""
 
 
 _patience = Patience()

@@ -31,7 +31,7 @@ from stray.recipe.schema import (
 )
 
 METHOD_ROOTS = ("gene", "contrastive")
-"""What methods and searches may change; all else is shared, so that cells can be compared."""
+"""Groups that methods and searches may change; all else is shared, so that cells can be compared."""
 
 
 def decode(tree: Tree) -> Recipe:

@@ -40,7 +40,7 @@ class Sequence:
     """A list."""
 
     item: Node
-    """What each member is."""
+    """Node of each member."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Named:
     """Names of the user's choice, each with a value of one shape."""
 
     value: Node
-    """What each value is."""
+    """Node of each value."""
     dotted: bool
     """Whether the names are dotted recipe paths."""
 
@@ -77,7 +77,7 @@ class Setting:
     name: str
     """Its name."""
     node: Node
-    """What it may hold."""
+    """Node of its values."""
     hint: Any
     """Its type as written, constraints included."""
     doc: str

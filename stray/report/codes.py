@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stray.report.style import MUTED, PALETTE, canvas, styled
 
 MARKERS = ("o", "^", "s", "D", "v", "P")
-"""Where there are more groups than colours, the colours come again with another marker."""
+"""Markers: where there are more groups than colours, the colours come again with another one."""
 MOST_NAMED = 2 * len(PALETTE)
 """Groups that a legend names; of the others it gives the number."""
 
@@ -30,7 +30,7 @@ class View:
 
     title: str
     plane_N2: NDArray[np.floating]
-    """Where they lie on its first two principal components."""
+    """Positions on its first two principal components."""
     share_2: tuple[float, float]
     """Share of the space's variance on each."""
     notes: Mapping[str, str]

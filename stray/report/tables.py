@@ -43,7 +43,7 @@ class Delta:
     p: float
     """Corrected by Holm's method for the number of comparisons; nan where too few folds were held out for a test."""
     note: str = ""
-    """What the scores that are compared are over, where it is not all spots of both methods."""
+    """Spots that the compared scores are over, where these are not all spots of both methods."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,9 +173,9 @@ class Comparison:
     curves: dict[str, dict[tuple[str, Cell], tuple[tuple[float, float], ...]]] = field(default_factory=dict)
     """Training curves: metric -> (method, cell) -> (step, value)."""
     notes: tuple[str, ...] = ()
-    """What a reader must know: cells that are missing, runs that were left out."""
+    """Notes for the reader: cells that are missing, runs that were left out."""
     facts: dict[str, str] = field(default_factory=dict)
-    """Where the numbers come from: store, dataset, versions."""
+    """Origin of the numbers: store, dataset, versions."""
     params: dict[str, str] = field(default_factory=dict)
     """The recipe, by dotted path."""
 

@@ -37,7 +37,7 @@ class TextTable:
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
-    """What a reader of the table must know."""
+    """Note for the reader of the table."""
     names: int = 1
 
 

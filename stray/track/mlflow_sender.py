@@ -41,7 +41,7 @@ class Sender:
         self.closed: set[str] = set()
         """Runs whose end the store has, by name in the outbox."""
         self._there: dict[str, dict[str, dict[tuple[int, float], None]]] = {}
-        """What runs that are open have already by metric, by run; as they were logged."""
+        """Values that open runs have already by metric, by run; as they were logged."""
         self._fresh: set[str] = set()
         """Runs that were made here: there was nothing in them before."""
 

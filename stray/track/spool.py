@@ -32,11 +32,11 @@ class Item:
     """One thing to send: plain JSON, so that it can be kept in a file."""
 
     kind: str
-    """What it is: the sender knows the kinds. An item of kind "run" stands before all others of its run."""
+    """Kind of the item, known to the sender. An item of kind "run" stands before all others of its run."""
     run: str
     """Name of its run within the spool."""
     body: dict[str, Any]
-    """What goes with it."""
+    """Content of the item."""
     after: str | None = None
     """Name of another run that must be there before."""
 

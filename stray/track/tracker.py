@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
-"""How a run ended."""
+"""Status with which a run ended."""
 
 
 @runtime_checkable
@@ -74,7 +74,7 @@ class MemoryTracker:
     warnings: dict[str, str] = field(default_factory=dict)
     """Subject -> text of every warning."""
     status: RunStatus | None = None
-    """How the run ended; None while it is open."""
+    """Status with which the run ended; None while it is open."""
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Keep `values`; a name keeps its first value."""

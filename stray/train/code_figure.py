@@ -19,7 +19,7 @@ MOST_SPOTS = 1500
 COMPONENTS = 50
 """Principal components of the counts in which spots are compared before the stage: scanpy's default, and scIB's."""
 MODELS = {"scvi": "scVI codes", "scanvi": "scANVI codes", "pca": "principal components", "log_counts": "log counts"}
-"""What the codes of a kind of model are called."""
+"""Names of the codes of a kind of model."""
 
 
 def draw_codes(stage: GeneStage, counts: Counts, codes_NZ: Tensor) -> bytes | None:

@@ -38,7 +38,7 @@ GROUP_S = 15.0
 """Seconds that a group of workers takes to start, as measured on two cores."""
 TIMED_STEPS = 3
 PCA_SPOTS_PER_S = 5_000.0
-"""What an incremental fit takes, roughly: it is over before a worker group has started."""
+"""Speed of an incremental fit, roughly: it is over before a worker group has started."""
 
 
 class Estimator:

@@ -20,7 +20,7 @@ from stray.train.task import StepOutput, Task
 from stray.train.worker import Worker
 
 SpotsAt = Callable[[np.ndarray], SpotTable]
-"""What is known of the spots at some places among the stage's rows."""
+"""Facts about the spots at some places among the stage's rows."""
 
 SECTIONS_SHOWN, SPOTS_SHOWN = 5, 3
 """Sections that a message names, and spots in each: the rest is counted, so that it fits on a screen."""
@@ -32,7 +32,7 @@ class Kept(NamedTuple):
     epoch: int
     """Whole epochs in it."""
     place: str | None
-    """Where it is; None where that is not known."""
+    """Its place; None where that is not known."""
     step: int = 0
     """Steps of the next epoch in it."""
 

@@ -26,7 +26,7 @@ class GeneEncoder:
     batches: tuple[str, ...]
     """Those that the decoder knows, in the order of its numbers for them; empty for models without a decoder."""
     facts: dict[str, Any]
-    """What the folder says of itself."""
+    """Facts that the folder holds about itself."""
 
 
 def load_gene_encoder(path: str) -> GeneEncoder:

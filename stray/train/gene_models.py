@@ -11,7 +11,7 @@ from stray.models.scanvi import Scanvi
 from stray.noise import torch_generator
 
 GeneModel = GeneVae | Pca | LogCounts
-"""What codes genes: `dim`, and `encode` of counts (n, G) to codes (n, Z)."""
+"""Gene encoder: `dim`, and `encode` of counts (n, G) to codes (n, Z)."""
 
 
 def build_gene_model(config: GeneModelConfig, *, n_genes: int, n_batches: int, n_classes: int, seed: int) -> GeneModel:

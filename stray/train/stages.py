@@ -21,7 +21,7 @@ from stray.train.stream_plan import Stream
 STEPS = "steps.json"
 """[step, loss] of the steps whose loss a stage logged, in its folder."""
 CODES_FIGURE = "codes.png"
-"""What a gene stage did to the spots, in its folder."""
+"""Figure of the spots before and after a gene stage, in its folder."""
 
 
 class StageData(Protocol):
@@ -159,7 +159,7 @@ class ImageStage:
     section: np.ndarray | None = None
     """The section of each; only where some spots are held out."""
     stream: Stream | None = None
-    """How the spots are streamed, where their patches fit no memory: it decides which of them form a batch."""
+    """Stream of the spots, where their patches fit no memory: it decides which of them form a batch."""
     embed_rows: np.ndarray
     """Global rows of every spot with a picture."""
     source: str = ""

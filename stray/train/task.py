@@ -26,8 +26,8 @@ class StepOutput:
     count: float
     """This rank's items."""
     finite: Mapping[str, Tensor] = field(default_factory=dict)
-    """What a spot alone decides, by name and in the order of computing: whether it is finite, bool (n,), of each of
-    this rank's spots. Read only where the loss or a gradient turns out not to be finite; till then on the device.
+    """Finiteness of what a spot alone decides, by name and in the order of computing: bool (n,), for each of this
+    rank's spots. Read only where the loss or a gradient turns out not to be finite; till then on the device.
     """
 
 
@@ -42,7 +42,7 @@ class Task(Protocol):
     plan: BatchPlan
     """The batches that it trains on."""
     epochs: int
-    """How many passes."""
+    """Number of epochs."""
 
     def gather(self, positions: np.ndarray, noise: Noise) -> Any:
         """Gather this rank's batch as tensors on the host: the training spots at `positions`. It runs beside the step

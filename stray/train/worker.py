@@ -21,7 +21,7 @@ class Worker(Protocol):
     world_size: int
     """Number of processes."""
     device: torch.device
-    """Where tensors live."""
+    """Device of the tensors."""
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Return the sum of `tensor` over all workers."""

@@ -26,7 +26,9 @@ from stray.config import PanelConfig
 from stray.noise import numpy_generator
 
 NONZERO_MEAN, NONZERO_SPREAD = -2.9, 1.5
-"""Of the logarithm of a gene's mean count in the drawn matrix: 11% of its counts are not zero, as in HER2ST."""
+"""Mean and spread of the logarithm of a gene's mean count in the drawn matrix: 11% of its counts are not zero, as in
+HER2ST.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Raced:
     peak_bytes: int
     """Largest resident memory of its process in any round."""
     training_bytes: int
-    """Of that, what was not there when the libraries and the matrix were loaded."""
+    """Part of that which was not there when the libraries and the matrix were loaded."""
 
     @property
     def spots_per_second(self) -> float:

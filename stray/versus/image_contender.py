@@ -49,13 +49,13 @@ class Job:
     workers: int
     """Processes that train together."""
     threads: int
-    """Of each."""
+    """Threads of each."""
     processes: int = 0
     """That decode for each; 0: its own."""
     seconds: float = 1.0
-    """How long is decoded or loaded, at least."""
+    """Least seconds of decoding or loading."""
     niceness: int = 0
-    """Of its processes, for the system's scheduler."""
+    """Niceness of its processes, for the system's scheduler."""
 
     @property
     def batches(self) -> list[np.ndarray]:

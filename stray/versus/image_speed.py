@@ -59,14 +59,14 @@ class ImageSpeed:
     batch_size: int
     workers: int
     threads: int
-    """Of each worker."""
+    """Threads of each worker."""
     loading_threads: int
     """That load without a model."""
     rounds: int
     epochs: int
-    """Of a round, after its first."""
+    """Epochs of a round, after its first."""
     residence: str
-    """Of the patches through Ray."""
+    """Residence of the patches through Ray."""
     place_s: float
     """Reading the patches into the object store through Ray Data, in seconds, once for all rounds."""
     trained: tuple[Trained, ...]

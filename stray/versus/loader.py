@@ -20,7 +20,7 @@ from stray.train.local_data import LocalData
 from stray.train.patch_source import PatchSource
 
 KEPT_BYTES = 2 * 2**30
-"""Of batches that are kept as tensors; where an epoch has more, they come again in turn."""
+"""Size of the batches that are kept as tensors; where an epoch has more, they come again in turn."""
 
 
 class InMemoryPatches:

@@ -60,13 +60,13 @@ class Result:
     own_elbo: float | None
     """The same spots' ELBO as scvi-tools tells it, one draw; None for stray."""
     classes: tuple[str, ...]
-    """Of the confusion matrix."""
+    """Classes of the confusion matrix."""
     confusion: tuple[tuple[int, ...], ...]
     """Labelled spots of the patients held out, by the probe: row the truth, column the prediction."""
     scores: dict[str, float]
     """The probe's summary scores on these patients (`metrics.scores.SUMMARIES`)."""
     seconds: float
-    """What training took, on one thread; of scANVI without the scVI before it."""
+    """Seconds of training, on one thread; of scANVI without the scVI before it."""
 
 
 @dataclass(frozen=True, kw_only=True)

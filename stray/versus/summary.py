@@ -59,7 +59,7 @@ class Row:
     patients: dict[str, dict[str, Spread]]
     """By patient held out, by the names of `SCORES`."""
     seconds: Spread
-    """Of training, mean over folds."""
+    """Seconds of training, mean over folds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +68,17 @@ class Gap:
 
     method: str
     elbo_share: float
-    """Of the mean ELBO, over the size of scvi-tools'; above 0: stray's is better."""
+    """Difference of the mean ELBO, over the size of scvi-tools'; above 0: stray's is better."""
     elbo_share_range: tuple[float, float]
     """The same of single cells (fold and seed): the smallest and the largest."""
     pooled: dict[str, float]
-    """Of the means over seeds, by the names of `SCORES`."""
+    """Differences of the means over seeds, by the names of `SCORES`."""
     within: dict[str, bool | None]
     """Whether that is no more than the seeds of either implementation differ, largest minus smallest; None with one
     seed.
     """
     cells: dict[str, Difference]
-    """Of the cells' scores, paired; the test flips the signs of folds."""
+    """Differences of the cells' scores, paired; the test flips the signs of folds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class Quality:
     folds: tuple[str, ...]
     seeds: tuple[int, ...]
     results: tuple[Result, ...]
-    """What the rows are made of."""
+    """Results that the rows are made of."""
     majority: dict[str, float]
     """Pooled scores of always answering the most frequent class of the spots that are scored."""
 

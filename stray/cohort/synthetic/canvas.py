@@ -13,7 +13,7 @@ from stray.cohort.synthetic.fields import SmoothField, generator, jittered_point
 from stray.cohort.synthetic.layout import Layout
 
 _WAVE_HEIGHT_UM = 55.0
-"""How far the wavy part moves the fibres."""
+"""Distance that the wavy part moves the fibres."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ class _Glands:
     wave: np.ndarray
     """Height of two and of three bumps around the border, as shares of the radius, (N, 2)."""
     phase: np.ndarray
-    """Where those bumps lie, radians, (N, 2)."""
+    """Position of those bumps, radians, (N, 2)."""
     secretion: np.ndarray
     """Eosin in the lumen, (N,)."""
 

@@ -23,7 +23,7 @@ class Nuclei:
     stain: np.ndarray
     """Amount of haematoxylin at the centre, (N,)."""
     grain: np.ndarray
-    """How patchy the chromatin is, 0 to 1, (N,)."""
+    """Patchiness of the chromatin, 0 to 1, (N,)."""
 
     def take(self, chosen: np.ndarray) -> Nuclei:
         """Return the nuclei that a mask (N,) chooses."""
