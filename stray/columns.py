@@ -24,7 +24,7 @@ ANNOTATED = "annotated"
 """Label source of the labels that a section brings itself (a pathologist's, or the synthetic truth)."""
 
 SECTION_FACTS = (PATIENT, SECTION, "source")
-"""What every section has, and a batch effect may belong to; `source` is the kind of reader that it came from."""
+"""Facts that every section has, and a batch effect may belong to; `source` is the kind of reader that it came from."""
 
 MANIFEST = "manifest.json"
 CLAIMS = ".ingest/lock"

@@ -32,7 +32,7 @@ from stray.cli.console import Progress, say, stdout
 HELP = "measure stray: its speed on this machine, its gene codes against scvi-tools'"
 
 RECIPES = {"stages": "demo", "gene": "demo", "contrastive": "demo", "quality": "her2st_gene", "scale": "demo"}
-"""What is measured, and the recipe of each where none is named."""
+"""Benchmarks, and the recipe of each where none is named."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

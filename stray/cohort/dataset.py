@@ -46,7 +46,7 @@ class SpotTable:
     label: np.ndarray
     """Class name, None where nobody annotated the spot; object."""
     label_source: np.ndarray
-    """Where the label comes from, None where there is none; object."""
+    """Source of the label, None where there is none; object."""
     total_count: np.ndarray
     """Sum of the spot's counts, 0 where it has none; int64."""
     has_image: np.ndarray

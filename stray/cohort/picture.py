@@ -19,7 +19,7 @@ GLASS = (255, 255, 255)
 NOTE = "stray"
 """Key of `Image.info` under which the remarks on how a picture was read stand, a tuple of sentences."""
 FORMATS = ("PNG", "JPEG", "TIFF", "JPEG2000", "WEBP", "BMP", "PPM", "GIF")
-"""What is decoded. Others are left out on purpose: PIL hands EPS files to Ghostscript."""
+"""Formats that are decoded. Others are left out on purpose: PIL hands EPS files to Ghostscript."""
 _STEP = 1 / 255
 _DEPTHS = (8, 10, 12, 14, 16)
 _ORIENTATION = 0x0112

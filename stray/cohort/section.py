@@ -34,7 +34,7 @@ class SectionImage:
     """A picture that is opened when it is needed and not before: one is up to 300 MB decoded."""
 
     place: str
-    """Where it comes from, for messages: a path, or a key inside a file."""
+    """Origin, for messages: a path, or a key inside a file."""
     load: Callable[[], Image.Image]
     """Decodes it to an RGB picture. Raises InputError when it is missing or broken."""
     scale: float = 1.0
@@ -72,9 +72,9 @@ class Section:
     dropped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Spots that the source names but that are not kept: reason -> spot names."""
     warnings: tuple[str, ...] = ()
-    """What the user should know about this section, a sentence each."""
+    """Warnings about this section for the user, a sentence each."""
     id_prefix: str = ""
-    """What stands before a spot's name in its id; empty: the section's name and `_`."""
+    """Prefix of a spot's name in its id; empty: the section's name and `_`."""
 
     def __post_init__(self) -> None:
         n_spots = len(self.spots)

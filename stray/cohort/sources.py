@@ -36,11 +36,11 @@ class SectionTask:
     labels: tuple[LabelRows, ...]
     """In the order in which they fill."""
     columns: Mapping[str, str]
-    """What is known of the section as a whole. It stands in the manifest alone, so it may change without a new file."""
+    """Facts about the section as a whole. They stand in the manifest alone, so they may change without a new file."""
     gene_index: np.ndarray | None
     """Cohort-wide index of each of the section's genes, int32; None without counts."""
     id_prefix: str
-    """What stands before the name of each spot in its id."""
+    """Prefix of the name of each spot in its id."""
     patch: PatchConfig
     off_tissue: str
     """See `IngestConfig`."""

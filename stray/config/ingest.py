@@ -72,7 +72,7 @@ class PatchConfig:
     size_px: Annotated[int, Field(ge=8, le=4096)] = 64
     """Side of the stored patch, in pixels."""
     encoding: Literal["png", "jpeg"] = "png"
-    """How a patch is stored; png loses nothing."""
+    """File format of a stored patch; png loses nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class IngestConfig:
     """Sources, tables and patches of a paired dataset."""
 
     sources: tuple[SourceConfig, ...] = ()
-    """Where sections come from; several sources become one cohort."""
+    """Sources of the sections; several become one cohort."""
     labels: tuple[LabelTableConfig, ...] = ()
     """Label tables, applied in order; each fills only labels that are still empty."""
     sections: str = ""
@@ -90,9 +90,10 @@ class IngestConfig:
     prefer: tuple[str, ...] = ()
     """Which source wins where two hold a section: `KIND:SECTION`, such as `h5ad:A1`."""
     duplicate_genes: Literal["refuse", "sum"] = "refuse"
-    """What becomes of a gene that a section names twice without accessions that tell the copies apart: an error, or
-    the sum of the copies. With sum, all genes of one symbol are one gene."""
+    """Treatment of a gene that a section names twice without accessions that tell the copies apart: an error, or the
+    sum of the copies. With sum, all genes of one symbol are one gene.
+    """
     off_tissue: Literal["drop", "keep"] = "drop"
-    """What becomes of spots beside the tissue: those whose obs column `in_tissue` is 0 in an .h5ad file."""
+    """Treatment of spots beside the tissue: those whose obs column `in_tissue` is 0 in an .h5ad file."""
     patch: PatchConfig = field(default_factory=PatchConfig)
     """Size and encoding of the patches."""

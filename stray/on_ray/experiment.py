@@ -91,7 +91,7 @@ class _State:
 
     def __init__(self) -> None:
         self.damage: dict[str, str] = {}
-        """What is damaged, by its place."""
+        """Damaged results, by their place."""
         self.missing: list[Problem] = []
         """Cells that are not trained."""
 

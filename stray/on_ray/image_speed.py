@@ -100,7 +100,7 @@ class _Race:
     """The patches both ways, where they fit the memory budget."""
     place_s: float
     niceness: int
-    """Of Ray's workers, and so of everyone's."""
+    """Niceness of Ray's workers, and so of every implementation."""
     root: str
     workers: int
     cpus: int

@@ -32,20 +32,20 @@ class Scale:
     """One size of cohort."""
 
     spots: int
-    """Of the cohort; nine tenths of them train, on the others the ELBO is watched."""
+    """Spots of the cohort; nine tenths of them train, on the others the ELBO is measured."""
     patients: int
     genes: int
-    """Of the panel: all that the cohort has."""
+    """Genes of the panel: all that the cohort has."""
     ingest_s: float
     """Drawing the counts and writing the paired dataset, in seconds."""
     disk_bytes: int
-    """Of the paired dataset."""
+    """Size of the paired dataset."""
     place_s: float
     """Fitting the panel and placing the counts in the object store, in seconds."""
     train_s: float
     """The gene stage with the start of its workers, validation, coding and figure, in seconds."""
     spots_per_second: tuple[float, ...]
-    """Of each epoch, through Ray Data and Ray Train, without validation."""
+    """Speed of each epoch, through Ray Data and Ray Train, without validation."""
     ingest_peak_bytes: int
     """As `PeakMemory` counts."""
     train_peak_bytes: int

@@ -61,7 +61,7 @@ class Found:
     recipe: Recipe
     """The recipe with the best settings under the tuned method."""
     path: str
-    """Where that recipe was written."""
+    """File of that recipe."""
     uri: str
     """The tracking store."""
 

@@ -33,7 +33,7 @@ from stray.train.results import digest
 from stray.train.stages import GeneStage, Stage
 
 METRIC = INNER
-"""What a search maximises."""
+"""Metric that a search maximises."""
 
 
 @dataclass(frozen=True)

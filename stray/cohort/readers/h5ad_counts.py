@@ -15,7 +15,7 @@ from scipy import sparse
 from stray.errors import InputError, Problem
 
 _PLACES = (("layers/counts", "var"), ("layers/raw_counts", "var"), ("X", "var"), ("raw/X", "raw/var"))
-"""Where raw counts may stand, in the order of preference, with the table of their genes."""
+"""Places of raw counts, in the order of preference, with the table of their genes."""
 _SAMPLE = 200_000
 """Values that are looked at to tell counts from normalised values."""
 _ROWS = 4096
@@ -31,7 +31,7 @@ class Counts:
     var: str
     """Key of the table of its genes."""
     note: str = ""
-    """What the user should know about the choice; empty where there was none."""
+    """Note on the choice for the user; empty where there was none."""
 
 
 def find_counts(file: h5py.File) -> Counts | None:
