@@ -31,15 +31,18 @@ class LabelRows:
 
 
 def label_tables(
-    configs: Iterable[LabelTableConfig], sections: set[str]
+    configs: Iterable[LabelTableConfig], sections: set[str] | None
 ) -> tuple[list[dict[str, LabelRows]], list[Problem]]:
-    """Each table's rows by section, and what is wrong with the tables; `sections` are those that sources hold."""
+    """Each table's rows by section, and what is wrong with the tables.
+
+    `sections` are those that sources hold; None where that is not known.
+    """
     tables, problems = [], []
     for config in configs:
         rows, found = _read_labels(config)
         problems += found
-        unknown = sorted(set(rows) - sections)
-        if unknown:
+        unknown = sorted(set(rows) - sections) if sections is not None else []
+        if unknown and sections is not None:
             what = f"labels sections that no source holds: {', '.join(unknown[:8])}"
             problems.append(
                 Problem(

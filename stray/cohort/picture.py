@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from stray.cohort.text import irregular
 from stray.errors import InputError, Problem
 
 GLASS = (255, 255, 255)
@@ -44,7 +44,7 @@ def open_picture(path: str) -> Image.Image:
     Raises InputError when it is missing, no regular file, truncated, no picture, several pictures, or declares more
     pixels than the free memory holds.
     """
-    _check_file(path)
+    check_file(path)
     try:
         with any_size(), warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
             warnings.simplefilter("ignore")
@@ -71,7 +71,7 @@ def open_picture(path: str) -> Image.Image:
 
 def picture_size(path: str) -> tuple[int, int]:
     """Return width and height of the picture at `path` without decoding it. Raises InputError as `open_picture`."""
-    _check_file(path)
+    check_file(path)
     try:
         with any_size(), Image.open(path, formats=FORMATS) as image:
             return image.size
@@ -155,7 +155,7 @@ def reduction(image: Image.Image, side: int = 1024) -> int:
 
 def check_room(size: tuple[int, int], bytes_per_pixel: int, place: str) -> None:
     """Raise InputError when a picture of `size` (width, height) does not fit into the free memory."""
-    needed, free = size[0] * size[1] * bytes_per_pixel, _free_memory()
+    needed, free = size[0] * size[1] * bytes_per_pixel, free_memory()
     if needed > free:
         what = (
             f"the picture declares {size[0]:,} x {size[1]:,} pixels: {needed / 2**30:,.1f} GiB to decode, "
@@ -164,7 +164,7 @@ def check_room(size: tuple[int, int], bytes_per_pixel: int, place: str) -> None:
         raise InputError(Problem(place, what, "give a smaller picture (and its scale factor), or more memory"))
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
     """Bytes that a process may still take on this machine, or in its container."""
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError, StopIteration, ValueError):
@@ -175,20 +175,11 @@ def _free_memory() -> int:
     return free
 
 
-def _check_file(path: str) -> None:
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        what, remedy = "the picture is missing", "put it there, or remove what refers to it"
-    except (OSError, ValueError) as error:
-        what, remedy = f"the picture cannot be opened: {error}", "correct its path, or set its rights"
-    else:
-        if stat.S_ISREG(mode):
-            return
-        # A FIFO would be waited for without end.
-        what = "is a folder, no picture" if stat.S_ISDIR(mode) else "is a device, pipe or socket, no picture"
-        remedy = "give a picture file"
-    raise InputError(Problem(path, what, remedy)) from None
+def check_file(path: str) -> None:
+    """Raise InputError unless `path` is a regular file."""
+    what = irregular(Path(path))
+    if what:
+        raise InputError(Problem(path, f"the picture {what}", "give a picture file, or remove what refers to it"))
 
 
 def _choose_frame(image: Image.Image, path: str) -> None:

@@ -22,6 +22,7 @@ BARE = 0.05
 _NOTED, _WARNED = 0.01, 0.05
 _ENLARGED = 2.0
 _GROWTH = 1.25
+_FEWEST_PAIRS = 20
 
 
 def check_frame(section: Section, on_picture: np.ndarray, size: tuple[int, int], place: str) -> None:
@@ -39,11 +40,26 @@ def check_frame(section: Section, on_picture: np.ndarray, size: tuple[int, int],
         Problem(
             place,
             f"{int((~on_picture).sum())} of {len(on_picture)} spots of section {section.name} lie outside the picture: "
-            f"x from {low[0]:.0f} to {high[0]:.0f} and y from {low[1]:.0f} to {high[1]:.0f} "
+            f"x from {low[0]:.6g} to {high[0]:.6g} and y from {low[1]:.6g} to {high[1]:.6g} "
             f"on {size[0]} x {size[1]} pixels",
             hint,
         )
     )
+
+
+def same_slide(section: Section, other: Section) -> bool:
+    """Whether two sections of one name can be of one slide: total counts at the spots that both have go together."""
+    if section.counts is None or other.counts is None:
+        return True
+    total, other_total = (
+        dict(zip(one.spots, np.asarray(one.counts.sum(axis=1)).ravel().tolist(), strict=True))  # pyright: ignore[reportOptionalMemberAccess]
+        for one in (section, other)
+    )
+    both = [spot for spot in total if spot in other_total]
+    pairs = np.array([(total[spot], other_total[spot]) for spot in both], dtype=float)
+    if len(pairs) < _FEWEST_PAIRS or (np.ptp(pairs, axis=0) == 0).any():
+        return True
+    return float(np.corrcoef(pairs.T)[0, 1]) > 0.5
 
 
 def check_patch_size(section: Section, size: tuple[int, int], patch: PatchConfig, place: str) -> None:

@@ -63,15 +63,16 @@ def _every_other(row: np.ndarray, col: np.ndarray) -> bool:
 
 
 def choose_microns_per_pixel(
-    regressed: float | None, stated: float | None, place: str, remedy: str
+    regressed: float | None, stated: float | None, place: str, remedy: str, reason: str = ""
 ) -> tuple[float, tuple[str, ...]]:
     """Return the value to use and what to warn of: the regression wins, a disagreement above 3% is told with both
     numbers.
 
-    Raises InputError, with `remedy`, when there is neither.
+    Raises InputError, with `reason` and `remedy`, when there is neither.
     """
     if regressed is None and stated is None:
-        raise InputError(Problem(place, "the size of a pixel is unknown", remedy))
+        what = "the size of a pixel is unknown" + (f": {reason}" if reason else "")
+        raise InputError(Problem(place, what, remedy))
     if regressed is None:
         assert stated is not None
         return stated, ()

@@ -176,6 +176,9 @@ def _count_problems(section: Section, place: str) -> list[Problem]:
                 remedy,
             )
         )
+    if section.spots and not values.any():
+        what = f"section {section.name} has no count above 0"
+        problems.append(Problem(place, what, f"{remedy}; without counts the section is used for its picture alone"))
     if values.size and values.max() > np.iinfo(np.uint32).max:
         problems.append(Problem(place, f"section {section.name} has a count of {values.max()}", remedy))
     return problems

@@ -13,12 +13,13 @@ _REMEDY = "give a CSV file whose first line reads section,COLUMN,..."
 
 
 def section_columns(
-    path: str, known: Mapping[str, Mapping[str, str]]
+    path: str, known: Mapping[str, Mapping[str, str]], *, whole: bool = True
 ) -> tuple[dict[str, dict[str, str]], list[Problem]]:
     """Return each section's columns, and the problems of the table at `path`, which may be empty: no table.
 
     `known` are the sections with the columns that their sources give them. The table fills what these leave empty; that
-    it contradicts one of them is a problem. A section that the table does not name lacks its columns.
+    it contradicts one of them is a problem. A section that the table does not name lacks its columns. `known` may lack
+    sections where it is not `whole`.
     """
     found = {name: dict(columns) for name, columns in known.items()}
     if not path:
@@ -29,7 +30,7 @@ def section_columns(
         return found, list(error.problems)
     problems = []
     unknown = sorted(set(rows) - set(known))
-    if unknown:
+    if unknown and whole:
         what = f"describes sections that no source holds: {', '.join(unknown[:8])}"
         problems.append(Problem(path, what, f"the sections are {', '.join(sorted(known)[:40])}"))
     for section in sorted(set(rows) & set(known)):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,12 @@ import pyarrow as pa
 import stray
 from stray.cohort.genes import gene_warnings, unite_genes
 from stray.cohort.labels import LabelRows, label_tables
-from stray.cohort.readers import Reader, SectionHandle, make_reader
+from stray.cohort.readers import Reader, SectionHandle, make_reader, reading_file
 from stray.cohort.section import Genes
 from stray.cohort.section_table import section_columns
 from stray.cohort.text import patient_warnings
 from stray.columns import CONTRACT_VERSION
-from stray.config.ingest import IngestConfig, PatchConfig
+from stray.config.ingest import IngestConfig, PatchConfig, check_values
 from stray.errors import InputError, Problem, raise_if_any
 
 
@@ -75,26 +75,28 @@ def make_plan(config: IngestConfig) -> IngestPlan:
                 "name one: --her2st PATH, --h5ad PATH or --synthetic",
             )
         )
+    check_values(config)
     readers, handles, problems = [], [], []
     for source in config.sources:
         try:
-            reader = make_reader(source)
-            handles.append({handle.name: handle for handle in reader.sections()})
+            with reading_file(str(getattr(source, "path", source.kind))):
+                reader = make_reader(source)
+                handles.append({handle.name: handle for handle in reader.sections()})
             readers.append(reader)
         except InputError as error:
             problems += error.problems
-    raise_if_any(problems)
+    handles = _told_apart(handles)
     chosen, choice_problems = _choose(readers, handles, config.prefer)
-    tables, table_problems = label_tables(config.labels, set(chosen))
-    columns, column_problems = section_columns(
-        config.sections, {name: handles[first][name].columns for name, (first, _) in chosen.items()}
-    )
-    raise_if_any(choice_problems + table_problems + column_problems)
-
+    # Which sections there are is not known where a source could not be listed.
+    tables, table_problems = label_tables(config.labels, None if problems else set(chosen))
+    known = {name: handles[first][name].columns for name, (first, _) in chosen.items()}
+    columns, column_problems = section_columns(config.sections, known, whole=not problems)
+    problems += ([] if problems else choice_problems) + table_problems + column_problems
     genes_of: dict[str, Genes] = {}
     for name, (first, _) in chosen.items():
         try:
-            genes = readers[first].genes(name)
+            with reading_file(next(iter(handles[first][name].inputs), readers[first].place)):
+                genes = readers[first].genes(name)
         except InputError as error:
             problems += error.problems
             continue
@@ -142,6 +144,23 @@ def make_plan(config: IngestConfig) -> IngestPlan:
         ),
         config=config,
     )
+
+
+def _told_apart(handles: list[dict[str, SectionHandle]]) -> list[dict[str, SectionHandle]]:
+    """The sources' sections, where two sources have one of a name called by their second names.
+
+    A section that its source does not name is called after something that other sources may have too: two files of
+    one library key are two slides.
+    """
+    times = Counter(name for sections in handles for name in sections)
+    stated = {name for sections in handles for name, handle in sections.items() if not handle.second_name}
+
+    def told(handle: SectionHandle) -> SectionHandle:
+        other = handle.second_name
+        clash = times[handle.name] > 1 and handle.name not in stated
+        return replace(handle, name=other) if clash and not times[other] else handle
+
+    return [{own.name: own for own in map(told, sections.values())} for sections in handles]
 
 
 def _id_prefixes(names: Iterable[str]) -> dict[str, str]:
@@ -197,7 +216,9 @@ def _choose(
                 "ingest.sources",
                 f"{len(sources)} sources hold the sections {', '.join(sorted(names))}: "
                 + " and ".join(f"{source.kind} ({source.place})" for source in sources),
-                "choose: " + " or ".join(f"--prefer {key}:{','.join(sorted(names))}" for key in keys),
+                "where they are the same slide choose: "
+                + " or ".join(f"--prefer {key}:{','.join(sorted(names))}" for key in keys)
+                + '; where they are different slides, name them apart (obs["section"] of an .h5ad file)',
             )
         )
     return chosen, problems

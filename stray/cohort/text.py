@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import stat
 import unicodedata
@@ -130,11 +131,10 @@ def read_table(path: str, needed: tuple[str, ...], remedy: str) -> TextTable:
 def _decoded(path: str, remedy: str) -> str:
     try:
         file = Path(path).expanduser()
-        found = file.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise InputError(Problem(path, "is no regular file", remedy))
-        if found.st_size > _MOST_BYTES:
-            raise InputError(Problem(path, f"has {found.st_size:,} bytes: too large for a table of names", remedy))
+        if what := irregular(file):
+            raise InputError(Problem(path, f"cannot be read: it {what}", remedy))
+        if (size := file.stat().st_size) > _MOST_BYTES:
+            raise InputError(Problem(path, f"has {size:,} bytes: too large for a table of names", remedy))
         data = file.read_bytes()
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in the path; an unknown ~user
         raise InputError(Problem(path, f"cannot be read: {error}", remedy)) from None
@@ -145,6 +145,22 @@ def _decoded(path: str, remedy: str) -> str:
     if "\0" in text:
         raise InputError(Problem(path, "is no text: it holds NUL bytes", remedy))
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def irregular(path: Path) -> str:
+    """Return what is at `path` instead of a regular file, for messages; empty where it is one.
+
+    Ask before a file is opened: a FIFO is waited for without end, a device read without end.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "is missing: the link leads nowhere" if os.path.islink(path) else "is missing"
+    except (OSError, ValueError) as error:
+        return f"cannot be opened: {getattr(error, 'strerror', None) or error}"
+    if stat.S_ISREG(mode):
+        return ""
+    return "is a folder" if stat.S_ISDIR(mode) else "is a device, pipe or socket"
 
 
 def user_path(path: str) -> str:

@@ -21,7 +21,16 @@ from stray.cohort.labels import count_labels, fill_labels
 from stray.cohort.manifest import FileEntry, SectionEntry, file_sha256
 from stray.cohort.patches import inside
 from stray.cohort.picture import NOTE, check_content
-from stray.cohort.plausible import check_frame, check_patch_size, enlargement, orientation, tissue
+from stray.cohort.plausible import (
+    WARNING,
+    check_frame,
+    check_patch_size,
+    enlargement,
+    orientation,
+    same_slide,
+    tissue,
+)
+from stray.cohort.readers import reading_file
 from stray.cohort.rows import row_groups
 from stray.cohort.schema import ROW_GROUP_SPOTS, SPOTS, folder_name, shard_path
 from stray.cohort.section import Section, keep_spots, plural
@@ -165,8 +174,9 @@ def _standing(task: SectionTask, out: str) -> SectionEntry | None:
 
 
 def _write_section(task: SectionTask, out: str) -> SectionEntry:
-    section = replace(task.reader.read(task.handle.name), id_prefix=task.id_prefix)
     place = task.handle.inputs[0] if task.handle.inputs else task.reader.place
+    with reading_file(place):
+        section = replace(task.reader.read(task.handle.name), id_prefix=task.id_prefix)
     section = _without_rivals(task, section)
     labels, label_sources, warnings = fill_labels(section, task.labels)
     if section.in_tissue is not None and task.off_tissue == "drop":
@@ -176,7 +186,8 @@ def _write_section(task: SectionTask, out: str) -> SectionEntry:
     _check_spots_left(section, place)
     image, off = None, 0
     if section.image is not None:
-        image = section.image.load()
+        with reading_file(section.image.place):
+            image = section.image.load()
         check_content(image, section.image.place)
         on_picture = inside(section.xy_px, image.size)
         check_frame(section, on_picture, image.size, section.image.place)
@@ -231,12 +242,19 @@ def _without_rivals(task: SectionTask, section: Section) -> Section:
         *section.spots,
         *(spot for spots in section.dropped.values() for spot in spots),
     }
-    dropped = dict(section.dropped)
+    dropped, warnings = dict(section.dropped), list(section.warnings)
     for other in task.others:
-        missing = tuple(spot for spot in other.read(section.name).spots if spot not in known)
+        with reading_file(other.place):
+            rival = other.read(section.name)
+        missing = tuple(spot for spot in rival.spots if spot not in known)
         if missing:
             dropped[f"only in {other.kind} ({other.place}), {task.reader.kind} was preferred"] = missing
-    return replace(section, dropped=dropped)
+        if not same_slide(section, rival):
+            warnings.append(
+                f"{WARNING}section {section.name} of {other.kind} ({other.place}), which was not preferred, has other "
+                "counts at the same spots: if it is another slide, give it another name and ingest again"
+            )
+    return replace(section, dropped=dropped, warnings=tuple(warnings))
 
 
 def _check_spots_left(section: Section, place: str) -> None:

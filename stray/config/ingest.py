@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
+
+from stray.errors import InputError, Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class H5adSourceConfig:
     kind: Literal["h5ad"] = "h5ad"
     path: str
     """One .h5ad file, or a folder whose .h5ad files are all read."""
-    pitch_um: Annotated[float, Field(gt=0)] | None = None
+    pitch_um: Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)] | None = None
     """Distance of neighbouring spots on the capture array, in micrometres, where the array is known: pixels are then
     measured by it. null: the size of a pixel is the file's own (or the 100 um of a Visium array)."""
 
@@ -67,7 +69,7 @@ class LabelTableConfig:
 class PatchConfig:
     """The picture around a spot: a crop of a physical size, resampled to a number of pixels."""
 
-    size_um: Annotated[float, Field(gt=0)] = 112.0
+    size_um: Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)] = 112.0
     """Side of the crop, in micrometres of tissue."""
     size_px: Annotated[int, Field(ge=8, le=4096)] = 64
     """Side of the stored patch, in pixels."""
@@ -97,3 +99,17 @@ class IngestConfig:
     """Treatment of spots beside the tissue: those whose obs column `in_tissue` is 0 in an .h5ad file."""
     patch: PatchConfig = field(default_factory=PatchConfig)
     """Size and encoding of the patches."""
+
+
+def check_values(config: IngestConfig) -> None:
+    """Raise InputError where a setting is out of its range, as a recipe would: the class itself checks nothing."""
+    try:
+        TypeAdapter(IngestConfig).validate_python(asdict(config))
+    except ValidationError as error:
+        problems = []
+        for found in error.errors(include_url=False):
+            parts = [str(part) for part in found["loc"] if part not in ("her2st", "h5ad", "synthetic")]
+            what = f"is {found['input']!r}: {found['msg'][:1].lower()}{found['msg'][1:]}"
+            remedy = "give a value of the range that `stray config` describes"
+            problems.append(Problem(".".join(["ingest", *parts]), what, remedy))
+        raise InputError(problems) from None

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from stray.cohort.section import Genes, Section
+from stray.cohort.text import shown
 from stray.config.ingest import (
     H5adSourceConfig,
     Her2stSourceConfig,
     SourceConfig,
     SyntheticSourceConfig,
 )
+from stray.errors import InputError, Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,8 @@ class SectionHandle:
     """Absolute paths of every file that the section is made from: their size and time tell whether it changed."""
     options: Mapping[str, object] = field(default_factory=dict)
     """What else the section is a function of (the settings of the synthetic cohort, say); JSON values."""
+    second_name: str = ""
+    """What the section may be called where another source has one of its name too; empty: it has no other name."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """What else the source knows of the section as a whole (its slide, scanner, kit), by the column's name."""
 
@@ -56,6 +61,18 @@ class Reader(Protocol):
     def read(self, name: str) -> Section:
         """Return section `name`, its picture unopened. Raises InputError with all that is wrong with it."""
         ...
+
+
+@contextlib.contextmanager
+def reading_file(place: str, remedy: str = "fetch the file again, or correct it") -> Iterator[None]:
+    """Turn whatever goes wrong while the file at `place` is read into an InputError that names it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # libraries meet a damaged file with exceptions of many kinds
+        reason = shown(str(error).strip().split("\n")[0] or type(error).__name__)
+        raise InputError(Problem(place, f"cannot be read: {reason}", remedy)) from error
 
 
 def make_reader(source: SourceConfig) -> Reader:

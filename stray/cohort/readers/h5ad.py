@@ -23,18 +23,18 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from stray.cohort.genes import named_genes
 from stray.cohort.readers import SectionHandle
-from stray.cohort.readers.h5ad_counts import find_counts, read_counts
-from stray.cohort.readers.h5ad_file import (
-    element,
-    libraries_of,
-    library_of,
-    path_beside,
-    picture_of,
-    reading,
+from stray.cohort.readers.h5ad_counts import check_layout, find_counts, read_counts
+from stray.cohort.readers.h5ad_file import element, libraries_of, library_of, picture_of, reading
+from stray.cohort.readers.h5ad_obs import (
+    array_position,
+    check_spread,
+    coordinates,
+    genes_of,
+    in_tissue,
+    labels,
 )
-from stray.cohort.readers.h5ad_obs import array_position, constant_texts, in_tissue, labels
+from stray.cohort.readers.h5ad_places import Place, places_of
 from stray.cohort.scale import (
     VISIUM_PITCH_UM,
     choose_microns_per_pixel,
@@ -44,31 +44,30 @@ from stray.cohort.scale import (
 from stray.cohort.section import (
     Genes,
     Section,
+    SectionImage,
     check_section,
     keep_spots,
     local_spot_name,
     plural,
 )
-from stray.cohort.text import clean, clean_column, shown, user_path
+from stray.cohort.text import clean, user_path
 from stray.config.ingest import H5adSourceConfig
 from stray.errors import InputError, Problem, raise_if_any
 
-_PATIENT_COLUMNS = {"donor_id", "donor", "patient_id", "subject", "subject_id", "individual", "case_id"}
-_XY = "give the spots' pixel coordinates: an array of numbers, spots x 2 (x, y)"
-
 
 @dataclass(frozen=True)
-class _Place:
-    file: Path
-    patient: str
-    rows: np.ndarray
-    """The section's rows of the file."""
-    columns: dict[str, str]
-    """The columns of obs that are one text over the section."""
-    library: str | None
-    """Its `library_id`; None where obs has none."""
-    alone: bool
-    """Whether it is the file's only section."""
+class _Frame:
+    """Where the spots of a section lie, on the array and on its picture; everything but counts and labels."""
+
+    spots: tuple[str, ...]
+    placed: np.ndarray
+    """Which spots have coordinates."""
+    xy_px: np.ndarray
+    row: np.ndarray | None
+    col: np.ndarray | None
+    microns_per_pixel: float
+    image: SectionImage | None
+    notes: tuple[str, ...]
 
 
 class H5adReader:
@@ -79,106 +78,95 @@ class H5adReader:
     def __init__(self, config: H5adSourceConfig) -> None:
         self.place = user_path(config.path)
         self._pitch_um = config.pitch_um
-        self._found: dict[str, _Place] | None = None
+        self._found: dict[str, Place] | None = None
 
     def sections(self) -> tuple[SectionHandle, ...]:
-        handles = []
-        for name, place in self._sections().items():
-            with reading(place.file) as file:
-                beside = path_beside(_library(file, name, place)[0], place.file)
-            inputs = (
-                str(place.file),
-                *([str(beside)] if beside is not None and beside.exists() else []),
+        options = {"pitch_um": self._pitch_um}
+        return tuple(
+            SectionHandle(
+                name=name,
+                patient=place.patient,
+                inputs=(str(place.file), *place.pictures),
+                options=options,
+                columns=place.columns,
+                second_name="" if place.named else place.file.stem,
             )
-            options = {"pitch_um": self._pitch_um}
-            made = SectionHandle(
-                name=name, patient=place.patient, inputs=inputs, options=options, columns=place.columns
-            )
-            handles.append(made)
-        return tuple(handles)
+            for name, place in self._sections().items()
+        )
 
     def remarks(self) -> tuple[str, ...]:
-        return ()
+        hidden = [file.name for file in _files(Path(self.place)) if _is_hidden(file)]
+        if not hidden:
+            return ()
+        return (f"{plural(len(hidden), 'file')} left out whose name begins with a dot, such as {hidden[0]}",)
 
     def genes(self, name: str) -> Genes | None:
-        with reading(self._sections()[name].file) as file:
-            counts = find_counts(file)
-            if counts is None:
-                return None
-            var = element(file, counts.var)
-        return named_genes(var.index, var)
+        with reading(self._place(name).file) as file:
+            found = find_counts(file)
+            return None if found is None else genes_of(file, found)
 
     def read(self, name: str) -> Section:
-        place = self._sections()[name]
+        place = self._place(name)
         with reading(place.file) as file:
             whole = element(file, "obs")
             obs = whole.iloc[place.rows]
+            frame = self._frame(file, whole, place, name)
             found = find_counts(file)
-            counts = None
-            genes = self.genes(name)
-            if found is not None and genes is not None:
+            genes, counts = None, None
+            notes = frame.notes
+            if found is not None:
+                genes = genes_of(file, found)
                 counts = read_counts(file, found.key, place.rows, (len(whole), len(genes.symbols)))
-            xy_full = _coordinates(file, len(whole))[place.rows]
-            library, note = _library(file, name, place)
-            picture = picture_of(library, place.file, xy_full)
-        notes = [text for text in (note, found.note if found is not None else "", *picture.warnings) if text]
-        image, factor, pixel = picture.image, picture.factor, picture.microns
-        image = None if image is None else replace(image, scale=factor)
-        spots = tuple(local_spot_name(name, clean(spot) or "") for spot in obs.index)
-        row, col, known = array_position(obs, spots)
-        placed = np.asarray(np.isfinite(xy_full).all(axis=1))
-        microns, warnings = self._microns_per_pixel(place.file, xy_full, placed & known, row, col, pixel)
-        if row is not None and not known.all():
-            notes.append(f"{plural(int((~known).sum()), 'spot')} without a position on the array: no position is kept")
-            row = col = None
-        section = Section(
-            name=name,
-            patient=place.patient,
-            spots=spots,
-            genes=genes,
-            counts=counts,
-            xy_px=xy_full * factor,
-            microns_per_pixel=microns / factor,
-            array_row=row,
-            array_col=col,
-            labels=labels(obs),
-            in_tissue=in_tissue(obs, f"{place.file}: obs/in_tissue"),
-            image=image,
-            warnings=(*notes, *warnings),
-        )
-        section = keep_spots(section, placed, "no pixel coordinates")
+                notes = (*notes, *filter(None, [found.note]))
+            else:
+                notes = (*notes, "the file has no matrix of counts")
+            section = Section(
+                name=name,
+                patient=place.patient,
+                spots=frame.spots,
+                genes=genes,
+                counts=counts,
+                xy_px=frame.xy_px,
+                microns_per_pixel=frame.microns_per_pixel,
+                array_row=frame.row,
+                array_col=frame.col,
+                labels=labels(obs),
+                in_tissue=in_tissue(obs, f"{place.file}: obs/in_tissue"),
+                image=frame.image,
+                warnings=notes,
+            )
+        section = keep_spots(section, frame.placed, "no pixel coordinates")
         check_section(section, str(place.file))
         return section
 
-    def _sections(self) -> dict[str, _Place]:
+    def _place(self, name: str) -> Place:
+        found = self._sections()
+        return found[name] if name in found else next(place for place in found.values() if place.file.stem == name)
+
+    def _sections(self) -> dict[str, Place]:
         if self._found is None:
             self._found = self._find()
         return self._found
 
-    def _find(self) -> dict[str, _Place]:
+    def _find(self) -> dict[str, Place]:
         path = Path(self.place)
-        files = sorted(path.glob("*.h5ad")) if path.is_dir() else [path]
+        files = [file for file in _files(path) if not _is_hidden(file)]
         if not files:
-            raise InputError(
-                Problem(
-                    self.place,
-                    "holds no .h5ad file",
-                    "give a .h5ad file, or a folder of them",
-                )
-            )
-        read: list[tuple[dict[str, _Place], bool]] = []
+            remedy = "give a .h5ad file, or a folder of them"
+            raise InputError(Problem(self.place, "holds no .h5ad file", remedy))
+        read: list[dict[str, Place]] = []
         problems: list[Problem] = []
         for file in files:
             try:
-                read.append(_sections_of(file))
+                read.append(self._sections_of(file))
             except InputError as error:
                 problems += error.problems
-        times = Counter(name for places, _ in read for name in places)
-        found: dict[str, _Place] = {}
-        for places, named in read:
+        times = Counter(name for places in read for name in places)
+        found: dict[str, Place] = {}
+        for places in read:
             for name, place in places.items():
                 # A name that obs does not give and another file has too (HEST-1k calls every library ST) says nothing.
-                own = place.file.stem if not named and times[name] > 1 else name
+                own = place.file.stem if not place.named and times[name] > 1 else name
                 if own in found:
                     what = f"section {own} stands in {found[own].file} and in {place.file}"
                     remedy = 'give different sections different names in obs["section"], or leave one file out'
@@ -186,6 +174,61 @@ class H5adReader:
                 found[own] = place
         raise_if_any(problems)
         return found
+
+    def _sections_of(self, path: Path) -> dict[str, Place]:
+        """The sections of a file. Raises InputError with all that is wrong with them but their counts' values."""
+        with reading(path) as file:
+            obs = element(file, "obs")
+            if not isinstance(obs, pd.DataFrame):
+                remedy = "write the file again with a current anndata: adata.write_h5ad(...)"
+                raise InputError(Problem(f"{path}: obs", "is no table as anndata writes it since 0.7", remedy))
+            places = places_of(path, obs, list(libraries_of(file)))
+            problems: list[Problem] = []
+            made = {}
+            for name, place in places.items():
+                try:
+                    in_tissue(obs.iloc[place.rows], f"{path}: obs/in_tissue")
+                    frame = self._frame(file, obs, place, name)
+                except InputError as error:
+                    problems += [problem for problem in error.problems if problem not in problems]
+                    continue
+                beside = frame.image is not None and Path(frame.image.place).exists()
+                made[name] = replace(place, pictures=(frame.image.place,) if beside and frame.image else ())
+            found = find_counts(file)
+            if found is not None:
+                try:
+                    genes = genes_of(file, found)
+                    check_layout(file, found.key, (len(obs), len(genes.symbols)))
+                except InputError as error:
+                    problems += error.problems
+            raise_if_any(problems)
+            return made
+
+    def _frame(self, file: h5py.File, whole: pd.DataFrame, place: Place, name: str) -> _Frame:
+        xy_full, note = coordinates(file, len(whole))
+        xy_full, obs = xy_full[place.rows], whole.iloc[place.rows]
+        library, unclear = library_of(libraries_of(file), (place.name, place.library), place.file, alone=place.alone)
+        picture = picture_of(library, place.file, xy_full, alone=place.alone)
+        spots = tuple(local_spot_name(name, clean(spot) or "") for spot in obs.index)
+        row, col, known = array_position(obs, spots)
+        placed = np.asarray(np.isfinite(xy_full).all(axis=1))
+        check_spread(xy_full[placed], name, f"{file.filename}: obsm/spatial")
+        reasons = [
+            unclear,
+            *(warning for warning in picture.warnings if "microns_per_pixel" in warning or "/metadata" in warning),
+        ]
+        microns, warnings = self._microns_per_pixel(
+            place.file, xy_full, placed & known, row, col, picture.microns, "; ".join(filter(None, reasons))
+        )
+        lost = ""
+        if row is None and "array_row" in obs and "array_col" in obs:
+            lost = "array_row and array_col hold no positions on the array: they are not used"
+        elif row is not None and not known.all():
+            lost = f"{plural(int((~known).sum()), 'spot')} without a position on the array: no position is kept"
+            row = col = None
+        image = None if picture.image is None else replace(picture.image, scale=picture.factor)
+        notes = tuple(filter(None, (note, unclear, *picture.warnings, lost, *warnings)))
+        return _Frame(spots, placed, xy_full * picture.factor, row, col, microns / picture.factor, image, notes)
 
     def _microns_per_pixel(
         self,
@@ -195,6 +238,7 @@ class H5adReader:
         row: np.ndarray | None,
         col: np.ndarray | None,
         stated: float | None,
+        reason: str,
     ) -> tuple[float, tuple[str, ...]]:
         """Micrometres per pixel of full resolution, and what to warn of."""
         regressed = None
@@ -204,75 +248,14 @@ class H5adReader:
             )
             if pitch is not None:
                 regressed = regressed_microns_per_pixel(xy_full[placed], row[placed], col[placed], pitch)
-        return choose_microns_per_pixel(
-            regressed,
-            stated,
-            str(file),
-            'write it to uns["spatial"][LIBRARY]["metadata"]["microns_per_pixel"], or set the source\'s `pitch_um`',
-        )
+        remedy = 'write it to uns["spatial"][LIBRARY]["metadata"]["microns_per_pixel"], or set the source\'s `pitch_um`'
+        return choose_microns_per_pixel(regressed, stated, str(file), remedy, reason)
 
 
-def _coordinates(file: h5py.File, n_spots: int) -> np.ndarray:
-    """The spots' centres in pixels of full resolution (N, 2), NaN where one is not known. Raises InputError."""
-    key = next((key for key in ("obsm/spatial", "obsm/X_spatial") if key in file), None)
-    if key is None:
-        raise InputError(
-            Problem(str(file.filename), 'has no obsm["spatial"]', "add the spots' pixel coordinates there")
-        )
-    try:
-        found = np.asarray(element(file, key)).astype(float)
-    except (TypeError, ValueError) as error:
-        raise InputError(Problem(f"{file.filename}: {key}", f"holds no numbers: {shown(error)}", _XY)) from None
-    if found.ndim != 2 or found.shape[0] != n_spots or found.shape[1] < 2:
-        what = f"has the shape {found.shape}, expected ({n_spots}, 2)"
-        raise InputError(Problem(f"{file.filename}: {key}", what, _XY))
-    return found[:, :2]
+def _files(path: Path) -> list[Path]:
+    return sorted(path.glob("*.h5ad")) if path.is_dir() else [path]
 
 
-def _library(file: h5py.File, name: str, place: _Place) -> tuple[h5py.Group | None, str]:
-    return library_of(libraries_of(file), (name, place.library), place.file, alone=place.alone)
-
-
-def _sections_of(path: Path) -> tuple[dict[str, _Place], bool]:
-    """The sections of a file, and whether they are named by obs (and not by the library or the file)."""
-    with reading(path) as file:
-        obs = element(file, "obs")
-        libraries = list(libraries_of(file))
-        if not isinstance(obs, pd.DataFrame):
-            remedy = "write the file again with a current anndata: adata.write_h5ad(...)"
-            raise InputError(Problem(f"{path}: obs", "is no table as anndata writes it since 0.7", remedy))
-        return _places(path, obs, libraries)
-
-
-def _places(path: Path, obs: pd.DataFrame, libraries: list[str]) -> tuple[dict[str, _Place], bool]:
-    if "patient" not in obs:
-        near = [str(name) for name in obs.columns if str(name).lower() in _PATIENT_COLUMNS]
-        remedy = "add it: folds hold out whole patients, never spots"
-        remedy += f" (adata.obs['patient'] = adata.obs[{near[0]!r}]?)" if near else ""
-        raise InputError(Problem(str(path), "has no obs column `patient`", remedy))
-    if not len(obs):
-        raise InputError(Problem(str(path), "has no spot", "leave the file out"))
-    named_by = next((key for key in ("section", "library_id") if key in obs), None)
-    known = {key: clean_column(obs[key]) for key in ("patient", named_by) if key is not None}
-    empty = [key for key, values in known.items() if any(value is None for value in values)]
-    if empty:
-        what = f"has spots without a value in the obs columns {', '.join(empty)}"
-        raise InputError(Problem(str(path), what, "fill them, or leave these spots out"))
-    alone = libraries[0] if len(libraries) == 1 else path.stem
-    names = np.full(len(obs), alone, dtype=object) if named_by is None else known[named_by]
-    held = clean_column(obs["library_id"]) if "library_id" in obs else np.full(len(obs), None, dtype=object)
-    places, problems = {}, []
-    sections = list(dict.fromkeys(names))
-    for name in sections:
-        rows = np.flatnonzero(names == name)
-        patients = sorted(set(known["patient"][rows]))
-        if len(patients) > 1:
-            what = f"section {name} belongs to the patients {', '.join(patients)}"
-            problems.append(Problem(str(path), what, "a section is of one patient: correct obs"))
-        if len(set(held[rows])) > 1:
-            what = f"section {name} has the library_ids {', '.join(map(str, dict.fromkeys(held[rows])))}"
-            problems.append(Problem(str(path), what, "a section lies on one slide: correct obs, or drop `section`"))
-        columns = constant_texts(obs.iloc[rows])
-        places[str(name)] = _Place(path, patients[0], rows, columns, held[rows].tolist()[0], len(sections) == 1)
-    raise_if_any(problems)
-    return places, named_by is not None
+def _is_hidden(file: Path) -> bool:
+    """Whether a file is none of the user's own: macOS leaves `._NAME` beside every NAME on foreign disks."""
+    return file.name.startswith(".")

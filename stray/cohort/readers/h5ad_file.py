@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,10 @@ from anndata.io import read_elem
 from PIL import Image
 
 from stray.cohort.patches import inside
-from stray.cohort.picture import check_room, from_array, open_picture, picture_size
+from stray.cohort.picture import check_file, check_room, free_memory, from_array, open_picture, picture_size
+from stray.cohort.readers import reading_file
 from stray.cohort.section import SectionImage
-from stray.cohort.text import shown
+from stray.cohort.text import irregular, shown
 from stray.errors import InputError, Problem
 
 _NUMBER = re.compile(
@@ -27,49 +28,75 @@ _NUMBER = re.compile(
 _LEAST, _MOST = 1e-4, 1e4
 """Sizes of pixels in um and scale factors beyond these are no measurements."""
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+_TEXT_BYTES = 100
+"""Memory that one text takes in Python."""
+_AGAIN = "write the file again with a current anndata: adata.write_h5ad(...)"
 
 
 def opened(path: Path) -> h5py.File:
     """The file, open for reading. Raises InputError when it is missing or no HDF5."""
-    try:
-        # Before it is opened: a FIFO would be waited for without end.
-        regular = stat.S_ISREG(path.stat().st_mode)
-        if regular:
+    what = irregular(path)
+    if not what:
+        try:
             return h5py.File(path, "r")
-        what = "is a folder" if path.is_dir() else "is no regular file"
-    except (OSError, ValueError) as error:
-        what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read as HDF5: {error}"
+        except (OSError, ValueError) as error:
+            what = f"cannot be read as HDF5: {error}"
     raise InputError(Problem(str(path), what, "check the path, or fetch the file again"))
 
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[h5py.File]:
     """The file, open; whatever goes wrong in it is an InputError that names it."""
-    with opened(path) as file:
-        try:
-            yield file
-        except InputError:
-            raise
-        except Exception as error:  # libraries meet a damaged file with exceptions of many kinds
-            reason = shown(str(error).strip().split("\n")[0] or type(error).__name__)
-            remedy = "write it again with a current anndata (adata.write_h5ad), or fetch it again"
-            raise InputError(Problem(str(path), f"cannot be read: {reason}", remedy)) from error
+    with opened(path) as file, reading_file(str(path), _AGAIN + ", or fetch it again"):
+        _check_self_contained(file)
+        yield file
+
+
+def _check_self_contained(file: h5py.File) -> None:
+    """Raise InputError where a link or data set leads nowhere, or out of the file: a pipe would be waited for."""
+
+    def visit(name: str, link: Any) -> str | None:
+        if isinstance(link, h5py.ExternalLink):
+            return f"{name} is a link to another file, {shown(link.filename)}"
+        if isinstance(link, h5py.SoftLink):
+            try:
+                file[name]
+            except (KeyError, OSError, RuntimeError):
+                return f"{name} is a link to {shown(link.path)}, which leads nowhere"
+        return None
+
+    def look(name: str, stored: Any) -> str | None:
+        if isinstance(stored, h5py.Dataset) and (stored.is_virtual or stored.external):
+            return f"the values of {name} stand in other files"
+        return None
+
+    what = file.visititems_links(visit) or file.visititems(look)
+    if what is not None:
+        raise InputError(Problem(str(file.filename), what, f"store everything in the file: {_AGAIN}"))
 
 
 def element(file: h5py.File, key: str) -> Any:
-    """The element at `key` as anndata reads it. Raises InputError when it cannot."""
-    try:
+    """The element at `key` as anndata reads it. Raises InputError when it cannot, or memory does not hold it."""
+    place = f"{file.filename}: {key}"
+    with reading_file(place, _AGAIN):
         stored: Any = file[key]
+        needed, free = _declared_bytes(stored), free_memory()
+        if needed > free:
+            what = f"declares {needed / 2**30:,.1f} GiB, {free / 2**30:,.1f} GiB of memory are free"
+            raise InputError(Problem(place, what, f"{_AGAIN}, or use a machine with more memory"))
         return read_elem(stored)
-    except Exception as error:  # anndata wraps what it meets in exceptions of many kinds
-        reason = shown(str(error).strip().split("\n")[0])
-        raise InputError(
-            Problem(
-                f"{file.filename}: {key}",
-                f"cannot be read: {reason}",
-                "write the file again with a current anndata: adata.write_h5ad(...)",
-            )
-        ) from error
+
+
+def _declared_bytes(stored: Any) -> int:
+    """Memory that an element takes when it is read, from the sizes that it declares."""
+    if isinstance(stored, h5py.Dataset):
+        text = h5py.check_string_dtype(stored.dtype) is not None
+        return int(stored.size or 0) * max(stored.dtype.itemsize, _TEXT_BYTES if text else 1)
+    found: list[int] = []
+    stored.visititems(
+        lambda _, member: found.append(_declared_bytes(member)) if isinstance(member, h5py.Dataset) else None
+    )
+    return sum(found)
 
 
 def libraries_of(file: h5py.File) -> dict[str, h5py.Group]:
@@ -113,6 +140,22 @@ def _number(library: h5py.Group | None, key: str) -> float | None:
     return number if _LEAST < number < _MOST else None
 
 
+def _found(library: h5py.Group | None, key: str) -> str:
+    """What stands at a key where a number should, for messages."""
+    stored: Any = None if library is None else library.get(key)
+    if isinstance(stored, h5py.Dataset) and stored.size == 1:
+        return repr(shown(_scalar(library, key)))
+    return "missing" if stored is None else f"no single number ({shown(getattr(stored, 'shape', 'a group'))})"
+
+
+def _named(library: h5py.Group | None) -> str | None:
+    """The path of a picture that the metadata names, as it is written; None where none is."""
+    if library is None or library.get("metadata/source_image_path") is None:
+        return None
+    named = _scalar(library, "metadata/source_image_path")
+    return _found(library, "metadata/source_image_path") if named is None else str(named)
+
+
 @dataclass(frozen=True)
 class Picture:
     """The picture of a section."""
@@ -125,17 +168,28 @@ class Picture:
     warnings: tuple[str, ...] = ()
 
 
-def path_beside(library: h5py.Group | None, path: Path) -> Path | None:
-    """The picture's file: the one that the metadata names, where it exists, or one of the .h5ad file's own name."""
+def path_beside(library: h5py.Group | None, path: Path, *, alone: bool) -> Path | None:
+    """The picture's file: the one that the metadata names, where it exists, or one of the .h5ad file's own name.
+
+    Raises InputError where a picture of the file's name may belong to any of its sections (not `alone`).
+    """
     named = _scalar(library, "metadata/source_image_path")
-    if named is not None and "\0" not in str(named):
-        source = path.parent / str(named)
-        if source.is_file():
-            return source.resolve()
+    if named is not None:
+        with contextlib.suppress(OSError, ValueError):  # too long for a path, or with a NUL in it
+            source = path.parent / str(named)
+            if source.is_file():
+                return source.resolve()
     if _stored(library):
         return None
     beside = (path.with_suffix(suffix) for suffix in _PICTURES)
-    return next((picture for picture in beside if picture.exists()), None)
+    found = next((picture for picture in beside if os.path.lexists(picture)), None)
+    if found is not None and not alone:
+        what = f"lies beside {path.name}, which holds several sections: it is not clear whose picture it is"
+        remedy = (
+            'name each section\'s picture in uns["spatial"][SECTION]["metadata"]["source_image_path"], or move it away'
+        )
+        raise InputError(Problem(str(found), what, remedy))
+    return found
 
 
 def _stored(library: h5py.Group | None) -> dict[str, float | None]:
@@ -154,7 +208,7 @@ def _scalefactors(library: h5py.Group | None) -> tuple[str, ...]:
     return tuple(stored) if isinstance(stored, h5py.Group) else ()
 
 
-def picture_of(library: h5py.Group | None, path: Path, xy_full: np.ndarray) -> Picture:
+def picture_of(library: h5py.Group | None, path: Path, xy_full: np.ndarray, *, alone: bool) -> Picture:
     """The picture of a section whose spots lie at `xy_full` (S, 2), in pixels of full resolution.
 
     The source picture that the metadata names goes before a stored one; of those, the largest. Raises InputError where
@@ -163,17 +217,22 @@ def picture_of(library: h5py.Group | None, path: Path, xy_full: np.ndarray) -> P
     warnings = []
     microns = None
     for key in ("metadata/microns_per_pixel", "scalefactors/microns_per_pixel"):
-        if _scalar(library, key) is not None and microns is None:
+        if library is not None and library.get(key) is not None and microns is None:
             microns = _number(library, key)
             if microns is None:
-                warnings.append(f"{key} is {shown(_scalar(library, key))!r}, no size of a pixel in um: it is not used")
-    named, beside, stored = _scalar(library, "metadata/source_image_path"), path_beside(library, path), _stored(library)
-    if named is not None and (beside is None or beside.name != Path(str(named)).name):
+                warnings.append(f"{key} is {_found(library, key)}, no size of a pixel in um: it is not used")
+    for key, kind in (("images", h5py.Group), ("scalefactors", h5py.Group), ("metadata", h5py.Group)):
+        if library is not None and not isinstance(library.get(key, library), kind):
+            warnings.append(f"{library.name}/{key} is no group of entries: it is not used")
+    named, stored = _named(library), _stored(library)
+    beside = path_beside(library, path, alone=alone)
+    if named is not None and (beside is None or beside.name != Path(named).name):
         if not stored:
             what = f"the picture that {path} names is missing"
-            raise InputError(Problem(str(path.parent / str(named)), what, "put it there, or drop source_image_path"))
-        warnings.append(f"source_image_path names {shown(named)}, which is missing: a smaller stored picture is used")
+            raise InputError(Problem(str(path.parent / named), what, "put it there, or drop source_image_path"))
+        warnings.append(f"source_image_path names {shown(named)!r}, which is missing: a smaller stored picture is used")
     if beside is not None:
+        check_file(str(beside))
         factor, note = _factor_beside(library, beside, path, xy_full)
         warnings += [note] if note else []
         image = SectionImage(place=str(beside), load=lambda: open_picture(str(beside)))
@@ -188,7 +247,8 @@ def picture_of(library: h5py.Group | None, path: Path, xy_full: np.ndarray) -> P
     usable = {name: factor for name, factor in stored.items() if factor is not None}
     if stored and not usable:
         place = f"{path}: {library.name if library is not None else ''}/images/{unclear[0]}"
-        what = f"there is no usable scalefactors/tissue_{unclear[0]}_scalef for this picture"
+        key = f"scalefactors/tissue_{unclear[0]}_scalef"
+        what = f"there is no usable {key} for this picture: it is {_found(library, key)}"
         raise InputError(Problem(place, what, "add it: a positive number, 1.0 if unscaled"))
     warnings += [f"the stored picture {name} has no usable scale factor: it is not used" for name in unclear]
     if not usable or library is None:

@@ -1,13 +1,18 @@
-"""Columns of obs of an .h5ad file: what they say of spots and sections."""
+"""What the tables of an .h5ad file say of its spots, sections and genes."""
 
 from __future__ import annotations
 
 import re
 
+import h5py
 import numpy as np
 import pandas as pd
 
-from stray.cohort.text import clean, clean_column
+from stray.cohort.genes import named_genes
+from stray.cohort.readers.h5ad_counts import Counts
+from stray.cohort.readers.h5ad_file import element
+from stray.cohort.section import Genes, plural
+from stray.cohort.text import clean, clean_column, shown
 from stray.columns import SECTION_FACTS
 from stray.errors import InputError, Problem
 
@@ -16,6 +21,7 @@ _TAKEN = (*SECTION_FACTS, "label", "in_tissue")
 _ON = {"1", "1.0", "true", "t", "yes", "y", "", "nan", "na", "none", "<na>"}
 _OFF = {"0", "0.0", "false", "f", "no", "n"}
 """What stands in `in_tissue`, in lower case; a missing value says nothing against the spot."""
+_XY = "give the spots' pixel coordinates: an array of numbers, spots x 2 (x, y)"
 _ARRAY_NAME = re.compile(r"(\d+)x(\d+)")
 
 
@@ -68,3 +74,55 @@ def labels(obs: pd.DataFrame) -> np.ndarray | None:
     if "label" not in obs:
         return None
     return clean_column(obs["label"])
+
+
+def coordinates(file: h5py.File, n_spots: int) -> tuple[np.ndarray, str]:
+    """The spots' centres in pixels of full resolution (N, 2), NaN where one is not known, and what to say of them.
+
+    Raises InputError.
+    """
+    key = next((key for key in ("obsm/spatial", "obsm/X_spatial") if key in file), None)
+    if key is None:
+        raise InputError(
+            Problem(str(file.filename), 'has no obsm["spatial"]', "add the spots' pixel coordinates there")
+        )
+    place = f"{file.filename}: {key}"
+    stored = np.asarray(element(file, key))
+    if stored.ndim != 2 or stored.shape[0] != n_spots or stored.shape[1] < 2:
+        raise InputError(Problem(place, f"has the shape {stored.shape}, expected ({n_spots}, 2)", _XY))
+    if stored.dtype.kind not in "iufO":
+        raise InputError(Problem(place, f"holds {stored.dtype}, no numbers", _XY))
+    try:
+        found = stored.astype(float)
+    except (TypeError, ValueError) as error:
+        raise InputError(Problem(place, f"holds no numbers: {shown(error)}", _XY)) from None
+    further = found.shape[1] - 2
+    note = f"obsm/spatial has {found.shape[1]} columns: the first two are taken as x and y" if further else ""
+    return found[:, :2], note
+
+
+def genes_of(file: h5py.File, counts: Counts) -> Genes:
+    """Return the genes of a matrix. Raises InputError where they are none, or have no names."""
+    var = element(file, counts.var)
+    place = f"{file.filename}: {counts.var}"
+    if not isinstance(var, pd.DataFrame):
+        remedy = "write the file again with a current anndata: adata.write_h5ad(...)"
+        raise InputError(Problem(place, "is no table as anndata writes it since 0.7", remedy))
+    if not len(var):
+        raise InputError(Problem(place, "names no gene", f"give the genes, or remove {counts.key}: pictures alone"))
+    genes = named_genes(var.index.tolist(), var)
+    nameless = sum(clean(symbol) is None for symbol in genes.symbols)
+    if nameless:
+        raise InputError(
+            Problem(place, f"has {plural(nameless, 'gene')} without a name", "name them, or leave them out")
+        )
+    return genes
+
+
+def check_spread(xy: np.ndarray, name: str, where: str) -> None:
+    """Raise InputError where all spots of a section lie in one pixel."""
+    if len(xy) < 2 or np.ptp(xy, axis=0).max() >= 1:
+        return
+    x, y = xy[0]
+    what = f"puts all {len(xy)} spots of section {name} into one pixel, at {x:.3g}, {y:.3g}"
+    raise InputError(Problem(where, what, "give coordinates in pixels of the full-resolution picture"))

@@ -11,26 +11,28 @@ The label tables' own pixels are in another frame (y flipped), so labels join on
 from __future__ import annotations
 
 import gzip
+import os
 import re
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from stray.cohort.picture import open_picture
-from stray.cohort.readers import SectionHandle
-from stray.cohort.readers.tsv import check_unique, table_of, unreadable
+from stray.cohort.picture import check_file, open_picture
+from stray.cohort.readers import SectionHandle, reading_file
+from stray.cohort.readers.tsv import array_places, check_unique, read_tsv, table_of
 from stray.cohort.scale import choose_microns_per_pixel, regressed_microns_per_pixel
 from stray.cohort.section import Genes, Section, SectionImage, check_section, plural
-from stray.cohort.text import clean, user_path
+from stray.cohort.text import clean, irregular, shown, user_path
 from stray.config.ingest import Her2stSourceConfig
 from stray.errors import InputError, Problem
 
 PITCH_UM = 200.0
 """Distance of neighbouring spots on the arrays of HER2ST."""
 _PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+_LONGEST = 2**26
+"""Characters of a line of genes, at most."""
 _SECTION = re.compile(r"([A-Za-z]+)\d+")
 
 
@@ -87,14 +89,7 @@ class Her2stReader:
 
     def genes(self, name: str) -> Genes | None:
         path = self._file("ST-cnts", name)
-        if not path.exists():
-            return None
-        try:
-            with gzip.open(path, "rt", encoding="utf-8") as lines:
-                header = lines.readline().rstrip("\r\n").split("\t")
-        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-            raise unreadable(path, error) from error
-        return Genes(symbols=tuple(header[1:]))
+        return Genes(symbols=_header(path)[1:]) if os.path.lexists(path) else None
 
     def read(self, name: str) -> Section:
         spots = self._spot_file(name)
@@ -123,6 +118,11 @@ class Her2stReader:
             dropped |= {"has coordinates but no counts": no_counts} if no_counts else {}
             table = table.loc[[spot for spot in table.index if spot in spots.index]]
             spots = spots.loc[table.index]
+            if not len(table):
+                example, known = no_place[0] if no_place else "no spot", no_counts[0] if no_counts else "22x12"
+                what = f"none of its {len(no_place)} spots is in the spot file: it names {shown(example)}"
+                remedy = f"name them like {known} (array column x row), a line a spot and a column a gene"
+                raise InputError(Problem(str(self._file("ST-cnts", name)), what, remedy))
             counts = sparse.csr_matrix(table.to_numpy())
             empty = table.index[np.asarray(counts.sum(axis=1)).ravel() == 0]
             if len(empty):
@@ -170,7 +170,8 @@ class Her2stReader:
 
     def _pictures(self, name: str) -> list[Path]:
         folder = self._data / "ST-imgs" / _patient(name) / name
-        return sorted(path for path in folder.glob("*") if path.suffix.lower() in _PICTURES)
+        found = (path for path in folder.glob("*") if path.suffix.lower() in _PICTURES)
+        return sorted(path for path in found if not path.name.startswith("."))  # macOS leaves `._NAME` beside NAME
 
     def _image(self, name: str) -> SectionImage | None:
         folder = self._data / "ST-imgs" / _patient(name) / name
@@ -187,20 +188,13 @@ class Her2stReader:
                 )
             )
         path = str(pictures[0])
-        if not pictures[0].exists():
-            raise InputError(
-                Problem(
-                    path,
-                    "the picture is missing: the link leads nowhere",
-                    "fetch it, or remove its folder",
-                )
-            )
+        check_file(path)
         return SectionImage(place=path, load=lambda: open_picture(path))
 
     def _spot_file(self, name: str) -> pd.DataFrame:
         path = self._file("ST-spotfiles", name)
         table = table_of(path, ("x", "y", "pixel_x", "pixel_y"))
-        place = table[["x", "y", "pixel_x", "pixel_y"]].apply(pd.to_numeric, errors="coerce")
+        place = table[["x", "y", "pixel_x", "pixel_y"]].apply(pd.to_numeric, errors="coerce").astype(float)
         if not np.isfinite(place.to_numpy(float)).all():
             raise InputError(
                 Problem(
@@ -209,17 +203,17 @@ class Her2stReader:
                     "correct the spot file",
                 )
             )
+        if not len(place):
+            raise InputError(Problem(str(path), "names no spot", "fetch the file again, or leave the section out"))
+        names = array_places(place["x"], place["y"], path)
         table = place.assign(x=place["x"].round().astype(int), y=place["y"].round().astype(int))
-        table.index = pd.Index([f"{x}x{y}" for x, y in zip(table["x"], table["y"], strict=True)])
+        table.index = pd.Index(names)
         check_unique(tuple(table.index), path)
         return table
 
     def _counts(self, name: str) -> pd.DataFrame:
         path = self._file("ST-cnts", name)
-        try:
-            table = pd.read_csv(path, sep="\t", index_col=0)
-        except (OSError, EOFError, zlib.error, ValueError) as error:
-            raise unreadable(path, error) from error
+        table = read_tsv(path, index=True)
         words = [str(column) for column, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
         if words:
             raise InputError(
@@ -236,13 +230,13 @@ class Her2stReader:
     def _labels(self, name: str, spots: pd.Index) -> tuple[np.ndarray | None, tuple[str, ...]]:
         """Return labels of `spots`, and names of the label rows that cannot be placed; None where there is no table."""
         path = self._file("ST-pat/lbl", name)
-        if not path.exists():
+        if not os.path.lexists(path):
             return None, ()
         table = table_of(path, ("x", "y", "label"))
         x, y = (pd.to_numeric(table[axis], errors="coerce") for axis in ("x", "y"))
         placed = (x.notna() & y.notna()).to_numpy()
         lost = tuple(f"row {row + 1}" for row in np.flatnonzero(~placed))
-        keys = [f"{round(a)}x{round(b)}" for a, b in zip(x[placed], y[placed], strict=True)]
+        keys = array_places(x[placed], y[placed], path)
         check_unique(tuple(keys), path)
         known = dict(zip(keys, table["label"][placed], strict=True))
         labels = np.empty(len(spots), dtype=object)
@@ -256,6 +250,14 @@ class Her2stReader:
                 )
             )
         return labels, lost
+
+
+def _header(path: Path) -> tuple[str, ...]:
+    """The first line of a table of counts."""
+    if what := irregular(path):
+        raise InputError(Problem(str(path), what, "fetch the file again"))
+    with reading_file(str(path), "fetch the file again"), gzip.open(path, "rt", encoding="utf-8") as lines:
+        return tuple(lines.readline(_LONGEST).rstrip("\r\n").split("\t"))
 
 
 def _patient(name: str) -> str:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from stray.cohort.readers import reading_file
 from stray.cohort.section import plural, repeated
+from stray.cohort.text import irregular
 from stray.errors import InputError, Problem
+
+
+def read_tsv(path: Path, *, index: bool = False) -> pd.DataFrame:
+    """The table at `path`. Raises InputError when it cannot be read."""
+    if what := irregular(path):
+        raise InputError(Problem(str(path), what, "fetch the file again"))
+    with reading_file(str(path), "fetch the file again"):
+        return pd.read_csv(path, sep="\t", index_col=0 if index else None)
 
 
 def table_of(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
     """The table at `path`. Raises InputError when it cannot be read or lacks one of the columns `needed`."""
-    try:
-        table = pd.read_csv(path, sep="\t")
-    except (OSError, ValueError) as error:
-        raise unreadable(path, error) from error
+    table = read_tsv(path)
     missing = [column for column in needed if column not in table.columns]
     if missing:
         found = ", ".join(str(column) for column in table.columns)
@@ -43,6 +51,10 @@ def check_unique(spots: tuple[str, ...], path: Path) -> None:
         )
 
 
-def unreadable(path: Path, error: BaseException) -> InputError:
-    """What to raise for a file that cannot be read."""
-    return InputError(Problem(str(path), f"cannot be read: {error}", "fetch the file again"))
+def array_places(x: pd.Series, y: pd.Series, path: Path) -> list[str]:
+    """The names XxY of places on the array. Raises InputError where a number is none of a place."""
+    both = np.stack([x.to_numpy(float), y.to_numpy(float)])
+    if not (np.abs(both) < 2**31).all():
+        worst = both[~(np.abs(both) < 2**31)][0]
+        raise InputError(Problem(str(path), f"gives {worst:g} as a place on the array", "correct x and y"))
+    return [f"{x:.0f}x{y:.0f}" for x, y in both.round().T + 0.0]
