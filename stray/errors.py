@@ -34,11 +34,11 @@ class Problem:
     """One thing that is wrong with what the user gave."""
 
     place: str
-    """Where: a file, a dotted recipe path, a section, a row."""
+    """Place of the fault: a file, a dotted recipe path, a section, a row."""
     what: str
-    """What is wrong there, with the value that was found."""
+    """The fault, with the value that was found."""
     remedy: str = ""
-    """What to do about it."""
+    """The remedy."""
 
     def __post_init__(self) -> None:
         for name in ("place", "what", "remedy"):

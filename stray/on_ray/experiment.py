@@ -37,7 +37,7 @@ from stray.train.stages import CodesStage, GeneStage, ImageStage, Stage
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an experiment leaves."""
+    """Results of an experiment."""
 
     uri: str
     """The tracking store."""
@@ -48,7 +48,7 @@ class Outcome:
 
 
 def results_folder(recipe: Recipe) -> str:
-    """Where the stages and cells of a recipe are kept."""
+    """Return the folder of the stages and cells of a recipe."""
     return storage.join(storage.absolute(recipe.output), recipe.name)
 
 
@@ -87,7 +87,7 @@ def _run(recipe: Recipe, watch: Watch, train: bool) -> Outcome:
 
 
 class _State:
-    """What stands of an experiment's results before it begins."""
+    """Results of an experiment that exist before it begins."""
 
     def __init__(self) -> None:
         self.damage: dict[str, str] = {}
@@ -118,7 +118,7 @@ class _Experiment:
         self._patches: Placed | None = None
 
     def run(self, groups: Iterable[Group]) -> list[str]:
-        """All groups; a group is scored while the next one's workers start."""
+        """Run all groups; a group is scored while the next one's workers start."""
         scored: list[Future[list[str]]] = []
         pool = ThreadPoolExecutor(1, thread_name_prefix="score")
         try:
@@ -177,7 +177,7 @@ class _Experiment:
 
 
 def _who(stage: Stage, users: Sequence[Cell]) -> str:
-    """What a stage is called: by the methods that it is for, where not all share it."""
+    """Return the name of a stage: the methods that it is for, unless all share it."""
     methods = ", ".join(dict.fromkeys(cell.method for cell in users))
     if isinstance(stage, GeneStage):
         return f"gene stage, {stage.config.model.kind} ({methods})"

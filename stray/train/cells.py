@@ -22,7 +22,7 @@ from stray.train.stages import CodesStage, GeneStage, ImageStage, Stage
 from stray.train.stream_plan import stream_of
 
 Train = Literal["contrastive", "gene", "nothing"]
-"""What a method trains."""
+"""Stages that a method trains."""
 
 
 @dataclass(frozen=True, kw_only=True)
