@@ -84,7 +84,9 @@ class CohortGenes:
     warnings: tuple[str, ...]
 
     def overlap(self) -> dict[str, float]:
-        """Return `gene_overlap` of the sections."""
+        """Return for each section the share of the genes measured in at least half of the other sections that it has,
+        too.
+        """
         return gene_overlap(np.asarray(self.table["n_sections"]), self.index)
 
 

@@ -33,7 +33,7 @@ class LabelRows:
 def label_tables(
     configs: Iterable[LabelTableConfig], sections: set[str] | None
 ) -> tuple[list[dict[str, LabelRows]], list[Problem]]:
-    """Each table's rows by section, and what is wrong with the tables.
+    """Return each table's rows by section, and the problems of the tables; `sections` are those that sources hold.
 
     `sections` are those that sources hold; None where that is not known.
     """
@@ -131,7 +131,7 @@ def _excluded(label: str) -> bool:
 
 
 def count_labels(labels: np.ndarray, sources: np.ndarray) -> dict[str, dict[str, int]]:
-    """Label source -> class -> number of spots."""
+    """Return the number of spots by label source and class."""
     counted: dict[str, Counter[str]] = {}
     for label, source in zip(labels, sources, strict=True):
         if label is not None:

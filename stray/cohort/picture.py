@@ -149,7 +149,7 @@ def thumbnail(image: Image.Image, side: int = 1024) -> np.ndarray:
 
 
 def reduction(image: Image.Image, side: int = 1024) -> int:
-    """The factor by which `thumbnail` reduces."""
+    """Return the factor by which `thumbnail` reduces."""
     return max(1, max(image.size) // side)
 
 
@@ -165,7 +165,7 @@ def check_room(size: tuple[int, int], bytes_per_pixel: int, place: str) -> None:
 
 
 def free_memory() -> int:
-    """Bytes that a process may still take on this machine, or in its container."""
+    """Return the bytes that a process may still take on this machine, or in its container."""
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -202,7 +202,7 @@ def _choose_frame(image: Image.Image, path: str) -> None:
 
 
 def _top(pixels: np.ndarray, place: str) -> tuple[float, str]:
-    """The number that stands for full light, and what to say of it."""
+    """Return the number that stands for full light, and what to say of it."""
     kind, name = pixels.dtype.kind, pixels.dtype.name
     if kind == "b":
         return 1, ""

@@ -48,7 +48,9 @@ def check_frame(section: Section, on_picture: np.ndarray, size: tuple[int, int],
 
 
 def same_slide(section: Section, other: Section) -> bool:
-    """Whether two sections of one name can be of one slide: total counts at the spots that both have go together."""
+    """Return whether two sections of one name can be of one slide: total counts at the spots that both have go
+    together.
+    """
     if section.counts is None or other.counts is None:
         return True
     total, other_total = (

@@ -147,7 +147,7 @@ def make_plan(config: IngestConfig) -> IngestPlan:
 
 
 def _told_apart(handles: list[dict[str, SectionHandle]]) -> list[dict[str, SectionHandle]]:
-    """The sources' sections, where two sources have one of a name called by their second names.
+    """Return the sources' sections, where two sources have one of a name called by their second names.
 
     A section that its source does not name is called after something that other sources may have too: two files of
     one library key are two slides.

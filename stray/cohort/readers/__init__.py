@@ -29,11 +29,13 @@ class SectionHandle:
     inputs: tuple[str, ...] = ()
     """Absolute paths of every file that the section is made from: their size and time tell whether it changed."""
     options: Mapping[str, object] = field(default_factory=dict)
-    """What else the section is a function of (the settings of the synthetic cohort, say); JSON values."""
+    """Other inputs of the section (the settings of the synthetic cohort, say); JSON values."""
     second_name: str = ""
-    """What the section may be called where another source has one of its name too; empty: it has no other name."""
+    """Second name, where another source has a section of the same name; empty: none."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """What else the source knows of the section as a whole (its slide, scanner, kit), by the column's name."""
+    """Other facts that the source knows about the section as a whole (its slide, scanner, kit), by the column's
+    name.
+    """
 
 
 class Reader(Protocol):

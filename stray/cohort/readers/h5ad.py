@@ -57,7 +57,7 @@ from stray.errors import InputError, Problem, raise_if_any
 
 @dataclass(frozen=True)
 class _Frame:
-    """Where the spots of a section lie, on the array and on its picture; everything but counts and labels."""
+    """Positions of a section's spots, on the array and on its picture; everything but counts and labels."""
 
     spots: tuple[str, ...]
     placed: np.ndarray
@@ -176,7 +176,9 @@ class H5adReader:
         return found
 
     def _sections_of(self, path: Path) -> dict[str, Place]:
-        """The sections of a file. Raises InputError with all that is wrong with them but their counts' values."""
+        """Return the sections of a file. Raises InputError with all that is wrong with them but their counts'
+        values.
+        """
         with reading(path) as file:
             obs = element(file, "obs")
             if not isinstance(obs, pd.DataFrame):
@@ -240,7 +242,7 @@ class H5adReader:
         stated: float | None,
         reason: str,
     ) -> tuple[float, tuple[str, ...]]:
-        """Micrometres per pixel of full resolution, and what to warn of."""
+        """Return micrometres per pixel of full resolution, and what to warn of."""
         regressed = None
         if row is not None and col is not None:
             pitch = self._pitch_um or (
@@ -257,5 +259,5 @@ def _files(path: Path) -> list[Path]:
 
 
 def _is_hidden(file: Path) -> bool:
-    """Whether a file is none of the user's own: macOS leaves `._NAME` beside every NAME on foreign disks."""
+    """Return whether a file is none of the user's own: macOS leaves `._NAME` beside every NAME on foreign disks."""
     return file.name.startswith(".")

@@ -38,11 +38,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a matrix is stored, once its sizes have been compared."""
+    """Storage of a matrix, once its sizes have been compared."""
 
     stored: Any
     indptr: np.ndarray | None
-    """Where each row (each column, of a csc matrix) begins, int64; None of a dense matrix."""
+    """Start of each row (each column, of a csc matrix), int64; None for a dense matrix."""
     by_column: bool = False
 
 
@@ -148,7 +148,7 @@ def _dense_parts(stored: h5py.Dataset, row_of: np.ndarray, shape: tuple[int, int
 def _sparse_parts(
     layout: _Layout, indptr: np.ndarray, row_of: np.ndarray, shape: tuple[int, int], place: str
 ) -> Iterator[Part]:
-    """Entries of the section, of as many rows (columns) at a time as `_VALUES` hold."""
+    """Yield the entries of the section, of as many rows (columns) at a time as `_VALUES` hold."""
     minor = shape[0] if layout.by_column else shape[1]
     start = 0
     while start < len(indptr) - 1:

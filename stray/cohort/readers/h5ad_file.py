@@ -1,4 +1,4 @@
-"""What is read from an .h5ad file piece by piece: its elements, its entry of uns["spatial"], its picture."""
+"""Elements of an .h5ad file, read piece by piece: matrices, its entry of uns["spatial"], its picture."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _AGAIN = "write the file again with a current anndata: adata.write_h5ad(...)"
 
 
 def opened(path: Path) -> h5py.File:
-    """The file, open for reading. Raises InputError when it is missing or no HDF5."""
+    """Open the file for reading. Raises InputError when it is missing or no HDF5."""
     what = irregular(path)
     if not what:
         try:
@@ -46,7 +46,7 @@ def opened(path: Path) -> h5py.File:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[h5py.File]:
-    """The file, open; whatever goes wrong in it is an InputError that names it."""
+    """Open the file; an error inside the block becomes an InputError that names the file."""
     with opened(path) as file, reading_file(str(path), _AGAIN + ", or fetch it again"):
         _check_self_contained(file)
         yield file
@@ -76,7 +76,7 @@ def _check_self_contained(file: h5py.File) -> None:
 
 
 def element(file: h5py.File, key: str) -> Any:
-    """The element at `key` as anndata reads it. Raises InputError when it cannot, or memory does not hold it."""
+    """Return the element at `key` as anndata reads it. Raises InputError when it cannot."""
     place = f"{file.filename}: {key}"
     with reading_file(place, _AGAIN):
         stored: Any = file[key]
@@ -88,7 +88,7 @@ def element(file: h5py.File, key: str) -> Any:
 
 
 def _declared_bytes(stored: Any) -> int:
-    """Memory that an element takes when it is read, from the sizes that it declares."""
+    """Return the memory that an element takes when it is read, from the sizes that it declares."""
     if isinstance(stored, h5py.Dataset):
         text = h5py.check_string_dtype(stored.dtype) is not None
         return int(stored.size or 0) * max(stored.dtype.itemsize, _TEXT_BYTES if text else 1)
@@ -100,7 +100,7 @@ def _declared_bytes(stored: Any) -> int:
 
 
 def libraries_of(file: h5py.File) -> dict[str, h5py.Group]:
-    """The entries of uns["spatial"] by name; other things that stand there (`is_single`) are none."""
+    """Return the entries of uns["spatial"] by name; other things that stand there (`is_single`) are none."""
     stored: Any = file.get("uns/spatial")
     return {} if not isinstance(stored, h5py.Group) else {k: v for k, v in stored.items() if isinstance(v, h5py.Group)}
 
@@ -108,7 +108,7 @@ def libraries_of(file: h5py.File) -> dict[str, h5py.Group]:
 def library_of(
     libraries: Mapping[str, h5py.Group], names: Sequence[str | None], path: Path, *, alone: bool
 ) -> tuple[h5py.Group | None, str]:
-    """The entry that belongs to a section which is called by one of `names`, and what to warn of.
+    """Return the entry that belongs to a section which is called by one of `names`, and what to warn of.
 
     The only entry of a file belongs to its only section (`alone`). Raises InputError where it is not clear.
     """
@@ -123,7 +123,7 @@ def library_of(
 
 
 def _scalar(library: h5py.Group | None, key: str) -> Any:
-    """A value of an entry; of a list of one, its member."""
+    """Return a value of an entry; of a list of one, its member."""
     stored: Any = None if library is None else library.get(key)
     if not isinstance(stored, h5py.Dataset) or stored.size != 1:
         return None
@@ -133,7 +133,7 @@ def _scalar(library: h5py.Group | None, key: str) -> Any:
 
 
 def _number(library: h5py.Group | None, key: str) -> float | None:
-    """A positive number of an entry; None where there is none. Text may carry a unit, as in `0.5 um`."""
+    """Return a positive number of an entry; None where there is none. Text may carry a unit, as in `0.5 um`."""
     value = _scalar(library, key)
     match = _NUMBER.fullmatch(str(value).strip()) if value is not None else None
     number = float(match.group(1)) if match else 0.0
@@ -141,7 +141,7 @@ def _number(library: h5py.Group | None, key: str) -> float | None:
 
 
 def _found(library: h5py.Group | None, key: str) -> str:
-    """What stands at a key where a number should, for messages."""
+    """Describe what stands at a key where a number should, for messages."""
     stored: Any = None if library is None else library.get(key)
     if isinstance(stored, h5py.Dataset) and stored.size == 1:
         return repr(shown(_scalar(library, key)))
@@ -149,7 +149,7 @@ def _found(library: h5py.Group | None, key: str) -> str:
 
 
 def _named(library: h5py.Group | None) -> str | None:
-    """The path of a picture that the metadata names, as it is written; None where none is."""
+    """Return the path of a picture that the metadata names, as it is written; None where none is."""
     if library is None or library.get("metadata/source_image_path") is None:
         return None
     named = _scalar(library, "metadata/source_image_path")
@@ -169,7 +169,7 @@ class Picture:
 
 
 def path_beside(library: h5py.Group | None, path: Path, *, alone: bool) -> Path | None:
-    """The picture's file: the one that the metadata names, where it exists, or one of the .h5ad file's own name.
+    """Return the picture's file: the one that the metadata names, where it exists, or one of the .h5ad file's own name.
 
     Raises InputError where a picture of the file's name may belong to any of its sections (not `alone`).
     """
@@ -193,12 +193,12 @@ def path_beside(library: h5py.Group | None, path: Path, *, alone: bool) -> Path 
 
 
 def _stored(library: h5py.Group | None) -> dict[str, float | None]:
-    """Names of the stored pictures that have a known relation to full resolution, with their factors."""
+    """Return names of the stored pictures that have a known relation to full resolution, with their factors."""
     return {name: _number(library, f"scalefactors/tissue_{name}_scalef") for name in _images_of(library)}
 
 
 def _images_of(library: h5py.Group | None) -> Mapping[str, Any]:
-    """The pictures that an entry of uns["spatial"] holds, by name."""
+    """Return the pictures that an entry of uns["spatial"] holds, by name."""
     images: Any = None if library is None else library.get("images")
     return images if isinstance(images, h5py.Group) else {}
 
@@ -209,7 +209,7 @@ def _scalefactors(library: h5py.Group | None) -> tuple[str, ...]:
 
 
 def picture_of(library: h5py.Group | None, path: Path, xy_full: np.ndarray, *, alone: bool) -> Picture:
-    """The picture of a section whose spots lie at `xy_full` (S, 2), in pixels of full resolution.
+    """Return the picture of a section whose spots lie at `xy_full` (S, 2), in pixels of full resolution.
 
     The source picture that the metadata names goes before a stored one; of those, the largest. Raises InputError where
     none of several candidates is certain.
@@ -260,7 +260,7 @@ def picture_of(library: h5py.Group | None, path: Path, xy_full: np.ndarray, *, a
 
 
 def _factor_beside(library: h5py.Group | None, picture: Path, path: Path, xy_full: np.ndarray) -> tuple[float, str]:
-    """Factor from the spots' pixels to those of a picture beside the file: 1, or a scale factor of the file."""
+    """Return factor from the spots' pixels to those of a picture beside the file: 1, or a scale factor of the file."""
     factors = {f for n in _scalefactors(library) if (f := _number(library, f"scalefactors/{n}")) and "_scalef" in n}
     factors -= {1.0}
     placed = xy_full[np.isfinite(xy_full).all(axis=1)]

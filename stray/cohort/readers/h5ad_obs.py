@@ -1,4 +1,4 @@
-"""What the tables of an .h5ad file say of its spots, sections and genes."""
+"""Tables of an .h5ad file: its spots, sections and genes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TAKEN = (*SECTION_FACTS, "label", "in_tissue")
 """Columns of obs that mean something else already (`source` is the reader)."""
 _ON = {"1", "1.0", "true", "t", "yes", "y", "", "nan", "na", "none", "<na>"}
 _OFF = {"0", "0.0", "false", "f", "no", "n"}
-"""What stands in `in_tissue`, in lower case; a missing value says nothing against the spot."""
+"""Words of `in_tissue` for spots off the tissue, in lower case; a missing value says nothing against the spot."""
 _XY = "give the spots' pixel coordinates: an array of numbers, spots x 2 (x, y)"
 _ARRAY_NAME = re.compile(r"(\d+)x(\d+)")
 
@@ -77,7 +77,8 @@ def labels(obs: pd.DataFrame) -> np.ndarray | None:
 
 
 def coordinates(file: h5py.File, n_spots: int) -> tuple[np.ndarray, str]:
-    """The spots' centres in pixels of full resolution (N, 2), NaN where one is not known, and what to say of them.
+    """Return the spots' centres in pixels of full resolution (N, 2), NaN where one is not known, and what to say of
+    them.
 
     Raises InputError.
     """

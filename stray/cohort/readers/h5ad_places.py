@@ -20,7 +20,7 @@ _PLACES, _SHARED = 8, 0.1
 
 @dataclass(frozen=True)
 class Place:
-    """Where a section stands."""
+    """Place of a section in a file."""
 
     name: str
     """By obs, the library or the file; the section may be called otherwise where another file has this name."""
@@ -41,7 +41,7 @@ class Place:
 
 
 def places_of(path: Path, obs: pd.DataFrame, libraries: list[str]) -> dict[str, Place]:
-    """The sections of a file by name. Raises InputError with all that is wrong with how obs tells them apart."""
+    """Return the sections of a file by name. Raises InputError with all that is wrong with how obs tells them apart."""
     if "patient" not in obs:
         near = [str(name) for name in obs.columns if str(name).lower() in _PATIENT_COLUMNS]
         remedy = "add it: folds hold out whole patients, never spots"

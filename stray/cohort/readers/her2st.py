@@ -253,7 +253,7 @@ class Her2stReader:
 
 
 def _header(path: Path) -> tuple[str, ...]:
-    """The first line of a table of counts."""
+    """Return the first line of a table of counts."""
     if what := irregular(path):
         raise InputError(Problem(str(path), what, "fetch the file again"))
     with reading_file(str(path), "fetch the file again"), gzip.open(path, "rt", encoding="utf-8") as lines:

@@ -14,7 +14,7 @@ from stray.errors import InputError, Problem
 
 
 def read_tsv(path: Path, *, index: bool = False) -> pd.DataFrame:
-    """The table at `path`. Raises InputError when it cannot be read."""
+    """Read the table at `path`. Raises InputError when it cannot be read."""
     if what := irregular(path):
         raise InputError(Problem(str(path), what, "fetch the file again"))
     with reading_file(str(path), "fetch the file again"):
@@ -22,7 +22,7 @@ def read_tsv(path: Path, *, index: bool = False) -> pd.DataFrame:
 
 
 def table_of(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
-    """The table at `path`. Raises InputError when it cannot be read or lacks one of the columns `needed`."""
+    """Return the table at `path`. Raises InputError when it cannot be read or lacks one of the columns `needed`."""
     table = read_tsv(path)
     missing = [column for column in needed if column not in table.columns]
     if missing:
@@ -52,7 +52,7 @@ def check_unique(spots: tuple[str, ...], path: Path) -> None:
 
 
 def array_places(x: pd.Series, y: pd.Series, path: Path) -> list[str]:
-    """The names XxY of places on the array. Raises InputError where a number is none of a place."""
+    """Return the names XxY of places on the array. Raises InputError where a number is none of a place."""
     both = np.stack([x.to_numpy(float), y.to_numpy(float)])
     if not (np.abs(both) < 2**31).all():
         worst = both[~(np.abs(both) < 2**31)][0]
