@@ -2,7 +2,7 @@
 
 Every line goes to a shell, and nothing of it is replaced: MLflow's store is the SQLite file that the commands make by
 themselves, and Ray is one that `stray train` starts on this machine. Between the lines the recipe, which the README
-calls "a recipe to edit", is given two epochs, so that the test ends in a minute or two.
+calls "a recipe to edit", is given one epoch of each stage, so that the test ends in about two minutes.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def test_the_block_works_as_it_stands(tmp_path: Path) -> None:
         recipe = tmp_path / "mine.yaml"
         if line.startswith("stray config new"):
             tree = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-            tree["gene"]["epochs"] = tree["contrastive"]["epochs"] = 2
+            tree["gene"]["epochs"] = tree["contrastive"]["epochs"] = 1
             recipe.write_text(yaml.safe_dump(tree), encoding="utf-8")
 
     methods, patients = ("untrained", "clip_mlp", "clip_scvi"), ("Quince", "Rowan")
