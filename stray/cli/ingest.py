@@ -205,4 +205,6 @@ def show_event(progress: Progress, event: dict[str, Any]) -> None:
                 kind = "warning" if warning.startswith(WARNING) else "note"
                 progress.say(f"{kind}: section {name}: {warning.removeprefix(WARNING)}")
         case "done":
+            for warning in event["warnings"]:
+                progress.say(f"note: {warning}")
             progress.finish("ingest", "")

@@ -16,6 +16,7 @@ from stray.cohort.parquet import read_row_groups
 from stray.cohort.schema import GENE_TABLE
 from stray.cohort.section import plural
 from stray.cohort.sources import IngestPlan, SectionTask, make_plan
+from stray.cohort.text import class_warnings
 from stray.cohort.write import SectionOutcome, run_task, write_table
 from stray.columns import CLAIMS, GENES, MANIFEST, SPOT_ID
 from stray.config.ingest import IngestConfig
@@ -85,6 +86,7 @@ def _build(config: IngestConfig, out: str, run_tasks: RunTasks, tell: OnEvent) -
             "spots": manifest.n_spots,
             "sections": len(manifest.sections),
             "digest": manifest.digest,
+            "warnings": manifest.warnings[len(plan.warnings) :],
         }
     )
     return manifest
@@ -108,7 +110,7 @@ def _finish(plan: IngestPlan, outcomes: Sequence[SectionOutcome], out: str) -> M
         patch=plan.config.patch,
         ingest=_as_json(plan.config),
         versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _WRITERS},
-        warnings=plan.warnings,
+        warnings=(*plan.warnings, *class_warnings({name for entry in entries for name in _classes(entry)})),
     )
     _remove_strangers({file.path for file in files}, out)
     try:
@@ -116,6 +118,11 @@ def _finish(plan: IngestPlan, outcomes: Sequence[SectionOutcome], out: str) -> M
     except OSError as error:
         raise _unwritable(out, error) from error
     return manifest
+
+
+def _classes(entry: SectionEntry) -> Iterator[str]:
+    for counted in entry.labels.values():
+        yield from counted
 
 
 def _check_spot_ids(entries: Sequence[SectionEntry], out: str) -> None:

@@ -74,6 +74,15 @@ def patient_warnings(patients: Iterable[str]) -> tuple[str, ...]:
     )
 
 
+def class_warnings(classes: Iterable[str]) -> tuple[str, ...]:
+    """Return a warning for each group of classes whose names look alike."""
+    return tuple(
+        f"the classes {' and '.join(map(repr, group))} differ only by case or punctuation and count as "
+        f"{len(group)} classes: if they are one, give it one name and ingest again"
+        for group in look_alikes(classes)
+    )
+
+
 def shown(value: object) -> str:
     """Return a value for a message: one line, clipped."""
     text = " ".join(str(value).split())

@@ -338,3 +338,15 @@ def test_a_dataset_that_was_made_anew_while_it_was_read_is_said(source: Path, ou
 
     with pytest.raises(InputError, match="was made anew while this command read it"):
         read()
+
+
+def test_classes_that_differ_only_by_case_are_warned_of(tmp_path: Path, out: str) -> None:
+    for number, (section, patient, label) in enumerate([("A1", "A", "Tumour"), ("B1", "B", "tumour ")]):
+        data = make_h5ad(section, patient, seed=number)
+        data.obs["label"] = label
+        data.write_h5ad(tmp_path / f"{section}.h5ad")
+    events: list[dict] = []
+    manifest = build_dataset(config_of(tmp_path / "A1.h5ad", tmp_path / "B1.h5ad"), out, on_event=events.append)
+    (warning,) = events[-1]["warnings"]
+    assert "the classes 'Tumour' and 'tumour' differ only by case" in warning
+    assert warning in manifest.warnings
