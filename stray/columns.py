@@ -19,6 +19,7 @@ GENE_INDEX = "gene_index"
 GENE_COUNT = "gene_count"
 TOTAL_COUNT = "total_count"
 TISSUE_FRACTION = "tissue_fraction"
+SPOT_NAME = "spot_name"
 
 ANNOTATED = "annotated"
 """Label source of the labels that a section brings itself (a pathologist's, or the synthetic truth)."""

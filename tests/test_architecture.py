@@ -29,6 +29,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"comparison", "versus"}),
     # 4
     frozenset({"on_ray"}),
+    frozenset({"api"}),
     # 5
     frozenset({"cli"}),
     frozenset({"__main__"}),
@@ -46,7 +47,7 @@ SOLE_IMPORTERS = {
     "torch": ("stray/likelihood/", "stray/collective.py", "stray/noise.py", "stray/models/", "stray/losses/",
               "stray/train/", "stray/on_ray/", "stray/versus/", "stray/evaluate.py", "stray/track/mlflow"),
     "scanpy": ("stray/cohort/",),
-    "anndata": ("stray/cohort/", "stray/versus/"),
+    "anndata": ("stray/cohort/", "stray/versus/", "stray/api.py"),
     "scvi": ("stray/versus/",),
 }  # fmt: skip
 """Library to the only places that may import it (`stray/track/mlflow` begins the names of several modules)."""

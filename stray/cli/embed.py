@@ -1,24 +1,25 @@
 """Code a dataset with a trained encoder: its pictures with an image encoder, its counts with a gene encoder.
 
-  stray embed stray-runs/her2st/models/clip_scvi-seed0-KEY /data/new_section --out features.parquet
+  stray embed stray-runs/her2st/models/clip_scvi-seed0-KEY /data/new_section --out coded.h5ad
   stray embed stray-runs/her2st/gene-0123456789abcdef /data/new_section --out codes.parquet
 
 MODEL is the folder of a model that `stray train --folds none` named (the dataset may have pictures only, and its
 patches must have the size that the encoder was trained on; the error says which), or of a gene stage (genes of its
 panel that the dataset lacks count as zeros, up to half of the panel).
+
+The suffix of --out chooses the format: .parquet and .csv hold a row a spot; .h5ad holds the embedding in
+obsm["X_stray"], classes in obs, and the source's own obs_names, to be joined to the AnnData that was ingested.
+It runs in this process, or on the cluster of RAY_ADDRESS.
 """
 
 from __future__ import annotations
 
 import argparse
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from stray import storage
 from stray.cli.arguments import add_wait, patient
 from stray.cli.console import Progress, say
+from stray.cohort.coded import SUFFIXES, Coded, check_suffix, write_coded
 from stray.cohort.dataset import PairedDataset
 
 HELP = "code the pictures or the counts of a dataset with a trained encoder"
@@ -27,7 +28,15 @@ HELP = "code the pictures or the counts of a dataset with a trained encoder"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `stray embed`."""
     add_model(parser)
-    parser.add_argument("--out", metavar="FILE", default="features.parquet", help="Parquet file (default: %(default)s)")
+    add_out(parser, "features.parquet")
+
+
+def add_out(parser: argparse.ArgumentParser, default: str) -> None:
+    """Declare `--out`."""
+    formats = ", ".join(SUFFIXES)
+    parser.add_argument(
+        "--out", metavar="FILE", default=default, help=f"where it goes, as {formats} (default: %(default)s)"
+    )
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -47,65 +56,47 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write a row a spot: spot_id, patient, section, x_um, y_um, and features or codes."""
+    """Write a row a spot: what it is and where, its features or codes, and its class where the model knows any."""
     from stray.train.results import ResultFolder
 
-    if ResultFolder(args.model).kind() == "gene":
-        return _code_genes(args)
-    dataset, rows, features_ND = coded(args)
-    write_table(pa.table({**place_columns(dataset.spots().take(rows)), "features": _lists(features_ND)}), args.out)
-    say(f"{args.out}: {len(rows):,} spots, {features_ND.shape[1]} features each")
+    check_suffix(args.out)
+    dataset = PairedDataset.open(args.dataset)
+    genes = ResultFolder(args.model).kind() == "gene"
+    coded = code_genes(args, dataset) if genes else code_pictures(args, dataset)
+    write_coded(coded, dataset, args.out)
+    n, dim = coded.embedding_ND.shape
+    what = f"codes of {dim} dimensions" if genes else f"{dim} features each"
+    say(f"{args.out}: {n:,} spots, {what}")
     return 0
 
 
-def _code_genes(args: argparse.Namespace) -> int:
-    from stray.on_ray import embed, session
-    from stray.train.gene_folder import load_gene_encoder
+def code_pictures(args: argparse.Namespace, dataset: PairedDataset) -> Coded:
+    """Code the pictured spots with the model of the command line: on a cluster where one is named, else here."""
+    from stray import api
+    from stray.train.model_folder import load
 
-    dataset, model = PairedDataset.open(args.dataset), storage.absolute(args.model)
-    with session.session(), Progress() as progress, patient(args, progress):
-        progress.start("embed", "coding counts", total=int(dataset.spots().has_counts.sum()))
-        rows, found, missing = embed.code_genes(model, dataset, on_progress=lambda done: progress.update("embed", done))
+    path = storage.absolute(args.model)
+    model = load(path, trust_code=args.trust_code)
+    with Progress() as progress, patient(args, progress):
+        progress.start("embed", "coding pictures", total=int(dataset.spots().has_image.sum()))
+        coded = api.code_pictures(
+            model, path, dataset, trust_code=args.trust_code, on_progress=lambda done: progress.update("embed", done)
+        )
         progress.finish("embed")
-    columns = place_columns(dataset.spots().take(rows)) | {"codes": _lists(found["codes"])}
-    for k, name in enumerate(load_gene_encoder(model).classes):
-        columns[f"probability/{name}"] = pa.array(found["probabilities"][:, k])
-    write_table(pa.table(columns), args.out)
+    return coded
+
+
+def code_genes(args: argparse.Namespace, dataset: PairedDataset) -> Coded:
+    """Code the spots with counts, and say which genes of the panel the dataset lacks."""
+    from stray import api
+
+    with Progress() as progress, patient(args, progress):
+        progress.start("embed", "coding counts", total=int(dataset.spots().has_counts.sum()))
+        coded, missing = api.code_genes(
+            storage.absolute(args.model), dataset, on_progress=lambda done: progress.update("embed", done)
+        )
+        progress.finish("embed")
     if missing:
         shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
         say(f"{len(missing)} genes of the panel are not in the dataset and count as zeros: {shown}")
-    say(f"{args.out}: {len(rows):,} spots, codes of {found['codes'].shape[1]} dimensions")
-    return 0
-
-
-def _lists(values_ND: np.ndarray) -> pa.Array:
-    """Return one fixed-size list per row."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(values_ND.ravel()), values_ND.shape[1])
-
-
-def coded(args: argparse.Namespace) -> tuple[PairedDataset, np.ndarray, np.ndarray]:
-    """Return the dataset, the global rows of its pictured spots, and their features."""
-    from stray.on_ray import embed, session
-
-    dataset = PairedDataset.open(args.dataset)
-    with session.session(), Progress() as progress, patient(args, progress):
-        progress.start("embed", "coding pictures", total=int(dataset.spots().has_image.sum()))
-        model = storage.absolute(args.model)
-        rows, features_ND = embed.embed(
-            model, dataset, trust_code=args.trust_code, on_progress=lambda done: progress.update("embed", done)
-        )
-        progress.finish("embed")
-    return dataset, rows, features_ND
-
-
-def place_columns(spots) -> dict[str, pa.Array]:
-    """Return the columns that identify each spot and its position."""
-    text = {name: pa.array(getattr(spots, name), pa.string()) for name in ("spot_id", "patient", "section")}
-    return text | {name: pa.array(getattr(spots, name)) for name in ("x_um", "y_um")}
-
-
-def write_table(table: pa.Table, out: str) -> None:
-    """Write the whole file or nothing."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    storage.write_bytes(out, sink.getvalue().to_pybytes())
+    return coded

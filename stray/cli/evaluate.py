@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from stray.cli.arguments import add_recipe
-from stray.cli.train import add_choice, chosen, require_dataset, run_experiment
+from stray.cli.train import add_choice, chosen, report
 
 HELP = "score trained methods again, with other evaluation settings"
 
@@ -22,6 +22,4 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score every cell. Raises InputError naming the cells that are not trained."""
-    recipe = chosen(args)
-    require_dataset(recipe)
-    return run_experiment(recipe, train=False)
+    return report(chosen(args), score_only=True)

@@ -1,8 +1,9 @@
 """Classify the spots of a dataset from their pictures, with a trained encoder and its probe.
 
-  stray predict stray-runs/her2st/models/clip_scvi-seed0-KEY /data/new_section --out classes.parquet
+  stray predict stray-runs/her2st/models/clip_scvi-seed0-KEY /data/new_section --out classes.csv
+  stray predict stray-runs/her2st/models/clip_scvi-seed0-KEY /data/new_section --out coded.h5ad
 
-The dataset may have pictures only.
+The dataset may have pictures only. The suffix of --out chooses the format, see `stray embed --help`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
-import pyarrow as pa
 from rich.table import Table
 
 from stray import storage
 from stray.cli.console import say, stdout
-from stray.cli.embed import add_model, coded, place_columns, write_table
+from stray.cli.embed import add_model, add_out, code_pictures
+from stray.cohort.coded import check_suffix, write_coded
+from stray.cohort.dataset import PairedDataset
 from stray.errors import InputError, Problem
 
 HELP = "classify the spots of a dataset from their pictures"
@@ -24,28 +26,25 @@ HELP = "classify the spots of a dataset from their pictures"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `stray predict`."""
     add_model(parser)
-    parser.add_argument("--out", metavar="FILE", default="classes.parquet", help="Parquet file (default: %(default)s)")
+    add_out(parser, "classes.parquet")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write a row a pictured spot: spot_id, patient, section, x_um, y_um, class, and a probability a class."""
+    """Write a row a pictured spot: what it is and where, its class, and a probability a class."""
     from stray.train.model_folder import load
 
-    probe = load(storage.absolute(args.model), trust_code=args.trust_code).probe
-    if probe is None:
+    check_suffix(args.out)
+    if load(storage.absolute(args.model), trust_code=args.trust_code).probe is None:
         remedy = "train it on a dataset with labels, or use `stray embed`"
         raise InputError(Problem(args.model, "the model has no probe: none of its training spots had a label", remedy))
-    dataset, rows, features_ND = coded(args)
-    probability_NK = probe.probabilities(features_ND)
-    names = probe.predict(features_ND)
-    columns = place_columns(dataset.spots().take(rows)) | {"class": pa.array(names, pa.string())}
-    columns |= {f"probability/{name}": pa.array(probability_NK[:, k]) for k, name in enumerate(probe.classes)}
-    write_table(pa.table(columns), args.out)
+    dataset = PairedDataset.open(args.dataset)
+    coded = code_pictures(args, dataset)
+    write_coded(coded, dataset, args.out, embedding=False)
     table = Table(title="Predicted classes", title_justify="left")
     table.add_column("class")
     table.add_column("spots", justify="right")
-    for name, count in Counter(names.tolist()).most_common():
+    for name, count in Counter(coded.predicted.tolist()).most_common():
         table.add_row(name, f"{count:,}")
     stdout.print(table)
-    say(f"{args.out}: {len(rows):,} spots")
+    say(f"{args.out}: {len(coded.rows):,} spots")
     return 0

@@ -14,9 +14,9 @@ import math
 
 from rich.table import Table
 
+from stray.api import require_dataset
 from stray.cli.arguments import add_recipe, recipe_from
 from stray.cli.console import Progress, say, stdout
-from stray.cli.train import require_dataset
 
 HELP = "search hyperparameters with Ray Tune and Optuna"
 

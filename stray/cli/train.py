@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import argparse
 
+from stray.api import choose, require_dataset, run_experiment
 from stray.cli.arguments import add_recipe, recipe_from
 from stray.cli.console import Progress, say
 from stray.config import Recipe
-from stray.errors import InputError, Problem
-from stray.recipe import apply
 
 HELP = "train and score every method of a recipe on patients that it has not seen"
 
@@ -45,54 +44,26 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
 
 def chosen(args: argparse.Namespace) -> Recipe:
     """Return the recipe of the command line with its `--folds` and `--method`. Raises InputError."""
-    recipe = recipe_from(args)
-    unknown = [name for name in args.method if name not in recipe.methods]
-    if unknown:
-        methods = ", ".join(recipe.methods)
-        raise InputError(
-            Problem("--method", f"the recipe has no method {name!r}", f"one of {methods}") for name in unknown
-        )
-    changes: dict[str, object] = {}
-    if args.method:
-        # A method that chooses is nothing without those that it chooses among.
-        kept = {*args.method, *(other for name in args.method for other in recipe.methods[name].choose)}
-        dropped = [name for name in recipe.methods if name not in kept]
-        changes |= dict.fromkeys([f"methods.{name}" for name in dropped])
-        if recipe.search.method in dropped:
-            changes["search.method"] = None
-    if args.folds == "none":
-        changes |= {"folds.kind": "none"}
-    elif args.folds is not None:
-        held_out = [] if args.folds == "all" else [name for name in args.folds.split(",") if name]
-        changes |= {"folds.kind": "leave_one_out", "folds.held_out": held_out}
-    return apply(recipe, changes) if changes else recipe
-
-
-def require_dataset(recipe: Recipe) -> None:
-    """Raise InputError when the recipe names no dataset."""
-    if not recipe.dataset:
-        remedy = "give it: --set dataset=PATH (`stray ingest PATH ...` makes one)"
-        raise InputError(Problem("dataset", "the recipe names none", remedy))
+    recipe = choose(recipe_from(args), args.method, args.folds)
+    require_dataset(recipe)
+    return recipe
 
 
 def run(args: argparse.Namespace) -> int:
     """Train what is left to train."""
     recipe = chosen(args)
-    require_dataset(recipe)
     if args.plan:
         from stray.cli.plan import show_plan
 
         show_plan(recipe)
         return 0
-    return run_experiment(recipe, train=True)
+    return report(recipe)
 
 
-def run_experiment(recipe: Recipe, *, train: bool) -> int:
-    """Run the experiment on Ray and say where its results are."""
-    from stray.on_ray import experiment, session
-
-    with session.session(), Progress() as progress:
-        outcome = experiment.run(recipe, watch=progress, train=train)
+def report(recipe: Recipe, *, score_only: bool = False) -> int:
+    """Run the experiment and say where its results are."""
+    with Progress() as progress:
+        outcome = run_experiment(recipe, score_only=score_only, watch=progress)
     for model in outcome.models:
         verb = "embed" if model.rpartition("/")[2].startswith("gene-") else "predict"
         say(f"model: {model}   (use it: stray {verb} {model} DATASET)")

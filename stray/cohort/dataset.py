@@ -21,7 +21,7 @@ from stray import columns as c
 from stray import storage
 from stray.cohort.decode import counts_csr, decode_patches
 from stray.cohort.manifest import FileEntry, Manifest, file_sha256
-from stray.cohort.parquet import read_row_groups
+from stray.cohort.parquet import column_names, read_row_groups
 from stray.cohort.schema import ROW_GROUP_SPOTS
 from stray.errors import InputError, Problem, raise_if_any
 
@@ -155,6 +155,18 @@ class PairedDataset:
             has_image=table[c.TISSUE_FRACTION].is_valid().to_numpy(),
             has_counts=table[c.TOTAL_COUNT].is_valid().to_numpy(),
         )
+
+    def spot_names(self) -> np.ndarray:
+        """The spots' names as their sources write them, (N,) object; their ids where a file of an earlier version does
+        not say. They are unique in a section, and not always in the cohort.
+        """
+
+        def names(path: str) -> np.ndarray:
+            column = c.SPOT_NAME if c.SPOT_NAME in column_names(path) else c.SPOT_ID
+            return _objects(read_row_groups(path, None, [column])[column])
+
+        with ThreadPoolExecutor(READERS, thread_name_prefix="names") as pool:
+            return np.concatenate([np.empty(0, dtype=object), *pool.map(names, self.files())])
 
     def counts(self, rows: np.ndarray | Sequence[int]) -> sparse.csr_matrix:
         """Return raw counts of all genes at `rows`, (N, G) uint32. A spot without counts is an empty row.

@@ -48,6 +48,12 @@ def read_row_groups(path: str, row_groups: Sequence[int] | None, columns: Sequen
     return pa.concat_tables(tables)
 
 
+def column_names(path: str) -> list[str]:
+    """Names of the columns of the Parquet file at `path` (path or URI). Raises InputError when it cannot be read."""
+    with _opened(path) as file:
+        return list(file.schema_arrow.names)
+
+
 def read_results(path: str) -> pa.Table:
     """Return the whole table of results (predictions, features) at `path`, with its metadata; its columns are numbers,
     text, truth values, or lists of them.

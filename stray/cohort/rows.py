@@ -63,6 +63,7 @@ def row_groups(
                 count,
                 total,
                 pa.array(fractions, pa.float32()),
+                pa.array((section.source_names or section.spots)[rows], pa.string()),
             ],
             schema=SPOTS,
         )

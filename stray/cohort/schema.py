@@ -28,10 +28,12 @@ SPOTS = pa.schema(
         pa.field(c.GENE_COUNT, pa.list_(pa.uint32())),
         pa.field(c.TOTAL_COUNT, pa.int64()),
         pa.field(c.TISSUE_FRACTION, pa.float32()),
+        pa.field(c.SPOT_NAME, pa.string()),
     ]
 )
 """One row a spot. `label` and `label_source` are null together, so are `image` and `tissue_fraction`, and so are
-`gene_index`, `gene_count` and `total_count`. Positions are micrometres in the section's own frame, y downwards."""
+`gene_index`, `gene_count` and `total_count`. Positions are micrometres in the section's own frame, y downwards.
+`spot_name` is the spot's name as the source writes it."""
 
 GENE_TABLE = pa.schema(
     [

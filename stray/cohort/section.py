@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import compress
 
 import numpy as np
 from PIL import Image
@@ -51,6 +52,8 @@ class Section:
     """The patient that it was cut from."""
     spots: tuple[str, ...]
     """S spot names, unique in the section and without the section's name in front."""
+    source_names: tuple[str, ...] = ()
+    """The same spots as the source writes them, (S,); empty: as `spots`."""
     genes: Genes | None = None
     """The count columns; None exactly when `counts` is."""
     counts: sparse.csr_matrix | None = None
@@ -78,6 +81,8 @@ class Section:
 
     def __post_init__(self) -> None:
         n_spots = len(self.spots)
+        if self.source_names and len(self.source_names) != n_spots:
+            raise ValueError(f"section {self.name}: {len(self.source_names)} source names of {n_spots} spots")
         if self.xy_px.shape != (n_spots, 2):
             raise ValueError(f"section {self.name}: xy_px is {self.xy_px.shape}, expected {(n_spots, 2)}")
         if (self.counts is None) != (self.genes is None):
@@ -201,7 +206,8 @@ def keep_spots(section: Section, keep: np.ndarray, reason: str) -> Section:
 
     return replace(
         section,
-        spots=tuple(spot for spot, kept in zip(section.spots, keep, strict=True) if kept),
+        spots=tuple(compress(section.spots, keep)),
+        source_names=tuple(compress(section.source_names, keep)),
         counts=None if section.counts is None else sparse.csr_matrix(section.counts[keep]),
         xy_px=section.xy_px[keep],
         array_row=rows(section.array_row),

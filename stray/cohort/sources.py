@@ -17,6 +17,7 @@ import stray
 from stray.cohort.genes import gene_warnings, unite_genes
 from stray.cohort.labels import LabelRows, label_tables
 from stray.cohort.readers import Reader, SectionHandle, make_reader, reading_file
+from stray.cohort.schema import SPOTS
 from stray.cohort.section import Genes
 from stray.cohort.section_table import section_columns
 from stray.cohort.text import patient_warnings
@@ -268,7 +269,7 @@ def _fingerprint(
     id_prefix: str,
 ) -> str:
     parts = {
-        "contract": CONTRACT_VERSION,
+        "contract": [CONTRACT_VERSION, SPOTS.names],
         "stray": stray.__version__,
         "source": [reader.kind, handle.name, handle.patient, dict(handle.options)],
         "inputs": _stamps(handle),

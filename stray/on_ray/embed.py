@@ -1,8 +1,8 @@
-"""Codes of a whole dataset through Ray Data: one encoder a worker process, blocks in, blocks out."""
+"""Code all spots of a dataset through Ray Data: one encoder a worker process, blocks in, blocks out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,21 +11,28 @@ import ray.data
 import torch
 from ray.data.extensions import ArrowTensorArray
 
+from stray.cohort.coded import Coded
 from stray.cohort.dataset import PairedDataset
-from stray.cohort.fragments import Fragment, fragments, read_counts, read_patches
-from stray.columns import PATCHES, ROWS
-from stray.errors import InputError, Problem
-from stray.models.scanvi import Scanvi
+from stray.cohort.fragments import Fragment
+from stray.columns import ROWS
 from stray.on_ray.data import Fragments
 from stray.on_ray.failures import input_error
 from stray.on_ray.resources import resources
 from stray.on_ray.waiting import Need, patiently, running
+from stray.train.coding import (
+    FEATURES,
+    PATCHES,
+    Arrays,
+    GeneInput,
+    OnProgress,
+    PictureInput,
+    code_genes,
+    genes_coded,
+    in_order,
+    pictures_coded,
+)
 from stray.train.gene_folder import load_gene_encoder
-from stray.train.model_folder import check_patches, load
-
-FEATURES, CODES, PROBABILITIES, COUNTS = "features", "codes", "probabilities", "counts"
-
-OnProgress = Callable[[int], None]
+from stray.train.model_folder import load
 
 
 def _device() -> torch.device:
@@ -38,96 +45,56 @@ class _ImageCoder:
         self._model, self._device = load(model, trust_code=True), _device()
         self._model.encoder.to(self._device)
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(self, batch: Arrays) -> Arrays:
         with running():
             return {ROWS: batch[ROWS], FEATURES: self._model.features(batch[PATCHES], self._device)}
 
 
 class _GeneCoder:
     def __init__(self, folder: str) -> None:
-        self._model, self._device = load_gene_encoder(folder).model, _device()
-        self._model.to(self._device)
+        self._encoder, self._device = load_gene_encoder(folder), _device()
+        self._encoder.model.to(self._device)
 
-    @torch.no_grad()
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(self, batch: Arrays) -> Arrays:
         with running():
-            return self._code(batch)
-
-    def _code(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        x_nG = torch.from_numpy(batch[COUNTS]).to(self._device)
-        found = {ROWS: batch[ROWS], CODES: self._model.encode(x_nG).cpu().numpy()}
-        if isinstance(self._model, Scanvi):
-            found[PROBABILITIES] = self._model.probabilities(x_nG).cpu().numpy()
-        return found
+            return code_genes(self._encoder, batch, self._device)
 
 
 def embed(
     model: str, dataset: PairedDataset, *, trust_code: bool = False, on_progress: OnProgress | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return global rows (n,) of the pictured spots, ascending, and their features (n, dim), by the model in a folder.
+) -> Coded:
+    """Code all pictured spots by the model in a folder.
 
-    `on_progress` is told how many spots are done. Raises InputError when the model's patches are of another size,
-    the dataset has no pictures, or a file cannot be read.
+    Raises InputError when the model's patches are of another size, the dataset has no pictures, or a file cannot be
+    read.
     """
-    check_patches(load(model, trust_code=trust_code), dataset.manifest.patch, dataset.path)
-    files = fragments(dataset, images=True)
-    if not files:
-        raise InputError(Problem(dataset.path, "no section has pictures", "ingest sections with images"))
-    size_px = dataset.manifest.patch.size_px
-
-    def read(fragment: Fragment) -> Iterable[pa.Table]:
-        for block in read_patches(fragment, size_px):
-            yield pa.table({ROWS: block.rows, PATCHES: ArrowTensorArray.from_numpy(block.patches)})
-
-    with dataset.unchanged():
-        rows, found = _through(files, read, _ImageCoder, model, on_progress)
-    return rows, found[FEATURES]
+    loaded = load(model, trust_code=trust_code)
+    found = _through(PictureInput(loaded, dataset), dataset, _ImageCoder, model, on_progress)
+    return pictures_coded(loaded, found.pop(ROWS), found[FEATURES])
 
 
-def code_genes(
+def embed_genes(
     folder: str, dataset: PairedDataset, *, on_progress: OnProgress | None = None
-) -> tuple[np.ndarray, dict[str, np.ndarray], tuple[str, ...]]:
-    """Return global rows (n,) of the spots with counts, ascending; their `codes` (n, Z) and, by scANVI, class
-    `probabilities` (n, K); and the genes of the panel that the dataset lacks, which counted as zeros.
+) -> tuple[Coded, tuple[str, ...]]:
+    """Code all spots with counts; also return the genes of the panel that the dataset lacks, which count as zeros.
 
     Raises InputError when the folder holds no gene encoder, the dataset has no counts or lacks more than half of the
     panel, or a file cannot be read.
     """
-    panel = load_gene_encoder(folder).panel
-    try:
-        place, missing = panel.place_in(*(dataset.genes.column(name).to_pylist() for name in ("symbol", "id")))
-    except ValueError as error:
-        remedy = "take an encoder whose panel the dataset measures; genes must have its accessions or its symbols"
-        raise InputError(Problem(dataset.path, str(error), remedy)) from None
-    files = fragments(dataset, counts=True)
-    if not files:
-        raise InputError(Problem(dataset.path, "no section has counts", "ingest sections with counts"))
-    present, n_genes = np.flatnonzero(place >= 0), dataset.manifest.n_genes
-
-    def read(fragment: Fragment) -> Iterable[pa.Table]:
-        for block in read_counts(fragment, place[present], n_genes):
-            for start in range(0, len(block.rows), 1024):  # dense, so a few at a time
-                part = slice(start, start + 1024)
-                # One type for all blocks, which Ray Data joins: `CountBlock` is uint16 or uint32 by what it holds.
-                x_nG = np.zeros((len(block.rows[part]), len(place)), dtype=np.float32)
-                x_nG[:, present] = block.counts[part].toarray()
-                yield pa.table({ROWS: block.rows[part], COUNTS: ArrowTensorArray.from_numpy(x_nG)})
-
-    with dataset.unchanged():
-        rows, found = _through(files, read, _GeneCoder, folder, on_progress)
-    return rows, found, missing
+    encoder = load_gene_encoder(folder)
+    source = GeneInput(encoder, dataset)
+    found = _through(source, dataset, _GeneCoder, folder, on_progress)
+    return genes_coded(encoder, found.pop(ROWS), found), source.missing
 
 
 def _through(
-    files: Sequence[Fragment],
-    read: Callable[[Fragment], Iterable[pa.Table]],
+    source: PictureInput | GeneInput,
+    dataset: PairedDataset,
     coder: type,
     model: str,
     on_progress: OnProgress | None,
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Pass every block of `files` through `coder(model)`: return global rows, ascending, and what was found for
-    each.
-    """
+) -> Arrays:
+    """Every block of the files through `coder(model)`, by ascending rows."""
     have = resources()
     # A CPU, or half of a single one, is left to the reading tasks; without it nothing would ever arrive.
     cpus = 1.0 if have.cpus >= 2 else 0.5
@@ -136,7 +103,12 @@ def _through(
     ray.data.DataContext.get_current().enable_progress_bars = False
     batches: list[Any] = []
 
+    def read(file: Fragment) -> Iterable[pa.Table]:
+        for block in source.read(file):
+            yield pa.table({name: _column(values) for name, values in block.items()})
+
     def code() -> None:
+        files = source.files
         lazy = ray.data.read_datasource(Fragments(files, read), override_num_blocks=len(files), num_cpus=cpus)
         coded = lazy.map_batches(
             coder, fn_constructor_args=(model,), batch_size=256, concurrency=min(workers, len(files)), **share
@@ -147,9 +119,12 @@ def _through(
                 on_progress(sum(len(one[ROWS]) for one in batches))
 
     try:
-        patiently(code, Need("encoders", {"GPU": 1, "CPU": cpus} if have.gpus else {"CPU": 2 * cpus}))
+        with dataset.unchanged():
+            patiently(code, Need("encoders", {"GPU": 1, "CPU": cpus} if have.gpus else {"CPU": 2 * cpus}))
     except Exception as error:
         raise input_error(error) or error from None
-    whole = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    order = np.argsort(whole[ROWS])
-    return whole.pop(ROWS)[order], {name: values[order] for name, values in whole.items()}
+    return in_order(batches)
+
+
+def _column(values: np.ndarray) -> Any:
+    return values if values.ndim == 1 else ArrowTensorArray.from_numpy(values)

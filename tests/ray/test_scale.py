@@ -19,14 +19,18 @@ from stray.config import GeneConfig, LogCountsConfig, RunConfig
 from stray.config.ingest import H5adSourceConfig, IngestConfig
 from stray.on_ray import data
 from stray.on_ray.data import Placed, PlacedData, place_counts, place_patches
-from stray.on_ray.embed import code_genes
+from stray.on_ray.embed import embed, embed_genes
 from stray.on_ray.scale import cohort, measure
 from stray.on_ray.session import _object_store_bytes
 from stray.on_ray.watch import NoWatch
 from stray.recipe import load_recipe
+from stray.train import coding
+from stray.train.gene_folder import load_gene_encoder
 from stray.train.local_data import LocalData
+from stray.train.model_folder import load
 from stray.train.results import ResultFolder
 from tests.small_cohort import small_cell, small_dataset, small_recipe
+from tests.small_model import small_model
 from tests.unit.cohort.tiny import GENES, counts_of, make_h5ad
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(600)]
@@ -73,9 +77,13 @@ def test_one_count_that_16_bits_do_not_hold_is_placed_and_coded(
     folder.write_json("panel.json", json.loads(panel.to_json()))
     folder.write_weights("weights.pt", {})
     folder.finish({"kind": "gene"})
-    _, found, _ = code_genes(folder.path, dataset)
+    coded, missing = embed_genes(folder.path, dataset)
+    assert missing == ()
     expected = np.log1p(whole / whole.sum(axis=1, keepdims=True).clip(1) * model.target_sum)
-    np.testing.assert_allclose(found["codes"], expected, rtol=1e-5)
+    np.testing.assert_allclose(coded.embedding_ND, expected, rtol=1e-5)
+    alone = coding.embed_genes(load_gene_encoder(folder.path), dataset)
+    np.testing.assert_array_equal(alone.rows, coded.rows)
+    np.testing.assert_array_equal(alone.embedding_ND, coded.embedding_ND)
 
 
 def test_patches_are_placed_decoded_or_encoded_and_are_the_same(tmp_path: Path) -> None:
@@ -112,3 +120,12 @@ def test_sizes_of_which_there_is_no_cohort_are_refused(capsys: pytest.CaptureFix
     error = capsys.readouterr().err
     assert "--spots" in error
     assert "--genes" in error
+
+
+def test_pictures_are_coded_the_same_on_a_cluster_and_in_this_process(tmp_path: Path) -> None:
+    dataset = small_dataset(tmp_path)
+    path = small_model(tmp_path / "model", dataset.manifest.patch)
+    coded, alone = embed(path, dataset), coding.embed(load(path), dataset)
+    np.testing.assert_array_equal(alone.rows, coded.rows)
+    np.testing.assert_allclose(alone.embedding_ND, coded.embedding_ND, rtol=1e-4, atol=1e-5)
+    assert alone.classes == coded.classes

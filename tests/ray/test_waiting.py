@@ -13,8 +13,13 @@ import ray
 
 from stray.errors import InputError
 from stray.on_ray import waiting
+from stray.on_ray.data import Placed
+from stray.on_ray.fit import Assignment, fit
+from stray.on_ray.logger import heard_by
+from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.session import SessionInfo
 from stray.on_ray.waiting import Need, anything_runs, patience, patiently, running
+from tests.small_cohort import small_cell, small_dataset, small_recipe
 
 HOLD = """
 import sys, time
@@ -75,3 +80,33 @@ def test_a_wait_for_what_another_job_holds(holder: subprocess.Popen, monkeypatch
     with patience(1.0, said.append):
         assert patiently(lambda: ray.get(task), Need("the test", {"CPU": 1})), "the task counted itself as running"
     assert not anything_runs()
+
+
+def test_a_worker_group_waits_for_what_another_job_holds(
+    holder: subprocess.Popen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(waiting, "FIRST_S", 2.0)
+    dataset = small_dataset(tmp_path)
+    stage = small_cell(small_recipe(tmp_path), dataset, root=str(tmp_path / "runs")).scored.gene
+    assignment = Assignment(stage=stage, targets=(), title="gene", epochs=1)
+
+    def train() -> None:
+        with heard_by(lambda letter: None) as mailbox:
+            fit(
+                [assignment],
+                Placed(dataset),
+                layout=WorkerPlan(2, 1, False),
+                max_failures=0,
+                checkpoint_every=1,
+                folder=str(tmp_path / "checkpoints"),
+                mailbox=mailbox,
+            )
+
+    said: list[str] = []
+    with patience(0.2, said.append), pytest.raises(InputError) as caught:
+        train()
+    assert len(said) == 1
+    for text in (said[0], str(caught.value)):
+        assert "2 workers" in text
+        assert f"process {holder.pid} on" in text
+    assert "run.wait_minutes" in str(caught.value)

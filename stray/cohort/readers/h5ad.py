@@ -124,6 +124,7 @@ class H5adReader:
                 name=name,
                 patient=place.patient,
                 spots=frame.spots,
+                source_names=tuple(map(str, obs.index)),
                 genes=genes,
                 counts=counts,
                 xy_px=frame.xy_px,
