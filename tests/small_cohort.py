@@ -13,9 +13,9 @@ from stray.cohort.split import Fold
 from stray.config import Recipe
 from stray.likelihood.counts import SparseCounts
 from stray.recipe import load_recipe
-from stray.train.blocks import Counts
-from stray.train.cells import Cell, cell
-from stray.train.local_data import LocalData
+from stray.training.blocks import Counts
+from stray.training.cells import Cell, cell
+from stray.training.local_data import LocalData
 
 
 def small_recipe(folder: Path, *changes: str) -> Recipe:

@@ -8,8 +8,8 @@ import numpy as np
 
 from stray.config import PatchConfig, TorchvisionConfig
 from stray.metrics.probe import Probe
-from stray.train import model_folder
-from stray.train.run_stage import untrained
+from stray.training import model_folder
+from stray.training.run_stage import untrained
 
 CLASSES = ("fat/adipose", "tumour")
 

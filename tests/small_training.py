@@ -14,10 +14,10 @@ from stray.config import ContrastiveConfig, GeneConfig, ProjectionConfig, ScviCo
 from stray.models.frozen_decoder import FrozenDecoder
 from stray.models.gene_vae import GeneVae
 from stray.models.norm import globalise
-from stray.train.blocks import Counts, Patches
-from stray.train.contrastive_task import ContrastiveTask
-from stray.train.expression_data import ExpressionData
-from stray.train.gene_task import GeneTask
+from stray.training.blocks import Counts, Patches
+from stray.training.contrastive_task import ContrastiveTask
+from stray.training.expression_data import ExpressionData
+from stray.training.gene_task import GeneTask
 
 CPU = torch.device("cpu")
 SPOTS, GENES, PX = 60, 12, 8

@@ -57,7 +57,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write a row a spot: what it is and where, its features or codes, and its class where the model knows any."""
-    from stray.train.results import ResultFolder
+    from stray.training.results import ResultFolder
 
     check_suffix(args.out)
     dataset = PairedDataset.open(args.dataset)
@@ -72,14 +72,14 @@ def run(args: argparse.Namespace) -> int:
 
 def code_pictures(args: argparse.Namespace, dataset: PairedDataset) -> Coded:
     """Code the pictured spots with the model of the command line: on a cluster where one is named, else here."""
-    from stray import api
-    from stray.train.model_folder import load
+    from stray.api import coding
+    from stray.training.model_folder import load
 
     path = storage.absolute(args.model)
     model = load(path, trust_code=args.trust_code)
     with Progress() as progress, patient(args, progress):
         progress.start("embed", "coding pictures", total=int(dataset.spots().has_image.sum()))
-        coded = api.code_pictures(
+        coded = coding.code_pictures(
             model, path, dataset, trust_code=args.trust_code, on_progress=lambda done: progress.update("embed", done)
         )
         progress.finish("embed")
@@ -88,11 +88,11 @@ def code_pictures(args: argparse.Namespace, dataset: PairedDataset) -> Coded:
 
 def code_genes(args: argparse.Namespace, dataset: PairedDataset) -> Coded:
     """Code the spots with counts, and say which genes of the panel the dataset lacks."""
-    from stray import api
+    from stray.api import coding
 
     with Progress() as progress, patient(args, progress):
         progress.start("embed", "coding counts", total=int(dataset.spots().has_counts.sum()))
-        coded, missing = api.code_genes(
+        coded, missing = coding.code_genes(
             storage.absolute(args.model), dataset, on_progress=lambda done: progress.update("embed", done)
         )
         progress.finish("embed")

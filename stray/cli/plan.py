@@ -8,10 +8,10 @@ from stray import storage
 from stray.cli.console import say, stdout
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
-from stray.train.cells import fold_title, with_start
-from stray.train.estimate import Estimator
-from stray.train.grid import Grid, recipe_folds
-from stray.train.stages import CodesStage, GeneStage
+from stray.training.cells import fold_title, with_start
+from stray.training.estimate import Estimator
+from stray.training.grid import Grid, recipe_folds
+from stray.training.stages import CodesStage, GeneStage
 
 
 def show_plan(recipe: Recipe) -> None:

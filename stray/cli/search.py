@@ -14,7 +14,7 @@ import math
 
 from rich.table import Table
 
-from stray.api import require_dataset
+from stray.api.experiments import require_dataset
 from stray.cli.arguments import add_recipe, recipe_from
 from stray.cli.console import Progress, say, stdout
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 
-from stray.api import choose, require_dataset, run_experiment
+from stray.api.experiments import choose, require_dataset, run_experiment
 from stray.cli.arguments import add_recipe, recipe_from
 from stray.cli.console import Progress, say
 from stray.config import Recipe

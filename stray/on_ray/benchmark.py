@@ -17,8 +17,8 @@ from stray.on_ray.data import place_counts, place_patches
 from stray.on_ray.fit import fit_alone
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.watch import Watch
-from stray.train.cells import cell, with_start
-from stray.train.stages import GeneStage, ImageStage, Stage
+from stray.training.cells import cell, with_start
+from stray.training.stages import GeneStage, ImageStage, Stage
 
 GENE_EPOCHS = 25
 
@@ -103,9 +103,9 @@ def _plain(stages: Sequence[Stage], dataset: str, threads: int) -> dict[str, lis
     import torch
 
     from stray.track.tracker import NullTracker
-    from stray.train.local_data import LocalData
-    from stray.train.run_stage import run_stage
-    from stray.train.worker import LocalWorker
+    from stray.training.local_data import LocalData
+    from stray.training.run_stage import run_stage
+    from stray.training.worker import LocalWorker
 
     torch.set_num_threads(threads)
     data = LocalData(PairedDataset.open(dataset))

@@ -40,10 +40,10 @@ from stray.columns import GENE_COUNT, GENE_INDEX, IMAGE, PATCHES, ROWS
 from stray.config import RunConfig
 from stray.on_ray.failures import input_error
 from stray.on_ray.waiting import Need, patiently, running
-from stray.train.blocks import Counts, Patches
-from stray.train.decoding import EncodedPatches, PatchDecoder
-from stray.train.patch_source import PatchSource
-from stray.train.streamed import StreamedPatches
+from stray.training.blocks import Counts, Patches
+from stray.training.decoding import EncodedPatches, PatchDecoder
+from stray.training.patch_source import PatchSource
+from stray.training.streamed import StreamedPatches
 
 JOINED_BYTES = 256 * 2**20
 """Blocks of counts are joined up to this size."""

@@ -29,10 +29,10 @@ from stray.on_ray.visibility import check_paths_visible
 from stray.on_ray.waiting import patience
 from stray.on_ray.watch import NoWatch, Watch
 from stray.track.place import experiment_name
-from stray.train.cells import Cell, Group, fold_title
-from stray.train.grid import Grid, recipe_folds
-from stray.train.results import digest
-from stray.train.stages import CodesStage, GeneStage, ImageStage, Stage
+from stray.training.cells import Cell, Group, fold_title
+from stray.training.grid import Grid, recipe_folds
+from stray.training.results import digest
+from stray.training.stages import CodesStage, GeneStage, ImageStage, Stage
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from stray.on_ray.fit import fit_alone
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import resources
 from stray.on_ray.watch import Watch
-from stray.train.cells import Group, cell
-from stray.train.stages import ImageStage
+from stray.training.cells import Group, cell
+from stray.training.stages import ImageStage
 from stray.versus.image_contender import Job, per_second
 from stray.versus.image_speed import ImageSpeed, Loaded, Trained, run_job, trained
 

@@ -11,9 +11,9 @@ from stray.evaluate import fit_probe
 from stray.models.towers import image_coder, kept_projection
 from stray.recipe import dump_yaml
 from stray.track.mlflow import MlflowTracker
-from stray.train.cells import Cell
-from stray.train.model_folder import Classifier, save
-from stray.train.stages import ImageStage
+from stray.training.cells import Cell
+from stray.training.model_folder import Classifier, save
+from stray.training.stages import ImageStage
 
 
 def model_folder(cell: Cell, root: str) -> str:

@@ -13,8 +13,8 @@ from stray.config import PanelConfig
 from stray.errors import InputError, Problem, raise_if_any
 from stray.on_ray.failures import input_error
 from stray.on_ray.waiting import Need, patiently, running
-from stray.train.cells import Cell, fold_title
-from stray.train.stages import CodesStage
+from stray.training.cells import Cell, fold_title
+from stray.training.stages import CodesStage
 
 
 def fit_panels(dataset: PairedDataset, cells: Sequence[Cell], say: Callable[[str], None] | None = None) -> None:

@@ -21,7 +21,7 @@ from stray.on_ray.panels import fit_panels
 from stray.on_ray.tracking import describe
 from stray.on_ray.watch import Watch
 from stray.recipe import apply
-from stray.train.cells import cell
+from stray.training.cells import cell
 
 SECTION_SPOTS = 5000
 """Spots of a section, as on a Visium slide; a patient has two sections, so a larger cohort has more patients."""

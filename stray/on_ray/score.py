@@ -25,9 +25,9 @@ from stray.on_ray.watch import Watch
 from stray.report.figures import confusion_figure
 from stray.track import records
 from stray.track.mlflow import MlflowTracker
-from stray.train.cells import Cell, Choice, Group, with_start
-from stray.train.results import ResultFolder, digest
-from stray.train.stages import CODES_FIGURE, STEPS, CodesStage, ImageStage, Stage
+from stray.training.cells import Cell, Choice, Group, with_start
+from stray.training.results import ResultFolder, digest
+from stray.training.stages import CODES_FIGURE, STEPS, CodesStage, ImageStage, Stage
 
 SCORES = "metrics.json"
 """A cell's scores, kept before they are sent."""

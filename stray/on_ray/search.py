@@ -37,8 +37,8 @@ from stray.on_ray.trial import METRIC, Shared, deliver_trial, run_trial, trial_c
 from stray.on_ray.waiting import patience
 from stray.on_ray.watch import NoWatch, Watch
 from stray.recipe import apply, dump_yaml
-from stray.train.cells import Group
-from stray.train.results import digest
+from stray.training.cells import Group
+from stray.training.results import digest
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ from stray.on_ray.score import log_codes, log_curves
 from stray.on_ray.tracking import Tracking
 from stray.on_ray.waiting import patience
 from stray.recipe import for_method
-from stray.train.cells import Cell, Group, cell
-from stray.train.results import digest
-from stray.train.stages import GeneStage, Stage
+from stray.training.cells import Cell, Group, cell
+from stray.training.results import digest
+from stray.training.stages import GeneStage, Stage
 
 METRIC = INNER
 """Metric that a search maximises."""

@@ -23,12 +23,12 @@ from stray.cohort.dataset import SpotTable
 from stray.cohort.fragments import CountBlock
 from stray.config import GeneConfig
 from stray.track.tracker import NullTracker
-from stray.train.blocks import Counts
-from stray.train.gene_task import GeneTask
-from stray.train.loop import fit
-from stray.train.memory import process_memory
-from stray.train.precision import matrix_products
-from stray.train.worker import LocalWorker
+from stray.training.blocks import Counts
+from stray.training.gene_task import GeneTask
+from stray.training.loop import fit
+from stray.training.memory import process_memory
+from stray.training.precision import matrix_products
+from stray.training.worker import LocalWorker
 from stray.versus.products import product_rates
 
 RACE = GeneConfig(validation_share=0.0)

@@ -28,12 +28,12 @@ from stray.cohort.decode import decode_patch
 from stray.cohort.fragments import fragments
 from stray.cohort.residence import shards
 from stray.config import RunConfig
-from stray.train.decoding import PatchDecoder
-from stray.train.patch_source import PatchSource
-from stray.train.plan import BatchPlan
-from stray.train.stages import ImageStage
-from stray.train.stream_plan import Stream, StreamPlan
-from stray.train.streamed import StreamedPatches
+from stray.training.decoding import PatchDecoder
+from stray.training.patch_source import PatchSource
+from stray.training.plan import BatchPlan
+from stray.training.stages import ImageStage
+from stray.training.stream_plan import Stream, StreamPlan
+from stray.training.streamed import StreamedPatches
 from stray.versus.loader import EncodedImages, InMemoryData, LoaderData, LoaderPatches
 
 What = Literal["train in memory", "train from a loader", "decode", "load", "read and load", "read and decode"]
@@ -68,8 +68,8 @@ class Job:
 def train(job: Job) -> dict[str, Any]:
     """Train the stage in this process and its peers; its history holds the measurements."""
     from stray.track.tracker import NullTracker
-    from stray.train.run_stage import run_stage
-    from stray.train.worker import LocalWorker
+    from stray.training.run_stage import run_stage
+    from stray.training.worker import LocalWorker
 
     dataset = PairedDataset.open(job.dataset)
     data = InMemoryData(dataset) if job.what == "train in memory" else LoaderData(dataset, job.processes)

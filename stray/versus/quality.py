@@ -22,14 +22,14 @@ from stray.evaluate import evaluate
 from stray.noise import Noise
 from stray.recipe import for_method
 from stray.track.tracker import NullTracker
-from stray.train.blocks import Counts
-from stray.train.cells import Cell, cell, with_start
-from stray.train.gene_task import GeneTask
-from stray.train.local_data import LocalData
-from stray.train.results import ResultFolder, digest
-from stray.train.run_stage import CHUNK, run_stage
-from stray.train.stages import GeneStage
-from stray.train.worker import LocalWorker
+from stray.training.blocks import Counts
+from stray.training.cells import Cell, cell, with_start
+from stray.training.gene_task import GeneTask
+from stray.training.local_data import LocalData
+from stray.training.results import ResultFolder, digest
+from stray.training.run_stage import CHUNK, run_stage
+from stray.training.stages import GeneStage
+from stray.training.worker import LocalWorker
 from stray.versus import scvi_tools
 
 Side = Literal["stray", "scvi-tools"]

@@ -25,10 +25,10 @@ from anndata import AnnData
 from stray import storage
 from stray.config import GeneConfig, ScanviConfig, ScviConfig
 from stray.errors import InputError, Problem
-from stray.train.blocks import Counts
-from stray.train.gene_task import GeneTask
-from stray.train.results import ResultFolder
-from stray.train.stages import GeneStage, StageData
+from stray.training.blocks import Counts
+from stray.training.gene_task import GeneTask
+from stray.training.results import ResultFolder
+from stray.training.stages import GeneStage, StageData
 from stray.versus.weights import copy_weights
 
 NAME = "scvi-tools"
@@ -72,7 +72,7 @@ def version() -> str:
 
 
 def run_stage(stage: GeneStage, data: StageData, root: str) -> None:
-    """Train `stage` with scvi-tools on the CPU and keep its results under `root`, as `run_stage` of `stray.train` would
+    """Train `stage` with scvi-tools on the CPU and keep its results under `root`, as `run_stage` of `stray.training` would
     keep stray's; what the stage starts from must be there. Returns at once when it was done before.
     """
     folder = folder_of(stage, root)

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from stray.track.tracker import NullTracker
-from stray.train.checkpoints import Every
-from stray.train.loop import fit
-from stray.train.worker import LocalWorker
+from stray.training.checkpoints import Every
+from stray.training.loop import fit
+from stray.training.worker import LocalWorker
 from tests.distributed.gloo import Job, run_on
 from tests.small_training import gene_task, image_task
 

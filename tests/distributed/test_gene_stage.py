@@ -12,10 +12,10 @@ import torch
 from stray.cohort.fragments import CountBlock, compact
 from stray.config import GeneConfig, ScanviConfig, ScviConfig
 from stray.track.tracker import NullTracker
-from stray.train.blocks import Counts
-from stray.train.gene_task import GeneTask
-from stray.train.loop import fit
-from stray.train.worker import LocalWorker
+from stray.training.blocks import Counts
+from stray.training.gene_task import GeneTask
+from stray.training.loop import fit
+from stray.training.worker import LocalWorker
 from tests.distributed.gloo import Job, run_on
 
 SEPARATION = ("batch_silhouette", "batch_knn_purity", "class_silhouette", "class_knn_purity")

@@ -13,11 +13,11 @@ from torch import Tensor
 from stray.cohort.fragments import PatchBlock
 from stray.collective import all_sum
 from stray.metrics.retrieval import ahead, retrieval
-from stray.train.averages import Averages
-from stray.train.blocks import Patches
-from stray.train.memory import peak_memory, process_memory
-from stray.train.pair_watch import PairWatch
-from stray.train.worker import LocalWorker
+from stray.training.averages import Averages
+from stray.training.blocks import Patches
+from stray.training.memory import peak_memory, process_memory
+from stray.training.pair_watch import PairWatch
+from stray.training.worker import LocalWorker
 from tests.distributed.gloo import Job, run_on
 
 SECTIONS = {"odd": (3, 6, 10), "fewer spots than workers": (1, 2)}

@@ -26,9 +26,9 @@ from stray.models.gene_vae import GeneVae
 from stray.models.image_encoder import ImageEncoder
 from stray.models.towers import TunedTower
 from stray.noise import Noise
-from stray.train.blocks import Patches
-from stray.train.encoder_checks import check_encoder
-from stray.train.frozen_features import FrozenFeatures
+from stray.training.blocks import Patches
+from stray.training.encoder_checks import check_encoder
+from stray.training.frozen_features import FrozenFeatures
 from tests.distributed.gloo import Job, run_on
 from tests.encoders_at_hand import FACTORY
 

@@ -14,11 +14,11 @@ from stray.errors import NotFiniteError
 from stray.noise import Noise
 from stray.recipe import apply
 from stray.track.tracker import MemoryTracker
-from stray.train.gene_task import GeneTask
-from stray.train.local_data import LocalData
-from stray.train.plan import BatchPlan
-from stray.train.run_stage import run_stage
-from stray.train.worker import LocalWorker
+from stray.training.gene_task import GeneTask
+from stray.training.local_data import LocalData
+from stray.training.plan import BatchPlan
+from stray.training.run_stage import run_stage
+from stray.training.worker import LocalWorker
 from tests.distributed.gloo import run_on
 from tests.small_cohort import NanCounts, prepared_cell, small_dataset, small_recipe
 

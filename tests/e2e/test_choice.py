@@ -22,10 +22,10 @@ from stray.recipe import for_method, load_recipe
 from stray.track.mlflow_reader import MlflowReader
 from stray.track.records import RunRecord
 from stray.track.tracker import NullTracker
-from stray.train.cells import cell
-from stray.train.local_data import LocalData
-from stray.train.run_stage import run_stage
-from stray.train.worker import LocalWorker
+from stray.training.cells import cell
+from stray.training.local_data import LocalData
+from stray.training.run_stage import run_stage
+from stray.training.worker import LocalWorker
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(900)]
 

@@ -24,11 +24,11 @@ from stray.on_ray.scale import cohort, measure
 from stray.on_ray.session import _object_store_bytes
 from stray.on_ray.watch import NoWatch
 from stray.recipe import load_recipe
-from stray.train import coding
-from stray.train.gene_folder import load_gene_encoder
-from stray.train.local_data import LocalData
-from stray.train.model_folder import load
-from stray.train.results import ResultFolder
+from stray.training import coding
+from stray.training.gene_folder import load_gene_encoder
+from stray.training.local_data import LocalData
+from stray.training.model_folder import load
+from stray.training.results import ResultFolder
 from tests.small_cohort import small_cell, small_dataset, small_recipe
 from tests.small_model import small_model
 from tests.unit.cohort.tiny import GENES, counts_of, make_h5ad

@@ -27,8 +27,8 @@ from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.search import search
 from stray.on_ray.session import SessionInfo
 from stray.recipe import apply
-from stray.train.cells import Cell
-from stray.train.stages import ImageStage
+from stray.training.cells import Cell
+from stray.training.stages import ImageStage
 from tests.small_cohort import small_cell, small_dataset, small_recipe
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(600)]

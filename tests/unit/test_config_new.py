@@ -14,7 +14,7 @@ from stray.cohort.build import build_dataset
 from stray.cohort.dataset import PairedDataset
 from stray.config import LabelTableConfig
 from stray.recipe import load_recipe
-from stray.train.grid import Grid, recipe_folds
+from stray.training.grid import Grid, recipe_folds
 from tests.unit.cohort.tiny import config_of, make_h5ad
 
 README = Path(__file__).resolve().parents[2] / "README.md"

@@ -18,10 +18,10 @@ from stray.recipe import apply
 from stray.track.mlflow_reader import MlflowReader
 from stray.track.records import RunRecord
 from stray.track.tracker import MemoryTracker
-from stray.train.cells import Group
-from stray.train.local_data import LocalData
-from stray.train.run_stage import run_stage
-from stray.train.worker import LocalWorker
+from stray.training.cells import Group
+from stray.training.local_data import LocalData
+from stray.training.run_stage import run_stage
+from stray.training.worker import LocalWorker
 from tests.small_cohort import small_dataset, small_recipe
 
 SETTINGS = {"contrastive.optim.lr": 0.002}

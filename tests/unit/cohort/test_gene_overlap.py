@@ -18,7 +18,7 @@ from stray.config import Recipe
 from stray.errors import InputError
 from stray.on_ray.panels import panel_notes
 from stray.recipe import load_recipe
-from stray.train.cells import Cell, Train, cell
+from stray.training.cells import Cell, Train, cell
 from tests.unit.cohort.tiny import config_of, make_h5ad
 
 GENES = ("ACTB", "CD3E", "MKI67", "TP53")

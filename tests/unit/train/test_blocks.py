@@ -13,7 +13,7 @@ from scipy.special import gammaln
 from stray.cohort.fragments import CompactRows, CountBlock, PlacedBlock, compact
 from stray.columns import GENE_COUNT, GENE_INDEX, ROWS
 from stray.on_ray.data import _count_block
-from stray.train.blocks import Counts
+from stray.training.blocks import Counts
 
 N, GENES = 3000, 40
 

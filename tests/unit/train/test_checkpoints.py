@@ -13,13 +13,13 @@ import torch
 from stray.config import ContrastiveOptimConfig, OptimConfig
 from stray.errors import NotFiniteError, Problem
 from stray.track.tracker import MemoryTracker
-from stray.train.checkpoints import Every
-from stray.train.contrastive_task import ContrastiveTask
-from stray.train.gene_task import GeneTask
-from stray.train.loop import fit
-from stray.train.selection import Selection
-from stray.train.state import TrainState
-from stray.train.worker import LocalWorker
+from stray.training.checkpoints import Every
+from stray.training.contrastive_task import ContrastiveTask
+from stray.training.gene_task import GeneTask
+from stray.training.loop import fit
+from stray.training.selection import Selection
+from stray.training.state import TrainState
+from stray.training.worker import LocalWorker
 from tests.small_training import gene_task, image_task
 
 MEASURED = ("spots_per_second", "waiting_for_data_share", "peak_memory_gib")

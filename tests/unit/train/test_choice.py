@@ -12,9 +12,9 @@ from stray.cohort.dataset import PairedDataset, SpotTable
 from stray.config import Recipe
 from stray.errors import InputError
 from stray.recipe import apply
-from stray.train.cells import Choice, Group, fold_title
-from stray.train.grid import Grid, recipe_folds
-from stray.train.stages import ImageStage
+from stray.training.cells import Choice, Group, fold_title
+from stray.training.grid import Grid, recipe_folds
+from stray.training.stages import ImageStage
 from tests.small_cohort import small_recipe
 
 CHOOSING = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stray.likelihood.counts import SparseCounts
-from stray.train.device_feed import DeviceFeed, each_tensor, pinned
+from stray.training.device_feed import DeviceFeed, each_tensor, pinned
 
 CPU = torch.device("cpu")
 

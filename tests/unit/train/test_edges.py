@@ -17,11 +17,11 @@ from stray.config import Recipe
 from stray.errors import InputError
 from stray.recipe import apply
 from stray.track.tracker import MemoryTracker
-from stray.train.blocks import Counts
-from stray.train.local_data import LocalData
-from stray.train.run_stage import run_stage
-from stray.train.stages import GeneStage, ImageStage
-from stray.train.worker import LocalWorker
+from stray.training.blocks import Counts
+from stray.training.local_data import LocalData
+from stray.training.run_stage import run_stage
+from stray.training.stages import GeneStage, ImageStage
+from stray.training.worker import LocalWorker
 from tests.small_cohort import prepared_cell, small_recipe
 
 MODELS = {

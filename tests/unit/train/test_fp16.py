@@ -11,11 +11,11 @@ import torch
 from stray.config import ContrastiveOptimConfig
 from stray.errors import NotFiniteError
 from stray.track.tracker import MemoryTracker
-from stray.train.loop import fit
-from stray.train.state import TrainState
-from stray.train.task import StepOutput
-from stray.train.update import update
-from stray.train.worker import LocalWorker
+from stray.training.loop import fit
+from stray.training.state import TrainState
+from stray.training.task import StepOutput
+from stray.training.update import update
+from stray.training.worker import LocalWorker
 from tests.small_training import image_task
 
 OPTIM = ContrastiveOptimConfig(lr=0.1, decoupled=True, schedule="cosine", ema_decay=0.5)

@@ -17,13 +17,13 @@ from stray.config import Recipe
 from stray.on_ray.score import log_codes
 from stray.recipe import apply
 from stray.track.tracker import MemoryTracker
-from stray.train import code_watch
-from stray.train.code_watch import CodeWatch
-from stray.train.gene_task import GeneTask
-from stray.train.local_data import LocalData
-from stray.train.run_stage import run_stage
-from stray.train.stages import CODES_FIGURE, GeneStage
-from stray.train.worker import LocalWorker
+from stray.training import code_watch
+from stray.training.code_watch import CodeWatch
+from stray.training.gene_task import GeneTask
+from stray.training.local_data import LocalData
+from stray.training.run_stage import run_stage
+from stray.training.stages import CODES_FIGURE, GeneStage
+from stray.training.worker import LocalWorker
 from tests.small_cohort import prepared_cell, replace_patient, small_cell, small_recipe
 
 NAMES = ("batch_silhouette", "batch_knn_purity", "class_silhouette", "class_knn_purity")

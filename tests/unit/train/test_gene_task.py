@@ -12,11 +12,11 @@ from stray.cohort.dataset import PairedDataset
 from stray.errors import InputError
 from stray.recipe import apply
 from stray.track.tracker import MemoryTracker
-from stray.train import gene_task
-from stray.train.gene_task import GeneTask
-from stray.train.local_data import LocalData
-from stray.train.run_stage import run_stage
-from stray.train.worker import LocalWorker
+from stray.training import gene_task
+from stray.training.gene_task import GeneTask
+from stray.training.local_data import LocalData
+from stray.training.run_stage import run_stage
+from stray.training.worker import LocalWorker
 from tests.small_cohort import prepared_cell, small_recipe
 
 

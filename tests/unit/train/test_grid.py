@@ -15,8 +15,8 @@ from stray.errors import InputError
 from stray.on_ray.experiment import _Experiment
 from stray.on_ray.watch import NoWatch
 from stray.recipe import apply
-from stray.train.cells import Group
-from stray.train.grid import Grid, recipe_folds
+from stray.training.cells import Group
+from stray.training.grid import Grid, recipe_folds
 from tests.small_cohort import small_recipe
 
 

@@ -12,11 +12,11 @@ from stray.config import OptimConfig
 from stray.on_ray.tracking import describe
 from stray.recipe import apply
 from stray.track.tracker import MemoryTracker
-from stray.train.health import PATIENCE, epochs_at_chance, warnings
-from stray.train.local_data import LocalData
-from stray.train.run_stage import run_stage
-from stray.train.stages import ImageStage
-from stray.train.worker import LocalWorker
+from stray.training.health import PATIENCE, epochs_at_chance, warnings
+from stray.training.local_data import LocalData
+from stray.training.run_stage import run_stage
+from stray.training.stages import ImageStage
+from stray.training.worker import LocalWorker
 from tests.small_cohort import prepared_cell, small_recipe
 
 WARM = OptimConfig(warmup_share=0.2)

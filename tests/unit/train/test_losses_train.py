@@ -15,13 +15,13 @@ from stray.config import Recipe
 from stray.errors import InputError
 from stray.recipe import apply
 from stray.track.tracker import MemoryTracker
-from stray.train.cells import Cell
-from stray.train.expression_data import expression_data
-from stray.train.gene_folder import load_gene_encoder
-from stray.train.local_data import LocalData
-from stray.train.run_stage import run_stage
-from stray.train.stages import ImageStage
-from stray.train.worker import LocalWorker
+from stray.training.cells import Cell
+from stray.training.expression_data import expression_data
+from stray.training.gene_folder import load_gene_encoder
+from stray.training.local_data import LocalData
+from stray.training.run_stage import run_stage
+from stray.training.stages import ImageStage
+from stray.training.worker import LocalWorker
 from tests.small_cohort import small_cell, small_recipe
 
 EPOCHS = 4

@@ -16,13 +16,13 @@ from stray.models.mlp import Gaussian
 from stray.models.scanvi import Scanvi
 from stray.recipe import apply
 from stray.track.tracker import MemoryTracker
-from stray.train.gene_task import GeneTask
-from stray.train.labelled import LabelledPlan
-from stray.train.local_data import LocalData
-from stray.train.plan import BatchPlan
-from stray.train.run_stage import run_stage
-from stray.train.stages import ImageStage
-from stray.train.worker import LocalWorker
+from stray.training.gene_task import GeneTask
+from stray.training.labelled import LabelledPlan
+from stray.training.local_data import LocalData
+from stray.training.plan import BatchPlan
+from stray.training.run_stage import run_stage
+from stray.training.stages import ImageStage
+from stray.training.worker import LocalWorker
 from tests.small_cohort import NanCounts, prepared_cell, small_recipe
 
 

@@ -12,9 +12,9 @@ from stray.cohort.dataset import PairedDataset
 from stray.on_ray.experiment import _see_counts
 from stray.on_ray.trial import _alone
 from stray.recipe import apply
-from stray.train.cells import Cell, Group
-from stray.train.results import ResultFolder
-from stray.train.stages import Stage
+from stray.training.cells import Cell, Group
+from stray.training.results import ResultFolder
+from stray.training.stages import Stage
 from tests.small_cohort import small_cell, small_recipe
 
 

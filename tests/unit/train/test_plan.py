@@ -5,7 +5,7 @@ import pytest
 
 from stray.collective import share
 from stray.noise import Noise
-from stray.train.plan import BatchPlan
+from stray.training.plan import BatchPlan
 
 
 def test_an_epoch_takes_each_spot_once_and_the_remainder_sits_out() -> None:

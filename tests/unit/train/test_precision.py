@@ -11,11 +11,11 @@ import torch
 from stray.cohort.dataset import PairedDataset
 from stray.recipe import apply
 from stray.track.tracker import MemoryTracker
-from stray.train.gene_task import GeneTask
-from stray.train.local_data import LocalData
-from stray.train.precision import matrix_products
-from stray.train.run_stage import run_stage
-from stray.train.worker import LocalWorker
+from stray.training.gene_task import GeneTask
+from stray.training.local_data import LocalData
+from stray.training.precision import matrix_products
+from stray.training.run_stage import run_stage
+from stray.training.worker import LocalWorker
 from tests.small_cohort import prepared_cell, small_recipe
 
 

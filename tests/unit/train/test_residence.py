@@ -18,11 +18,11 @@ from stray.cohort.residence import Residence, decoded_bytes, encoded_bytes, resi
 from stray.config import RunConfig
 from stray.errors import InputError
 from stray.noise import Noise
-from stray.train.contrastive_task import ContrastiveTask
-from stray.train.decoding import EncodedPatches, PatchDecoder
-from stray.train.local_data import LocalData
-from stray.train.prefetch import Prefetcher
-from stray.train.stages import ImageStage
+from stray.training.contrastive_task import ContrastiveTask
+from stray.training.decoding import EncodedPatches, PatchDecoder
+from stray.training.local_data import LocalData
+from stray.training.prefetch import Prefetcher
+from stray.training.stages import ImageStage
 from tests.small_cohort import small_cell, small_recipe
 
 GIB = 2**30

@@ -8,8 +8,8 @@ import scipy.sparse as sp
 import torch
 
 from stray.cohort.fragments import CountBlock, compact
-from stray.train.blocks import Counts
-from stray.train.resident import ResidentCounts
+from stray.training.blocks import Counts
+from stray.training.resident import ResidentCounts
 
 
 def counts_up_to(largest: int, n_genes: int) -> Counts:

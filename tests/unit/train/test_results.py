@@ -17,13 +17,13 @@ from stray.metrics.probe import Probe
 from stray.models.towers import image_coder
 from stray.recipe import apply
 from stray.track.tracker import MemoryTracker
-from stray.train import model_folder, results
-from stray.train.cells import Cell, Group
-from stray.train.gene_folder import load_gene_encoder
-from stray.train.local_data import LocalData
-from stray.train.results import DONE, ResultFolder
-from stray.train.run_stage import run_stage
-from stray.train.worker import LocalWorker
+from stray.training import model_folder, results
+from stray.training.cells import Cell, Group
+from stray.training.gene_folder import load_gene_encoder
+from stray.training.local_data import LocalData
+from stray.training.results import DONE, ResultFolder
+from stray.training.run_stage import run_stage
+from stray.training.worker import LocalWorker
 from tests.small_cohort import prepared_cell, small_cell, small_recipe
 
 DAMAGE: dict[str, Callable[[Path], object]] = {

@@ -15,12 +15,12 @@ from stray.config import BatchesConfig
 from stray.errors import InputError
 from stray.recipe import apply
 from stray.track.tracker import MemoryTracker
-from stray.train.local_data import LocalData
-from stray.train.plan import BatchPlan
-from stray.train.run_stage import run_stage
-from stray.train.sampling import SampledPlan, chosen, equal_parts
-from stray.train.stages import ImageStage
-from stray.train.worker import LocalWorker
+from stray.training.local_data import LocalData
+from stray.training.plan import BatchPlan
+from stray.training.run_stage import run_stage
+from stray.training.sampling import SampledPlan, chosen, equal_parts
+from stray.training.stages import ImageStage
+from stray.training.worker import LocalWorker
 from tests.small_cohort import prepared_cell, small_cell, small_recipe
 
 PATIENT_N = np.repeat(np.array(["A", "B", "C", "D"]), [150, 60, 20, 10])

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from stray.config import GeneConfig, OptimConfig, ScviConfig
-from stray.train.run_stage import _selection
-from stray.train.selection import Selection
+from stray.training.run_stage import _selection
+from stray.training.selection import Selection
 
 
 def history(*values: float) -> list[dict[str, float]]:

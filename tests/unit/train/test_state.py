@@ -10,11 +10,11 @@ from torch import Tensor
 
 from stray.config import ContrastiveConfig, ContrastiveOptimConfig, OptimConfig
 from stray.models.towers import ContrastiveModel
-from stray.train.contrastive_task import build
-from stray.train.ema import WeightAverage
-from stray.train.state import TrainState, build_optimizer
-from stray.train.task import StepOutput
-from stray.train.update import update
+from stray.training.contrastive_task import build
+from stray.training.ema import WeightAverage
+from stray.training.state import TrainState, build_optimizer
+from stray.training.task import StepOutput
+from stray.training.update import update
 
 OPTIM = ContrastiveOptimConfig(lr=0.1, weight_decay=0.01, decoupled=True)
 PARTS = {"layer4": 1, "layer3": 2, "layer2": 3, "layer1": 4, "conv1": 5, "bn1": 5}

@@ -8,10 +8,10 @@ from pathlib import Path
 from stray.cohort.dataset import PairedDataset
 from stray.recipe import apply
 from stray.track.tracker import MemoryTracker
-from stray.train.local_data import LocalData
-from stray.train.loop import STEP_LOSSES
-from stray.train.run_stage import run_stage
-from stray.train.worker import LocalWorker
+from stray.training.local_data import LocalData
+from stray.training.loop import STEP_LOSSES
+from stray.training.run_stage import run_stage
+from stray.training.worker import LocalWorker
 from tests.small_cohort import prepared_cell, small_recipe
 
 

@@ -16,12 +16,12 @@ from stray.collective import share
 from stray.errors import InputError
 from stray.noise import Noise, numpy_generator
 from stray.recipe import apply
-from stray.train.contrastive_task import ContrastiveTask
-from stray.train.decoding import PatchDecoder
-from stray.train.local_data import LocalData
-from stray.train.stages import ImageStage
-from stray.train.stream_plan import Stream, StreamPlan, shard_order, windowed
-from stray.train.streamed import StreamedPatches
+from stray.training.contrastive_task import ContrastiveTask
+from stray.training.decoding import PatchDecoder
+from stray.training.local_data import LocalData
+from stray.training.stages import ImageStage
+from stray.training.stream_plan import Stream, StreamPlan, shard_order, windowed
+from stray.training.streamed import StreamedPatches
 from tests.small_cohort import small_cell, small_dataset, small_recipe
 
 GROUP, WINDOW, BATCH = 8, 24, 16

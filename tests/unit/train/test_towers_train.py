@@ -21,18 +21,18 @@ from stray.models.towers import FrozenCodes, TunedTower, image_coder, kept_proje
 from stray.noise import Noise, key
 from stray.recipe import apply
 from stray.track.tracker import MemoryTracker
-from stray.train import model_folder
-from stray.train.augment import augment
-from stray.train.contrastive_task import ContrastiveTask, embed
-from stray.train.frozen_features import FrozenFeatures
-from stray.train.gene_towers import tower_input
-from stray.train.local_data import LocalData
-from stray.train.loop import fit
-from stray.train.patch_source import PatchSource
-from stray.train.run_stage import run_stage
-from stray.train.stages import ImageStage
-from stray.train.state import TrainState
-from stray.train.worker import LocalWorker
+from stray.training import model_folder
+from stray.training.augment import augment
+from stray.training.contrastive_task import ContrastiveTask, embed
+from stray.training.frozen_features import FrozenFeatures
+from stray.training.gene_towers import tower_input
+from stray.training.local_data import LocalData
+from stray.training.loop import fit
+from stray.training.patch_source import PatchSource
+from stray.training.run_stage import run_stage
+from stray.training.stages import ImageStage
+from stray.training.state import TrainState
+from stray.training.worker import LocalWorker
 from tests.encoders_at_hand import FACTORY
 from tests.small_cohort import prepared_cell, small_cell, small_recipe
 
@@ -159,7 +159,7 @@ class EveryStep(FrozenFeatures):
 def test_frozen_features_equal_those_computed_at_every_step(
     views: int, stage_of: Callable[..., ImageStage], dataset: PairedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stray.train.frozen_features.CHUNK", CHUNK)
+    monkeypatch.setattr("stray.training.frozen_features.CHUNK", CHUNK)
     changes = {"contrastive.trains": {"kind": "nothing", "cached_views": views}, "contrastive.epochs": 3}
     stage = stage_of(changes | ({} if views else {"contrastive.augment": OFF}))
     found = []

@@ -8,8 +8,8 @@ import pytest
 
 from stray.cli import main
 from stray.errors import InputError
-from stray.train.model_folder import load
-from stray.train.results import ResultFolder
+from stray.training.model_folder import load
+from stray.training.results import ResultFolder
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 from stray.cohort.dataset import PairedDataset
 from stray.config import GeneConfig, OptimConfig, PcaConfig, Recipe, ScanviConfig, ScviConfig
 from stray.errors import InputError
-from stray.train import gene_task
-from stray.train.local_data import LocalData
+from stray.training import gene_task
+from stray.training.local_data import LocalData
 from stray.versus import quality, scvi_tools
 from stray.versus.quality import held_out_elbo, jobs
 from tests.versus_at_hand import prepared_jobs, small_comparison

@@ -1,0 +1,73 @@
+"""Protocol of a stage towards the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stray.noise import Noise
+from stray.training.averages import Averages
+from stray.training.plan import BatchPlan
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """Result of one step on one rank: what is minimised, apart from what is logged."""
+
+    loss: Tensor
+    """This rank's share of the global loss: the shares of all ranks add up to it."""
+    sums: Mapping[str, Tensor]
+    """Logged terms, summed over this rank's items."""
+    count: float
+    """This rank's items."""
+    finite: Mapping[str, Tensor] = field(default_factory=dict)
+    """Finiteness of what a spot alone decides, by name and in the order of computing: bool (n,), for each of this
+    rank's spots. Read only where the loss or a gradient turns out not to be finite; till then on the device.
+    """
+
+
+class Task(Protocol):
+    """One stage: a module to train, the batches it trains on, and the step."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """Module that is trained."""
+        ...
+
+    plan: BatchPlan
+    """The batches that it trains on."""
+    epochs: int
+    """Number of epochs."""
+
+    def gather(self, positions: np.ndarray, noise: Noise) -> Any:
+        """Gather this rank's batch as tensors on the host: the training spots at `positions`. It runs beside the step
+        before it.
+        """
+        ...
+
+    def step(self, batch: Any, noise: Noise) -> StepOutput:
+        """Run forward and loss of one batch. `noise` knows the epoch, the step, the global batch and this rank's
+        rows.
+        """
+        ...
+
+    def spots(self, name: str, epoch: int, step: int) -> np.ndarray:
+        """Return the spots whose finiteness `StepOutput.finite[name]` told at this step, over all ranks and in their
+        order: places among the rows of the stage.
+        """
+        ...
+
+    def after_step(self) -> None:
+        """Clamp parameters after the optimiser's step."""
+        ...
+
+    def validate(self, epoch: int) -> Averages:
+        """Return validation metrics over this rank's part of the validation spots; none where there are no such
+        spots.
+        """
+        ...
