@@ -72,8 +72,9 @@ def version() -> str:
 
 
 def run_stage(stage: GeneStage, data: StageData, root: str) -> None:
-    """Train `stage` with scvi-tools on the CPU and keep its results under `root`, as `run_stage` of `stray.training` would
-    keep stray's; what the stage starts from must be there. Returns at once when it was done before.
+    """Train `stage` with scvi-tools on the CPU and keep its results under `root`, as stray's own `run_stage` does.
+
+    What the stage starts from must be there. Returns at once when it was done before.
     """
     folder = folder_of(stage, root)
     if folder.is_done():
