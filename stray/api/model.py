@@ -14,6 +14,7 @@ import pandas as pd
 from stray import storage
 from stray.cohort.build import build_dataset
 from stray.cohort.dataset import PairedDataset
+from stray.cohort.plausible import WARNING
 from stray.config.ingest import H5adSourceConfig, IngestConfig
 from stray.errors import InputError, Problem
 
@@ -147,8 +148,9 @@ def _dataset_of(adata: AnnData, model: TrainedModel, folder: Path) -> PairedData
     )
 
     def tell(event: dict) -> None:
-        for warning in event.get("warnings", ()) if event["event"] == "section" else ():
-            logger.warning("%s", warning)
+        for warning in event["warnings"] if event["event"] == "section" else ():
+            if warning.startswith(WARNING):
+                logger.warning("%s", warning.removeprefix(WARNING))
 
     build_dataset(config, str(folder / "dataset"), on_event=tell)
     return PairedDataset.open(str(folder / "dataset"))
