@@ -38,7 +38,7 @@ RECIPES = {"stages": "demo", "gene": "demo", "contrastive": "demo", "quality": "
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "what", nargs="?", choices=tuple(RECIPES), default="stages", help="what is measured (default: stages)"
+        "what", nargs="?", choices=tuple(RECIPES), default="stages", help="benchmark to run (default: stages)"
     )
     add_recipe(parser, optional=True)
     more = (

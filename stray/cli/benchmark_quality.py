@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--json",
         metavar="FILE",
-        help="where the numbers go as JSON (OUTPUT/NAME/quality/quality.json); contrastive: nowhere unless given",
+        help="JSON file of the numbers (default: OUTPUT/NAME/quality/quality.json; contrastive: none)",
     )
 
 

@@ -33,17 +33,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="URI",
         help=f"MLflow store; MLFLOW_TRACKING_URI where it is not given, else sqlite:///{DEFAULT_STORE}",
     )
-    parser.add_argument("--experiment", metavar="NAME", help="MLflow experiment; the one that was changed last")
+    parser.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: the one that changed last)")
     parser.add_argument(
         "--metric", choices=list(METRIC_NAMES), default="balanced_accuracy", help="score that heads the table"
     )
-    parser.add_argument("--baseline", metavar="METHOD", help="method that the others are compared with (untrained)")
+    parser.add_argument(
+        "--baseline", metavar="METHOD", help="method that the others are compared with (default: untrained)"
+    )
     parser.add_argument("--knn", action="store_true", help="show the kNN vote's score too")
     parser.add_argument(
         "--per-patient", action="store_true", help="tables of every held-out patient: accuracy, balanced, macro-F1"
     )
     parser.add_argument("--markdown", action="store_true", help="print Markdown, for a README")
-    parser.add_argument("--out", metavar="PAGE.html", default="comparison.html", help="where the page goes")
+    parser.add_argument(
+        "--out", metavar="PAGE.html", default="comparison.html", help="file of the HTML page (default: %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

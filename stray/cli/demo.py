@@ -27,7 +27,7 @@ HELP = "see all of it on a synthetic cohort, in minutes"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `stray demo`."""
     parser.add_argument(
-        "--out", metavar="FOLDER", default="stray-demo", help="where everything goes (default: ./%(default)s)"
+        "--out", metavar="FOLDER", default="stray-demo", help="folder of all that it writes (default: ./%(default)s)"
     )
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the cohort (default: %(default)s)")
     add_overrides(parser)

@@ -73,7 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--labels", metavar="NAME=CSV", action="append", default=[], help="a label table (section, spot, label)"
     )
     choices.add_argument(
-        "--sections", metavar="CSV", help="what else is known of sections: a table with section and further columns"
+        "--sections", metavar="CSV", help="facts about sections: a table with the column section and further ones"
     )
     choices.add_argument(
         "--duplicate-genes",
