@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,15 +34,18 @@ def load_gene_encoder(path: str) -> GeneEncoder:
     """Load the encoder of a gene stage's folder. Raises InputError when there is none, or it is not whole."""
     folder = ResultFolder(path)
     folder.require("gene", "`stray train` leaves them as OUTPUT/NAME/gene-...")
-    tree = folder.read_json("config.json")
-    config = TypeAdapter(GeneConfig).validate_python(tree["gene"])
+    config, batches, classes, seed = folder.read_with("config.json", _settings)
     panel = folder.read_with("panel.json", lambda content: Panel.from_json(content.decode()))
     model = build_gene_model(
-        config.model,
-        n_genes=len(panel),
-        n_batches=len(tree["batches"]),
-        n_classes=len(tree["classes"]),
-        seed=tree["seed"],
+        config.model, n_genes=len(panel), n_batches=len(batches), n_classes=len(classes), seed=seed
     )
-    model.load_state_dict(folder.read_weights("weights.pt"))
-    return GeneEncoder(model.eval(), panel, config, tuple(tree["classes"]), tuple(tree["batches"]), folder.facts())
+    state = folder.read_weights("weights.pt")
+    folder.read_with("weights.pt", lambda _: model.load_state_dict(state))
+    return GeneEncoder(model.eval(), panel, config, classes, batches, folder.facts())
+
+
+def _settings(content: bytes) -> tuple[GeneConfig, tuple[str, ...], tuple[str, ...], int]:
+    """What config.json says: the settings, batches, classes and seed."""
+    tree = json.loads(content)
+    config = TypeAdapter(GeneConfig).validate_python(tree["gene"])
+    return config, tuple(tree["batches"]), tuple(tree["classes"]), int(tree["seed"])

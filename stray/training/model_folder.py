@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -90,19 +91,28 @@ def load(path: str, *, trust_code: bool = False) -> TrainedModel:
     """
     folder = ResultFolder(path)
     folder.require("model", "`stray train RECIPE --folds none` writes one, and says where")
-    tree = folder.read_json("model.json")
-    image: ImageConfig = TypeAdapter(ImageConfig).validate_python(tree["image"])
+    image, projection, patch, facts = folder.read_with("model.json", _settings)
     if isinstance(image, CallableConfig) and not trust_code:
         what = f"its encoder is made by {image.factory}, code that this folder names"
         remedy = "if you trust who made the folder, and that code, say so: --trust-code"
         raise InputError(Problem(storage.join(folder.path, "model.json"), what, remedy))
-    # Folders of earlier versions know nothing of heads.
-    projection = TypeAdapter(ProjectionConfig | None).validate_python(tree.get("projection"))
     encoder = image_coder(image, projection)
-    encoder.load_state_dict(folder.read_weights("encoder.pt"))
-    probe = folder.read_with("probe.npz", Probe.from_bytes) if folder.facts()["probe"] else None
-    patch = TypeAdapter(PatchConfig).validate_python(tree["patch"])
-    return TrainedModel(encoder.eval().to(memory_format=torch.channels_last), probe, patch, tree["facts"])
+    state = folder.read_weights("encoder.pt")
+    folder.read_with("encoder.pt", lambda _: encoder.load_state_dict(state))
+    probe = folder.read_with("probe.npz", Probe.from_bytes) if folder.facts().get("probe") else None
+    return TrainedModel(encoder.eval().to(memory_format=torch.channels_last), probe, patch, facts)
+
+
+def _settings(content: bytes) -> tuple[ImageConfig, ProjectionConfig | None, PatchConfig, dict[str, Any]]:
+    """What model.json says."""
+    tree = json.loads(content)
+    return (
+        TypeAdapter(ImageConfig).validate_python(tree["image"]),
+        # Folders of earlier versions know nothing of heads.
+        TypeAdapter(ProjectionConfig | None).validate_python(tree.get("projection")),
+        TypeAdapter(PatchConfig).validate_python(tree["patch"]),
+        dict(tree["facts"]),
+    )
 
 
 def check_patches(model: TrainedModel, patch: PatchConfig, dataset: str) -> None:

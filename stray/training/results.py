@@ -190,7 +190,8 @@ class ResultFolder:
         return facts
 
     def _damaged(self, name: str, error: Exception) -> InputError:
-        what = f"cannot be read ({type(error).__name__}: {error})"
+        reason = " ".join(str(error).split())  # pydantic and torch write several lines
+        what = f"cannot be read ({type(error).__name__}: {reason[:300]})"
         remedy = (
             f"delete {storage.join(self.path, DONE)} and run the `stray train` command again: it makes the folder anew"
         )
