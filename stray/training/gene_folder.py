@@ -45,7 +45,7 @@ def load_gene_encoder(path: str) -> GeneEncoder:
 
 
 def _settings(content: bytes) -> tuple[GeneConfig, tuple[str, ...], tuple[str, ...], int]:
-    """What config.json says: the settings, batches, classes and seed."""
+    """Return the settings, batches, classes and seed of config.json."""
     tree = json.loads(content)
     config = TypeAdapter(GeneConfig).validate_python(tree["gene"])
     return config, tuple(tree["batches"]), tuple(tree["classes"]), int(tree["seed"])

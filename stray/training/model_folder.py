@@ -104,7 +104,7 @@ def load(path: str, *, trust_code: bool = False) -> TrainedModel:
 
 
 def _settings(content: bytes) -> tuple[ImageConfig, ProjectionConfig | None, PatchConfig, dict[str, Any]]:
-    """What model.json says."""
+    """Return image encoder, projection, patches and facts of model.json."""
     tree = json.loads(content)
     return (
         TypeAdapter(ImageConfig).validate_python(tree["image"]),
