@@ -44,8 +44,8 @@ def code_genes(
     from stray.training.coding import GeneInput, embed_genes
     from stray.training.gene_folder import load_gene_encoder
 
+    encoder = load_gene_encoder(path)  # before Ray starts: what is no gene stage is refused at once
     if not _on_cluster():
-        encoder = load_gene_encoder(path)
         return embed_genes(encoder, dataset, on_progress), GeneInput(encoder, dataset).missing
     from stray.on_ray import embed as ray_embed
     from stray.on_ray import session

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from stray.cli import main
+from stray.cohort.build import build_dataset
 from stray.errors import InputError
 from stray.on_ray import session
-from stray.train.gene_folder import load_gene_encoder
-from stray.train.model_folder import load
-from stray.train.results import ResultFolder
+from stray.training.gene_folder import load_gene_encoder
+from stray.training.model_folder import load
+from stray.training.results import ResultFolder
+from tests.unit.cohort.tiny import config_of, write_her2st
 
 PATCH = {"size_um": 112.0, "size_px": 64}
 GOOD = {"image": {"kind": "torchvision"}, "projection": None, "patch": PATCH, "facts": {}}
@@ -70,6 +72,9 @@ def test_what_is_no_model_is_refused_before_ray_starts(
         yield
 
     monkeypatch.setattr(session, "session", refuse)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    write_her2st(tmp_path / "her2st", "A1", image=True)
+    build_dataset(config_of(tmp_path / "her2st"), str(tmp_path / "dataset"))
     for kind in ("contrastive", "gene"):
         ResultFolder(str(tmp_path / kind)).finish({"kind": kind})
     (tmp_path / "empty").mkdir()
