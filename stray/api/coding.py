@@ -55,7 +55,7 @@ def code_genes(
 
 
 def _on_cluster() -> bool:
-    """Whether a cluster is named (a submitted job's is), or this machine has several GPUs."""
+    """Return whether a cluster is named (a submitted job's is), or this machine has several GPUs."""
     from stray.training.coding import gpus
 
     return os.environ.get("RAY_ADDRESS", "") not in ("", "local") or gpus() > 1

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What `stray.train` leaves."""
+    """Result of `stray.train`."""
 
     uri: str
     """The MLflow store."""
@@ -42,7 +42,7 @@ class TrainResult:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """What `stray.search` leaves."""
+    """Result of `stray.search`."""
 
     table: pd.DataFrame
     """The trials, best first: `trial`, the settings by their dotted paths, and `score`, the balanced accuracy on the
@@ -50,7 +50,7 @@ class SearchResult:
     recipe: Recipe
     """The recipe with the best settings, for `train`."""
     path: str
-    """Where that recipe was written."""
+    """File of that recipe."""
     uri: str
     """The MLflow store."""
 

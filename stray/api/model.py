@@ -130,7 +130,7 @@ def load_model(path: str | os.PathLike[str], *, trust_code: bool = False) -> Mod
 
 
 def _dataset_of(adata: AnnData, model: TrainedModel, folder: Path) -> PairedDataset:
-    """The spots and pictures of an AnnData as a paired dataset with the model's patches, without counts."""
+    """Return the spots and pictures of an AnnData as a paired dataset with the model's patches, without counts."""
     import anndata
 
     if "spatial" not in adata.obsm:

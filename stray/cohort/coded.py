@@ -1,4 +1,4 @@
-"""What an encoder makes of a dataset's spots, as a file: Parquet, CSV or AnnData, by the file's suffix."""
+"""Files of encoded spots: Parquet, CSV or AnnData, by the file's suffix."""
 
 from __future__ import annotations
 

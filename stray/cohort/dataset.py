@@ -157,8 +157,8 @@ class PairedDataset:
         )
 
     def spot_names(self) -> np.ndarray:
-        """The spots' names as their sources write them, (N,) object; their ids where a file of an earlier version does
-        not say. They are unique in a section, and not always in the cohort.
+        """Return the spots' names as their sources write them, (N,) object; their ids where a file of an earlier
+        version does not say. They are unique in a section, and not always in the cohort.
         """
 
         def names(path: str) -> np.ndarray:

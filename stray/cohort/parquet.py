@@ -49,7 +49,9 @@ def read_row_groups(path: str, row_groups: Sequence[int] | None, columns: Sequen
 
 
 def column_names(path: str) -> list[str]:
-    """Names of the columns of the Parquet file at `path` (path or URI). Raises InputError when it cannot be read."""
+    """Return the names of the columns of the Parquet file at `path` (path or URI). Raises InputError when it cannot be
+    read.
+    """
     with _opened(path) as file:
         return list(file.schema_arrow.names)
 

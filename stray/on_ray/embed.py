@@ -94,7 +94,7 @@ def _through(
     model: str,
     on_progress: OnProgress | None,
 ) -> Arrays:
-    """Every block of the files through `coder(model)`, by ascending rows."""
+    """Pass every block of the files through `coder(model)`; return the results by ascending rows."""
     have = resources()
     # A CPU, or half of a single one, is left to the reading tasks; without it nothing would ever arrive.
     cpus = 1.0 if have.cpus >= 2 else 0.5

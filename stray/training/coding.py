@@ -131,7 +131,9 @@ def _all(
     dataset: PairedDataset,
     on_progress: OnProgress | None,
 ) -> Arrays:
-    """Every block of the files through `code`, by ascending rows; the next block is read while one is coded."""
+    """Pass every block of the files through `code`; return the results by ascending rows. The next block is read while
+    one is coded.
+    """
     parts: list[Arrays] = []
     blocks = (block for file in source.files for block in source.read(file))
     with dataset.unchanged(), ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
