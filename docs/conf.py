@@ -15,7 +15,9 @@ author = "the stray developers"
 version = release = stray.__version__
 copyright = "the stray developers, Apache-2.0"
 
-extensions = ["myst_parser", "sphinx_copybutton"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+autodoc_typehints = "description"
+autodoc_member_order = "bysource"
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 source_suffix = {".md": "markdown"}

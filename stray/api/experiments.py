@@ -45,8 +45,8 @@ class SearchResult:
     """Result of `stray.search`."""
 
     table: pd.DataFrame
-    """The trials, best first: `trial`, the settings by their dotted paths, and `score`, the balanced accuracy on the
-    inner validation patients (nan where the trial failed)."""
+    """A row for each trial, best first, with `trial` (its name), the settings by their dotted paths, and `score` (the
+    balanced accuracy on the inner validation patients; nan where the trial failed)."""
     recipe: Recipe
     """The recipe with the best settings, for `train`."""
     path: str

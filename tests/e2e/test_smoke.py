@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import stray
 from stray.cli import main
 from stray.cohort.build import build_dataset
 from stray.cohort.manifest import Manifest
@@ -130,6 +131,18 @@ def test_a_search_runs_its_trials_and_writes_the_best_recipe(
     assert set(tuned) == set(best.search.space)
     winner = trials[int(np.argmax(scores))]
     assert winner.params["search.contrastive.optim.lr"] == str(tuned["contrastive.optim.lr"])
+
+
+def test_the_python_interface_finds_the_same_scores(trained: Place) -> None:
+    result = stray.train("smoke", dataset=f"{trained.folder}/dataset", set={"output": f"{trained.folder}/runs"})
+    assert result.uri == trained.uri
+    table = result.table[result.table["method"] != "majority class"]
+    scores = {run.tags["stray.method"]: run.metrics for run in trained.runs("cell")}
+    assert set(table["method"]) == set(scores)
+    for row in table.to_dict("records"):
+        metric = f"eval/{row['source']}/probe/balanced_accuracy"
+        assert row["balanced_accuracy"] == scores[row["method"]][metric]
+        assert (row["fold"], row["seed"]) == ("P1", 0)
 
 
 def test_a_model_trained_on_all_patients_classifies_a_section_that_has_pictures_only(trained: Place) -> None:
