@@ -85,12 +85,16 @@ class SessionInfo:
 
 @contextlib.contextmanager
 def session(*, num_cpus: int | None = None, object_store_gib: float | None = None) -> Iterator[SessionInfo]:
-    """Run `start`, and `stop` on every way out, Ctrl-C included."""
+    """Run `start`, and `stop` on every way out, Ctrl-C included. Within another session nothing is started or stopped:
+    commands that follow one another share it.
+    """
+    outer = _session is not None
     info = start(num_cpus=num_cpus, object_store_gib=object_store_gib)
     try:
         yield info
     finally:
-        stop()
+        if not outer:
+            stop()
 
 
 def start(*, num_cpus: int | None = None, object_store_gib: float | None = None) -> SessionInfo:

@@ -60,6 +60,14 @@ def test_starting_again_joins_what_is_there(ray_session: SessionInfo) -> None:
     assert session.start(num_cpus=7) == ray_session
 
 
+def test_a_session_within_another_one_leaves_it_running(ray_session: SessionInfo) -> None:
+    with session.session(num_cpus=1) as inner:
+        assert inner == ray_session
+    assert ray.is_initialized()
+    with session.session() as again:
+        assert again == ray_session
+
+
 def test_workers_import_the_same_stray(ray_session: SessionInfo) -> None:
     import stray
 
