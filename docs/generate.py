@@ -74,6 +74,10 @@ def _command_page() -> Iterator[str]:
     yield ""
     yield "`stray VERB --help` prints the same."
     yield "Exit codes: 0 done, 2 the input is at fault, 130 interrupted, 143 terminated."
+    yield ""
+    yield "Every verb also takes `--quiet` (warnings and problems only), `--verbose` (messages of every level) and"
+    yield "`--log-file FILE` (appends all that is printed on stderr, with times). `stray --version` prints the"
+    yield "versions that a report of a fault needs."
     for verb in (verb for verbs in VERBS.values() for verb in verbs):
         module = importlib.import_module(f"stray.cli.{verb}")
         parser = argparse.ArgumentParser(

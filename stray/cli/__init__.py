@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import difflib
 import importlib
-import logging
+import importlib.metadata
 import os
+import platform
 import signal
 import sys
 import threading
@@ -29,6 +31,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "Train and use": ("train", "embed", "predict"),
     "Judge": ("evaluate", "search", "compare", "track"),
     "On a cluster": ("submit", "benchmark"),
+    "Your shell": ("completion",),
 }
 """The verbs in the order of work."""
 
@@ -81,7 +84,7 @@ def _main(words: list[str]) -> int:
         print(_help())
         return 0
     if words[0] in ("-V", "--version"):
-        print(f"stray {stray.__version__}")
+        print(_versions())
         return 0
     verb = words[0]
     if verb not in _helps():
@@ -94,16 +97,14 @@ def _main(words: list[str]) -> int:
 
 def _run(verb: str, words: list[str]) -> int:
     from stray.cli import console
+    from stray.cli.safe import visible
     from stray.errors import input_fault
 
     class Parser(argparse.ArgumentParser):
         def _print_message(self, message: str, file: Any = None) -> None:
-            super()._print_message(console.visible(message), file)
+            super()._print_message(visible(message), file)
 
     console.cut_secrets_from_logs()
-    logger = logging.getLogger("stray")
-    if not any(isinstance(handler, console.LogHandler) for handler in logger.handlers):
-        logger.addHandler(console.LogHandler(logging.WARNING))
     previous = end_on_sigterm()
     try:
         module = importlib.import_module(f"stray.cli.{verb}")
@@ -113,7 +114,10 @@ def _run(verb: str, words: list[str]) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.configure(parser)
-        return module.run(parser.parse_args(words))
+        add_output(parser)
+        args = parser.parse_args(words)
+        with console.shown(quiet=args.quiet, verbose=args.verbose, log_file=args.log_file):
+            return module.run(args)
     except Exception as error:
         if (fault := input_fault(error)) is None:
             raise
@@ -128,6 +132,24 @@ def _run(verb: str, words: list[str]) -> int:
     finally:
         if previous is not None and not leaving.is_set():
             signal.signal(signal.SIGTERM, previous)
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Declare how much is printed, for every verb."""
+    output = parser.add_argument_group("what is printed on stderr")
+    amount = output.add_mutually_exclusive_group()
+    amount.add_argument("--quiet", action="store_true", help="warnings and problems only, no progress")
+    amount.add_argument("--verbose", action="store_true", help="messages of every level")
+    output.add_argument("--log-file", metavar="FILE", help="append all of it to FILE, with times")
+
+
+def _versions() -> str:
+    """Return the versions that a report of a fault needs."""
+    lines = [f"stray {stray.__version__}", f"python {platform.python_version()}"]
+    for name in ("ray", "torch", "torchvision", "mlflow", "optuna", "anndata", "scanpy", "pyarrow"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            lines.append(f"{name} {importlib.metadata.version(name)}")
+    return "\n".join(lines)
 
 
 def _helps() -> dict[str, str]:
@@ -148,5 +170,5 @@ def _help() -> str:
     lines = ["usage: stray VERB [options]", "", _INTRO]
     for group, verbs in VERBS.items():
         shown = [verb for verb in verbs if verb in helps]
-        lines += ["", f"{group}:", *(f"  {verb:<10}{helps[verb]}" for verb in shown)] if shown else []
+        lines += ["", f"{group}:", *(f"  {verb:<12}{helps[verb]}" for verb in shown)] if shown else []
     return "\n".join([*lines, "", _EXAMPLE])

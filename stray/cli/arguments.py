@@ -48,6 +48,12 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
     return load_recipe(args.recipe, args.set)
 
 
+def connecting() -> str:
+    """Return what is said first: Ray takes seconds to start, and its import alone takes some."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return "starting Ray ..." if address in ("", "local") else f"connecting to Ray at {address} ..."
+
+
 def add_wait(parser: argparse.ArgumentParser) -> None:
     """Declare `--wait-minutes`, for verbs that need no recipe; read by `patient`."""
     default = RunConfig().wait_minutes

@@ -4,19 +4,21 @@ stray config her2st --set contrastive.gene_tower.kind=mlp    the whole recipe as
 stray config her2st --flat                                   one dotted path a line, as --set takes them
 stray config her2st --method clip_scvi                       as that method sees it
 stray config --describe                                      every setting with its type, default and meaning
+stray config --schema > recipe.schema.json                   the JSON schema of recipes, by which editors complete them
 stray config new --dataset DATASET > mine.yaml               a recipe for a dataset: its name, label sources and folds
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 
 from stray.cli.arguments import add_recipe, recipe_from
 from stray.config import Recipe
 from stray.errors import InputError, Problem, raise_if_any, without_secrets
 from stray.recipe import apply, dump_yaml, flatten, for_method, parse_overrides
-from stray.recipe.describe import describe
+from stray.recipe.describe import describe, json_schema
 from stray.recipe.files import inline
 
 HELP = "print a recipe as it is resolved, or every setting that there is"
@@ -33,10 +35,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--flat", action="store_true", help="one `path=value` a line")
     form.add_argument("--describe", action="store_true", help="YAML with type, default and meaning of every setting")
+    form.add_argument("--schema", action="store_true", help="the JSON schema of recipes, for editors")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the recipe on stdout. Raises InputError with every problem at once."""
+    if args.schema:
+        sys.stdout.write(json.dumps(json_schema(), indent=1) + "\n")
+        return 0
     new = args.recipe == NEW
     recipe = _new(args) if new else recipe_from(args)
     if args.dataset is not None and not new:

@@ -8,84 +8,30 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 import threading
 import time
 import traceback
-import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
-from rich.segment import Segment
+from rich.table import Column
 from rich.text import Text
 
-from stray.errors import InputError, NotFiniteError, NotKeptError, without_secrets
+from stray.cli.safe import SafeConsole, block, one_line
+from stray.errors import InputError, NotFiniteError, NotKeptError, Problem, without_secrets
 
 PLAIN_WIDTH = 140
 """Columns of tables where there is no terminal to ask."""
 
 PLAIN_INTERVAL_S = 10.0
 """Shortest time between two plain lines of one task."""
-
-
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-
-
-def visible(text: str, *, colours: bool = False) -> str:
-    """Return `text` with control characters written as escapes: `\\x1b`, `\\u202e`. Newlines and tabs stay.
-
-    Besides the control characters, what changes the direction of text, joins or ends lines in Unicode's way, and halves
-    of surrogate pairs, which no stream can encode. `colours` keeps the sequences that only set colours. Secrets in
-    addresses are cut.
-    """
-    text = without_secrets(text)
-    if text.isprintable():
-        return text
-    if colours:
-        kept = _COLOUR.findall(text)
-        parts = [visible(part) for part in _COLOUR.split(text)]
-        return "".join(part + colour for part, colour in zip(parts, [*kept, ""], strict=True))
-    return "".join(_escaped(char) if unicodedata.category(char) in _UNSAFE else char for char in text)
-
-
-_UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-
-
-def _escaped(char: str) -> str:
-    # A zero-width joiner is part of how some scripts are written.
-    return char if char in "\n\t\u200d" else char.encode("unicode_escape").decode()
-
-
-def one_line(text: str) -> str:
-    """Return `text` as `visible` does, with newlines written as `\\n` too."""
-    return visible(text).replace("\n", "\\n")
-
-
-def _block(text: str, indent: int) -> str:
-    """Indent all lines but the first: a newline in a name must not look like a new message."""
-    return text.rstrip("\n").replace("\n", "\n" + " " * indent)
-
-
-class SafeConsole(Console):
-    """Console that reads no markup and writes control characters as escapes."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"highlight": False, "emoji": False, "markup": False, **options})
-
-    def render_str(self, text: str, **options: Any) -> Text:
-        """Escape before the width is measured: tables stay aligned."""
-        return super().render_str(visible(text), **options)
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Escape what came as `Text`; the console's own control segments pass."""
-        for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
 def _console(*, stderr: bool) -> Console:
@@ -105,9 +51,72 @@ def plain() -> bool:
     return not stderr.is_terminal or os.environ.get("TERM") == "dumb"
 
 
+_transcript = logging.getLogger("stray.console")
+"""Everything that is printed on stderr, for `--log-file`."""
+_transcript.setLevel(logging.INFO)
+_transcript.propagate = False
+_transcript.addHandler(logging.NullHandler())
+_quiet = False
+
+
+@contextmanager
+def shown(*, quiet: bool = False, verbose: bool = False, log_file: str | None = None) -> Iterator[None]:
+    """Set how much a command prints on stderr, while it runs.
+
+    Args:
+        quiet: Warnings and problems only; no progress and no notes.
+        verbose: Messages of stray's modules of every level.
+        log_file: Appends everything there, with times, whatever is printed.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    global _quiet
+    logger = logging.getLogger("stray")
+    if not any(isinstance(handler, LogHandler) for handler in logger.handlers):
+        logger.addHandler(LogHandler())
+    before, _quiet = (_quiet, logger.level), quiet
+    handler = None if log_file is None else _log_handler(log_file)
+    logger.setLevel(logging.DEBUG if verbose or handler is not None else logging.WARNING)
+    for own in logger.handlers:
+        if isinstance(own, LogHandler):
+            own.setLevel(logging.DEBUG if verbose else logging.WARNING)
+    # Warnings of libraries reach the root logger alone.
+    loggers = [] if handler is None else [logging.getLogger(), _transcript]
+    for one in loggers:
+        one.addHandler(handler)  # type: ignore[arg-type]
+    try:
+        yield
+    except InputError as error:
+        _transcript.error(str(error))
+        raise
+    except Exception as error:
+        _transcript.error("".join(traceback.format_exception(error)).rstrip())
+        raise
+    finally:
+        for one in loggers:
+            one.removeHandler(handler)  # type: ignore[arg-type]
+        if handler is not None:
+            handler.close()
+        _quiet, level = before
+        logger.setLevel(level)
+
+
+def _log_handler(path: str) -> logging.Handler:
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(Problem("--log-file", f"{path} cannot be written: {error}", "name another file")) from None
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.addFilter(lambda record: record.name.partition(".")[0] == "stray" or record.levelno >= logging.WARNING)
+    return handler
+
+
 def say(text: str) -> None:
     """Print a note to the person who waits; not markup."""
-    stderr.print(_block(text, 4), soft_wrap=True)
+    _transcript.info(text)
+    if not _quiet:
+        stderr.print(block(text, 4), soft_wrap=True)
 
 
 def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -120,7 +129,7 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the record's message."""
-        say(record.getMessage())
+        stderr.print(block(record.getMessage(), 4), soft_wrap=True)
 
 
 def cut_secrets_from_logs() -> None:
@@ -156,10 +165,15 @@ def print_problems(error: InputError) -> None:
     where = "in the training" if isinstance(error, NotFiniteError | NotKeptError) else "with the input"
     stderr.print(Text(f"stray: {count} {noun} {where}", style="bold red"), soft_wrap=True)
     for problem in error.problems:
-        place, what = (one_line(problem.place), "bold"), _block(problem.what, 8)
+        place, what = (one_line(problem.place), "bold"), block(problem.what, 8)
         stderr.print(Text.assemble("  ", place, ": ", what), soft_wrap=True)
         if problem.remedy:
-            stderr.print(Text.assemble("      ", (_block(problem.remedy, 8), "green")), soft_wrap=True)
+            stderr.print(Text.assemble("      ", (block(problem.remedy, 8), "green")), soft_wrap=True)
+
+
+def _cut(ratio: int) -> Column:
+    """Return a column that takes a share of the width and cuts what is longer."""
+    return Column(ratio=ratio, no_wrap=True, overflow="ellipsis")
 
 
 @dataclass
@@ -189,17 +203,21 @@ class Progress:
         self._lock = threading.Lock()
         self._tasks: dict[str, _Task] = {}
         self._live: RichProgress | None = None
-        if live if live is not None else not plain():
+        if live if live is not None else not (plain() or _quiet):
             self._live = RichProgress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("{task.fields[note]}", style="dim", markup=False),
+                # Where the line is narrow the title and the note are cut, never the numbers.
+                TextColumn("{task.description}", markup=False, table_column=_cut(3)),
+                BarColumn(bar_width=12),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
+                TimeElapsedColumn(table_column=Column(no_wrap=True)),
+                TextColumn("left", style="dim"),
+                TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+                TextColumn("{task.fields[note]}", style="dim", markup=False, table_column=_cut(2)),
                 console=stderr,
                 # Ray's and others' prints would tear the display if they bypassed it.
                 redirect_stdout=False,
                 redirect_stderr=True,
+                expand=True,
             )
 
     def __enter__(self) -> Progress:
@@ -218,9 +236,10 @@ class Progress:
         with self._lock:
             old = self._tasks.get(key)
             task = self._tasks[key] = _Task(label, total, self._clock(), printed=self._clock())
+            self._line(task, "started")
             if not self._live:
-                self._line(task, "started")
-            elif old and old.row is not None:
+                return
+            if old and old.row is not None:
                 task.row = old.row
                 self._live.reset(task.row, description=one_line(label), total=total, note="")  # type: ignore[arg-type]
             else:
@@ -234,7 +253,7 @@ class Progress:
             task.note = task.note if note is None else note
             if self._live and task.row is not None:
                 self._live.update(task.row, completed=task.done, note=one_line(task.note))  # type: ignore[arg-type]
-            elif self._clock() - task.printed >= PLAIN_INTERVAL_S:
+            if self._clock() - task.printed >= PLAIN_INTERVAL_S:
                 task.printed = self._clock()
                 self._line(task, self._count(task))
 
@@ -249,13 +268,13 @@ class Progress:
                 changes = {"completed": total, "total": total, "note": one_line(task.note)}
                 self._live.update(task.row, **changes)  # type: ignore[arg-type]
                 self._live.stop_task(task.row)  # type: ignore[arg-type]
-            elif not self._live:
-                self._line(task, f"done in {self._clock() - task.started:.0f} s")
+            self._line(task, f"done in {self._clock() - task.started:.0f} s")
 
     def say(self, text: str) -> None:
         """Print a line that stays, above the live display or among the plain lines."""
+        _transcript.info(text)
         if self._live:
-            self._live.console.print(_block(text, 4), soft_wrap=True)
+            self._live.console.print(block(text, 4), soft_wrap=True)
         else:
             _print_line(text)
 
@@ -263,10 +282,13 @@ class Progress:
     def _count(task: _Task) -> str:
         return f"{task.done:g}/{task.total:g}" if task.total is not None else f"{task.done:g}"
 
-    @staticmethod
-    def _line(task: _Task, state: str) -> None:
-        _print_line(one_line("  ".join(part for part in (task.label, state, task.note) if part)))
+    def _line(self, task: _Task, state: str) -> None:
+        text = one_line("  ".join(part for part in (task.label, state, task.note) if part))
+        _transcript.info(text)
+        if not self._live:
+            _print_line(text)
 
 
 def _print_line(text: str) -> None:
-    stderr.print(f"{time.strftime('%H:%M:%S')}  {_block(text, 4)}", soft_wrap=True)
+    if not _quiet:
+        stderr.print(f"{time.strftime('%H:%M:%S')}  {block(text, 4)}", soft_wrap=True)

@@ -25,7 +25,7 @@ from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 from stray import storage
-from stray.cli.arguments import add_wait, patient
+from stray.cli.arguments import add_wait, connecting, patient
 from stray.cli.console import Progress, plain, say
 from stray.cohort.plausible import WARNING
 from stray.cohort.section import plural
@@ -95,12 +95,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the dataset and say what is in it. Raises InputError with every problem at once."""
     config, waiting = config_from(args), load_recipe(args.recipe).run
-    from stray.on_ray import ingest, session
-
     if args.workers is not None and args.workers < 1:
         raise InputError(Problem("--workers", f"is {args.workers}", "give 1 or more"))
-    with session.session(num_cpus=args.workers), Progress() as progress, patient(args, progress, waiting):
-        manifest = ingest.ingest(config, args.out, on_event=lambda event: show_event(progress, event))
+    with Progress() as progress:
+        progress.say(connecting())
+        from stray.on_ray import ingest, session
+
+        with session.session(num_cpus=args.workers), patient(args, progress, waiting):
+            manifest = ingest.ingest(config, args.out, on_event=lambda event: show_event(progress, event))
     paired = sum(section.n_spots for section in manifest.sections if section.has_image and section.has_counts)
     say(
         f"{storage.absolute(args.out)}: {manifest.n_spots:,} spots of {len(manifest.sections)} sections and "

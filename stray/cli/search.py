@@ -15,7 +15,7 @@ import math
 from rich.table import Table
 
 from stray.api.experiments import require_dataset
-from stray.cli.arguments import add_recipe, recipe_from
+from stray.cli.arguments import add_recipe, connecting, recipe_from
 from stray.cli.console import Progress, say, stdout
 
 HELP = "search hyperparameters with Ray Tune and Optuna"
@@ -33,10 +33,12 @@ def run(args: argparse.Namespace) -> int:
         args.set = [*args.set, f"search.trials={args.trials}"]
     recipe = recipe_from(args)
     require_dataset(recipe)
-    from stray.on_ray import search, session
+    with Progress() as progress:
+        progress.say(connecting())
+        from stray.on_ray import search, session
 
-    with session.session(), Progress() as progress:
-        found = search.search(recipe, watch=progress)
+        with session.session():
+            found = search.search(recipe, watch=progress)
     show_trials(found.trials)
     say(f"best recipe: {found.path}   (train it: stray train {found.path})")
     say(f"MLflow: {found.uri}")

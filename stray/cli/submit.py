@@ -14,7 +14,8 @@ import argparse
 import sys
 
 from stray.cli import VERBS
-from stray.cli.console import say, visible
+from stray.cli.console import say
+from stray.cli.safe import visible
 from stray.errors import Problem, raise_if_any
 
 HELP = "run a command as a job on a Ray cluster and follow its log"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 
 from stray.api.experiments import choose, require_dataset, run_experiment
-from stray.cli.arguments import add_recipe, recipe_from
+from stray.cli.arguments import add_recipe, connecting, recipe_from
 from stray.cli.console import Progress, say
 from stray.config import Recipe
 
@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
 def report(recipe: Recipe, *, score_only: bool = False) -> int:
     """Run the experiment and say where its results are."""
     with Progress() as progress:
+        progress.say(connecting())
         outcome = run_experiment(recipe, score_only=score_only, watch=progress)
     for model in outcome.models:
         verb = "embed" if model.rpartition("/")[2].startswith("gene-") else "predict"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -117,13 +117,15 @@ class _Experiment:
         self._scorer = Scorer(recipe, dataset, tracking, watch, root, again=rescore)
         self._patches: Placed | None = None
 
-    def run(self, groups: Iterable[Group]) -> list[str]:
+    def run(self, groups: Grid) -> list[str]:
         """Run all groups; a group is scored while the next one's workers start."""
         scored: list[Future[list[str]]] = []
         pool = ThreadPoolExecutor(1, thread_name_prefix="score")
         try:
-            for group in groups:
+            self._watch.start("all", "folds and seeds", total=len(groups))
+            for number, group in enumerate(groups):
                 self._train(group)
+                self._watch.update("all", number + 1)
                 if len(scored) > 1:
                     # The groups that wait for their scores are held in memory.
                     scored[-2].result()
@@ -131,7 +133,9 @@ class _Experiment:
                 for future in scored:
                     if future.done():
                         future.result()  # an error ends the experiment now, not after the last fold
-            return [model for future in scored for model in future.result()]
+            models = [model for future in scored for model in future.result()]
+            self._watch.finish("all")
+            return models
         finally:
             # Who is told to end does not wait for a score; the same command makes it.
             ended = isinstance(sys.exc_info()[1], KeyboardInterrupt | SystemExit)

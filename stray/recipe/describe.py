@@ -10,7 +10,20 @@ from pydantic import TypeAdapter
 
 from stray.config import Recipe
 from stray.recipe.files import dump, inline
-from stray.recipe.schema import ROOT, Group, Leaf, Named, Node, Sequence, Setting, defaults, node_of, plain, settings
+from stray.recipe.schema import (
+    ADAPTER,
+    ROOT,
+    Group,
+    Leaf,
+    Named,
+    Node,
+    Sequence,
+    Setting,
+    defaults,
+    node_of,
+    plain,
+    settings,
+)
 
 
 def describe(recipe: Recipe) -> str:
@@ -18,6 +31,44 @@ def describe(recipe: Recipe) -> str:
     default.
     """
     return "\n".join(_group(plain(recipe), ROOT, defaults(Recipe), "")) + "\n"
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of recipes, by which an editor completes and checks them."""
+    schema = ADAPTER.json_schema()
+    classes = {cls.__name__: cls for cls in _classes(Recipe)}
+    objects = [(Recipe, schema), *((classes[name], tree) for name, tree in schema["$defs"].items() if name in classes)]
+    for cls, tree in objects:
+        tree["additionalProperties"] = False
+        tree["description"] = _one_line(cls)
+        for name, setting in settings(cls).items():
+            found = tree["properties"][name]
+            found.pop("title", None)
+            if setting.doc:
+                found["description"] = setting.doc
+    _accept_any(schema)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "stray recipe"}
+
+
+def _accept_any(tree: Any) -> None:
+    """Let a group without `kind` fit several classes: it keeps the kind that it changes."""
+    for value in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        _accept_any(value)
+    if isinstance(tree, dict) and "oneOf" in tree:
+        tree["anyOf"] = tree.pop("oneOf")
+        tree.pop("discriminator", None)
+
+
+def _classes(cls: type) -> Iterator[type]:
+    """Yield a config class and all that its fields hold."""
+    yield cls
+    for setting in settings(cls).values():
+        node = setting.node
+        while isinstance(node, Sequence | Named):
+            node = node.item if isinstance(node, Sequence) else node.value
+        if isinstance(node, Group):
+            for member in node.members.values():
+                yield from _classes(member)
 
 
 def _group(tree: dict[str, Any], node: Group, base: Any, indent: str) -> Iterator[str]:

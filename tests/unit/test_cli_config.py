@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -46,7 +47,9 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"stray {stray.__version__}\n"
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == f"stray {stray.__version__}"
+    assert {line.split()[0] for line in out} >= {"python", "ray", "torch", "mlflow", "optuna", "anndata"}
 
 
 def test_an_unknown_verb_is_refused_with_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,3 +125,54 @@ def test_a_closed_pipe_is_no_error(word: str) -> None:
             [sys.executable, "-m", "stray", word], stdout=closed, stderr=subprocess.PIPE, text=True, timeout=60
         )
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_an_editor_checks_recipes_by_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    import jsonschema
+
+    assert main(["config", "--schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    checker = jsonschema.Draft202012Validator(schema)
+    for path in shipped_recipes().values():
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        assert not list(checker.iter_errors(tree)), path
+    assert list(checker.iter_errors({**tree, "gene": {"epoch": 3}})), "an unknown key"
+    assert list(checker.iter_errors({**tree, "seeds": "many"}))
+    epochs = schema["$defs"]["GeneConfig"]["properties"]["epochs"]
+    assert epochs["description"]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["stray", "tr"], {"train", "track"}),
+        (["stray", "train", ""], {"smoke", "her2st"}),
+        (["stray", "train", "--fo"], {"--folds"}),
+    ],
+)
+def test_a_shell_completes_verbs_recipes_and_options(
+    words: list[str], found: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "stray.bash").write_text(capsys.readouterr().out, encoding="utf-8")
+    line = " ".join(map(repr, words))
+    script = (
+        f'source stray.bash; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _shtab_stray; echo "${{COMPREPLY[@]}}"'
+    )
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert found <= set(done.stdout.split())
+
+
+@pytest.mark.parametrize("shell", ["zsh", "tcsh"])
+def test_other_shells_have_a_completion_too(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    assert "predict" in capsys.readouterr().out
+
+
+def test_what_a_command_says_goes_to_a_file_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "stray.log"
+    assert main(["train", "smoke", "--log-file", str(log)]) == 2
+    assert "the recipe names none" in capsys.readouterr().err
+    assert "ERROR stray.console: dataset: the recipe names none" in log.read_text(encoding="utf-8")
+    assert main(["config", "smoke", "--log-file", str(tmp_path / "no" / "where")]) == 2
+    assert "name another file" in capsys.readouterr().err

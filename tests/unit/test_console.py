@@ -8,13 +8,15 @@ import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from rich.table import Table
 from rich.text import Text
 
 from stray.cli import console
-from stray.cli.console import PLAIN_INTERVAL_S, Progress, SafeConsole, print_problems, say, visible
+from stray.cli.console import PLAIN_INTERVAL_S, Progress, print_problems, say
+from stray.cli.safe import SafeConsole, visible
 from stray.errors import InputError, Problem
 
 
@@ -179,3 +181,64 @@ def test_so_is_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     error = RuntimeError("in \x1b[2J")
     console.show_traceback(RuntimeError, error, None)
     assert not UNSAFE.search(capsys.readouterr().err)
+
+
+def test_a_quiet_command_prints_warnings_and_problems_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    with console.shown(quiet=True, log_file=str(log)), Progress() as progress:
+        progress.start("gene", "gene stage", total=3)
+        progress.say("a note")
+        say("another note")
+        logging.getLogger("stray.cohort").info("a detail")
+        logging.getLogger("stray.cohort").warning("a warning")
+        progress.finish("gene", "ELBO -700")
+        print_problems(InputError(Problem("here", "is wrong", "mend it")))
+    err = capsys.readouterr().err
+    assert "a warning" in err
+    assert "is wrong" in err
+    assert not any(text in err for text in ("note", "gene stage", "detail"))
+    logged = log.read_text(encoding="utf-8")
+    for text in ("gene stage  started", "a note", "another note", "a detail", "a warning", "ELBO -700"):
+        assert logged.count(text) == 1, text
+    say("loud again")
+    assert "loud again" in capsys.readouterr().err
+
+
+def test_a_verbose_command_prints_messages_of_every_level(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("stray.cohort")
+    with console.shown(verbose=True):
+        logger.debug("a detail")
+    logger.debug("too late")
+    err = capsys.readouterr().err
+    assert "a detail" in err
+    assert "too late" not in err
+
+
+def test_an_error_that_nobody_expected_goes_to_the_file_with_its_traceback(tmp_path: Path) -> None:
+    def fail() -> None:
+        with console.shown(log_file=str(tmp_path / "log.txt")):
+            raise ZeroDivisionError("of a kind")
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert "Traceback" in (tmp_path / "log.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_narrow_terminal_cuts_the_title_and_never_the_numbers(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    screen = SafeConsole(file=shown, width=width, force_terminal=True, color_system=None)
+    monkeypatch.setattr(console, "stderr", screen)
+    with Progress(live=True) as progress:
+        progress.start("all", "folds and seeds", total=6)
+        progress.update("all", 2)
+        progress.start("gene", "fold Patient-17, seed 0: gene stage, scvi (clip_scvi, clip_scanvi)", total=400)
+        progress.update("gene", 120, "ELBO -1033.2, held out -1040.9, label accuracy 0.71")
+    last = [line for line in shown.getvalue().replace("\r", "\n").splitlines() if line.strip()]
+    (line,) = {text for text in last[-3:] if "Patient" in text}
+    assert "120/400" in line
+    assert "0:00:0" in line
+    assert "left" in line
+    assert "…" in line
+    assert len(line) <= width
+    assert any("2/6" in text for text in last[-3:])

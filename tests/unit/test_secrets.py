@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from stray.cli import main
-from stray.cli.console import cut_secrets_from_logs, visible
+from stray.cli.console import cut_secrets_from_logs
+from stray.cli.safe import visible
 from stray.errors import InputError, Problem, without_secrets
 from stray.recipe import dump_yaml, load_recipe
 from stray.track.mlflow import MlflowStore
