@@ -109,6 +109,13 @@ def floor_of(part: str) -> int:
     return next(number for number, parts in enumerate(FLOORS) if part in parts)
 
 
+@pytest.mark.parametrize("file", MODULES, ids=relative)
+def test_what_ray_keeps_private_is_imported_in_one_place(file: Path) -> None:
+    found = {name for name in imports(ast.parse(file.read_text(encoding="utf-8"))) if name.startswith("ray")}
+    private = {name for name in found if any(part.startswith("_") for part in name.split("."))}
+    assert relative(file) == "stray/on_ray/private.py" or not private
+
+
 def test_every_part_has_its_floor() -> None:
     parts = {part_of(name) for name in NAMES} - {""}
     assert parts == frozenset().union(*FLOORS)

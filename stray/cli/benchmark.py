@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         choices=("scvi-tools",),
-        help="gene, quality: who else trains (pip install 'stray[parity]'; quality always takes scvi-tools)",
+        help="gene, quality: who else trains (pip install 'stray-st[parity]'; quality always takes scvi-tools)",
     )
     parser.add_argument(
         "--genes",

@@ -10,6 +10,7 @@ from dataclasses import asdict
 import pyarrow as pa
 from pyarrow import fs
 
+import stray
 from stray import storage
 from stray.cohort.manifest import Manifest, SectionEntry, dataset_digest, pack_genes
 from stray.cohort.parquet import read_row_groups
@@ -26,7 +27,7 @@ from stray.lease import lease
 RunTasks = Callable[[Sequence[SectionTask], str], Iterable[SectionOutcome]]
 """Runs every task for the dataset at a path; yields an outcome a task, in any order."""
 OnEvent = Callable[[dict], None]
-_WRITERS = ("stray", "pyarrow", "numpy", "pillow", "anndata")
+_WRITERS = ("pyarrow", "numpy", "pillow", "anndata")
 
 
 def run_here(tasks: Sequence[SectionTask], out: str) -> Iterator[SectionOutcome]:
@@ -109,7 +110,11 @@ def _finish(plan: IngestPlan, outcomes: Sequence[SectionOutcome], out: str) -> M
         measured=pack_genes(measured, plan.genes.num_rows),
         patch=plan.config.patch,
         ingest=_as_json(plan.config),
-        versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _WRITERS},
+        versions={
+            "python": platform.python_version(),
+            "stray": stray.__version__,
+            **{name: importlib.metadata.version(name) for name in _WRITERS},
+        },
         warnings=(*plan.warnings, *class_warnings({name for entry in entries for name in _classes(entry)})),
     )
     _remove_strangers({file.path for file in files}, out)

@@ -13,14 +13,17 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import grpc
-from ray._common.utils import get_default_ray_temp_dir
-from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
-from ray._private.authentication.authentication_token_setup import AUTH_MODE_ENV_VAR, generate_and_save_token
-from ray._private.services import canonicalize_bootstrap_address
-from ray._private.utils import validate_socket_filepath
-from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
 
 from stray.errors import InputError, Problem
+from stray.on_ray.private import (
+    AUTH_MODE_ENV_VAR,
+    AuthenticationTokenLoader,
+    canonicalize_bootstrap_address,
+    generate_and_save_token,
+    generate_new_authentication_token,
+    get_default_ray_temp_dir,
+    validate_socket_filepath,
+)
 
 PROBE_S = 5.0
 """Seconds that an address may take to answer."""

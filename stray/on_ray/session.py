@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray._private.ray_constants import RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE as API_SERVER
-from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
-from ray._private.worker import BaseContext
 
 import stray
 from stray.errors import InputError
 from stray.on_ray.ending import end_on_sigterm, leaving
+from stray.on_ray.private import RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE as API_SERVER
+from stray.on_ray.private import (
+    RAY_JOB_CONFIG_JSON_ENV_VAR,
+    BaseContext,
+    maybe_enable_token_auth_if_token_available,
+)
 from stray.on_ray.processes import end, family, kill_now
 from stray.on_ray.reach import check_cluster, check_folder, not_joined, not_started, provide_token
 from stray.on_ray.resources import Resources, WorkerPlan, plan_workers, resources

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 import stray
 from stray.errors import InputError, Problem
+from stray.on_ray.private import maybe_enable_token_auth_if_token_available
 from stray.on_ray.reach import check_dashboard
 from stray.recipe import shipped_recipes
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray._private import state
 from ray.core.generated import gcs_pb2 as _gcs_pb2
+
+from stray.on_ray.private import state
 
 GIB = 1024**3
 gcs_pb2: Any = _gcs_pb2  # its classes are made when it is imported

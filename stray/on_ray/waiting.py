@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import ray
-from ray.experimental import internal_kv
 
 from stray.config import RunConfig
 from stray.errors import InputError, Problem
 from stray.on_ray.interruptible import interruptible
+from stray.on_ray.private import internal_kv, state
 from stray.on_ray.usage import Usage, amounts, job_id, read_usage
 
 T = TypeVar("T")
@@ -176,6 +176,4 @@ def anything_runs() -> bool:
 
 
 def _lives(actor: str) -> bool:
-    from ray._private import state
-
     return state.actors(actor).get("State") == "ALIVE"

@@ -63,7 +63,7 @@ def require() -> None:
     """Raise InputError where scvi-tools is not installed."""
     if importlib.util.find_spec("scvi") is None:
         what = "scvi-tools is not installed in this environment"
-        raise InputError(Problem("--against scvi-tools", what, "pip install 'stray[parity]'"))
+        raise InputError(Problem("--against scvi-tools", what, "pip install 'stray-st[parity]'"))
 
 
 def version() -> str:

@@ -94,4 +94,4 @@ def test_without_scvi_tools_the_command_says_how_to_install_it(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["benchmark", "gene", "--against", "scvi-tools"]) == 2
-    assert "pip install 'stray[parity]'" in capsys.readouterr().err
+    assert "pip install 'stray-st[parity]'" in capsys.readouterr().err
