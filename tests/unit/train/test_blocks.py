@@ -12,7 +12,7 @@ from scipy.special import gammaln
 
 from stray.cohort.fragments import CompactRows, CountBlock, PlacedBlock, compact
 from stray.columns import GENE_COUNT, GENE_INDEX, ROWS
-from stray.on_ray.data import _count_block
+from stray.on_ray.data import _count_block, in_place
 from stray.training.blocks import Counts
 
 N, GENES = 3000, 40
@@ -58,7 +58,8 @@ def test_a_worker_reads_what_was_placed_without_a_copy(dense: np.ndarray) -> Non
     genes = counts.indices.astype(np.uint16)
     lists = [pa.LargeListArray.from_arrays(counts.indptr.astype(np.int64), v) for v in (genes, counts.data)]
     table = pa.table({ROWS: np.arange(N), GENE_INDEX: lists[0], GENE_COUNT: lists[1]})
-    block = _count_block(table, GENES)
+    (part,) = in_place([table])
+    block = _count_block(part, GENES)
     assert np.shares_memory(block.counts.data, counts.data)
     assert np.shares_memory(block.counts.indices, genes)
     assert np.shares_memory(block.rows, table.column(ROWS).chunk(0).to_numpy())
