@@ -85,7 +85,7 @@ def test_each_setting_that_differs_is_named(config: GeneConfig) -> None:
 
 def test_without_scvi_tools_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'stray\[parity\]'"):
+    with pytest.raises(InputError, match=r"pip install 'stray-st\[parity\]'"):
         scvi_tools.require()
 
 
