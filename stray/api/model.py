@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -136,21 +137,43 @@ def _dataset_of(adata: AnnData, model: TrainedModel, folder: Path) -> PairedData
     if "spatial" not in adata.obsm:
         remedy = "give the spots' centres in pixels of the picture in full resolution"
         raise InputError(Problem('adata.obsm["spatial"]', "is missing", remedy))
-    known = [name for name in ("section", "library_id") if name in adata.obs]
+    known = [name for name in ("section", "library_id", "array_row", "array_col") if name in adata.obs]
     obs = pd.DataFrame({name: adata.obs[name].to_numpy() for name in known}, index=adata.obs_names)
     obs["patient"] = "unknown-patient"
-    uns = {"spatial": adata.uns["spatial"]} if "spatial" in adata.uns else {}
-    slim = anndata.AnnData(obs=obs, uns=uns)
+    slim = anndata.AnnData(obs=obs, uns={"spatial": _with_absolute_pictures(adata.uns.get("spatial", {}))})
     slim.obsm["spatial"] = np.asarray(adata.obsm["spatial"])
-    slim.write_h5ad(folder / "adata.h5ad")
-    config = IngestConfig(
-        sources=(H5adSourceConfig(path=str(folder / "adata.h5ad")),), patch=model.patch, off_tissue="keep"
-    )
+    file = folder / "adata.h5ad"
+    slim.write_h5ad(file)
+    config = IngestConfig(sources=(H5adSourceConfig(path=str(file)),), patch=model.patch, off_tissue="keep")
 
     def tell(event: dict) -> None:
         for warning in event["warnings"] if event["event"] == "section" else ():
             if warning.startswith(WARNING):
                 logger.warning("%s", warning.removeprefix(WARNING))
 
-    build_dataset(config, str(folder / "dataset"), on_event=tell)
-    return PairedDataset.open(str(folder / "dataset"))
+    try:
+        build_dataset(config, str(folder / "dataset"), on_event=tell)
+    except InputError as error:
+        # The user knows the AnnData, not the file that it was written to.
+        raise InputError([_named_adata(problem, file) for problem in error.problems]) from None
+    dataset = PairedDataset.open(str(folder / "dataset"))
+    if not dataset.spots().has_image.any():
+        remedy = 'store the picture in adata.uns["spatial"][LIBRARY]["images"] with its scale factor'
+        raise InputError(Problem('adata.uns["spatial"]', "holds no picture of the spots", remedy))
+    return dataset
+
+
+def _with_absolute_pictures(spatial: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `uns["spatial"]` with `source_image_path` relative to the working directory made absolute."""
+    made: dict[str, Any] = {}
+    for name, library in spatial.items():
+        metadata = library.get("metadata") if isinstance(library, Mapping) else None
+        if isinstance(metadata, Mapping) and isinstance(metadata.get("source_image_path"), str):
+            path = os.path.abspath(metadata["source_image_path"])
+            library = {**library, "metadata": {**metadata, "source_image_path": path}}
+        made[name] = library
+    return made
+
+
+def _named_adata(problem: Problem, file: Path) -> Problem:
+    return Problem(*(part.replace(str(file), "adata") for part in (problem.place, problem.what, problem.remedy)))

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 import stray
 from stray.cli import main
@@ -99,18 +100,64 @@ def test_spots_without_a_patch_are_annotated_with_nan(place: Path, caplog: pytes
     assert "1 of 24 spots have no patch" in caplog.text
 
 
-@pytest.mark.parametrize("fault", ["no positions", "names twice", "no picture"])
-def test_an_anndata_that_cannot_be_annotated_is_refused_and_left_as_it_was(place: Path, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("no positions", r'adata\.obsm\["spatial"\]: is missing'),
+        ("names twice", r"adata\.obs_names: are not unique"),
+        ("no picture", r'adata\.uns\["spatial"\]: holds no picture'),
+        ("no scale", r"^adata: .*microns_per_pixel"),
+    ],
+)
+def test_an_anndata_that_cannot_be_annotated_is_refused_and_left_as_it_was(
+    place: Path, fault: str, message: str
+) -> None:
     data = ad.read_h5ad(place / "A1.h5ad")
     if fault == "no positions":
         del data.obsm["spatial"]
     elif fault == "names twice":
         data.obs_names = ["a"] * data.n_obs
+    elif fault == "no picture":
+        del data.uns["spatial"]["A1"]["images"]
     else:
-        del data.uns["spatial"]
-    with pytest.raises(InputError, match=r"spatial|not unique|picture"):
+        del data.uns["spatial"]["A1"]["metadata"]
+    with pytest.raises(InputError, match=message) as raised:
         stray.load_model(place / "model").annotate(data)
+    assert "/adata.h5ad" not in str(raised.value), "no place of a temporary folder is named"
     assert "X_stray" not in data.obsm
+
+
+def test_a_visium_section_takes_its_scale_from_the_array(place: Path) -> None:
+    """What `scanpy.read_visium` gives: array positions, a picture, and no size of a pixel."""
+    row, col = np.divmod(np.arange(60), 10)
+    data = ad.AnnData(
+        np.ones((60, 3), np.float32),
+        obs=pd.DataFrame(
+            {"in_tissue": 1, "array_row": row, "array_col": 2 * col + row % 2},
+            index=pd.Index([f"AAAC{k:02}-1" for k in range(60)]),
+        ),
+    )
+    data.obsm["spatial"] = np.stack([20.0 * (2 * col + row % 2), 20.0 * 3**0.5 * row], axis=1).round() + 60
+    noise = np.random.default_rng(0).integers(0, 255, (200, 260, 3), dtype=np.uint8)
+    data.uns["spatial"] = {
+        "slide": {"images": {"hires": noise}, "scalefactors": {"tissue_hires_scalef": 0.5, "spot_diameter_fullres": 22}}
+    }
+    stray.load_model(place / "model").annotate(data)
+    assert np.isfinite(data.obsm["X_stray"]).all()
+
+
+def test_a_picture_that_uns_names_is_found_from_the_working_directory(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ad.read_h5ad(place / "A1.h5ad")
+    library = data.uns["spatial"]["A1"]
+    stored = library.pop("images")["hires"]
+    Image.fromarray(stored).resize((stored.shape[1] * 2, stored.shape[0] * 2)).save(tmp_path / "slide.png")
+    library["metadata"]["source_image_path"] = "slide.png"
+    monkeypatch.chdir(tmp_path)
+    stray.load_model(place / "model").annotate(data)
+    assert np.isfinite(data.obsm["X_stray"]).any()
+    assert library["metadata"]["source_image_path"] == "slide.png", "the caller's AnnData keeps its own words"
 
 
 def test_patches_of_another_shape_or_type_are_refused(place: Path) -> None:
