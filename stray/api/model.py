@@ -176,4 +176,6 @@ def _with_absolute_pictures(spatial: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _named_adata(problem: Problem, file: Path) -> Problem:
-    return Problem(*(part.replace(str(file), "adata") for part in (problem.place, problem.what, problem.remedy)))
+    """Return the problem in the words of somebody who has an AnnData, no file and no source in a recipe."""
+    remedy = problem.remedy.replace(", or set the source's `pitch_um`", "")
+    return Problem(*(part.replace(str(file), "adata") for part in (problem.place, problem.what, remedy)))

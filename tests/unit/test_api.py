@@ -106,7 +106,7 @@ def test_spots_without_a_patch_are_annotated_with_nan(place: Path, caplog: pytes
         ("no positions", r'adata\.obsm\["spatial"\]: is missing'),
         ("names twice", r"adata\.obs_names: are not unique"),
         ("no picture", r'adata\.uns\["spatial"\]: holds no picture'),
-        ("no scale", r"^adata: .*microns_per_pixel"),
+        ("no scale", r'^adata: the size of a pixel is unknown\n.*"microns_per_pixel"\]$'),
     ],
 )
 def test_an_anndata_that_cannot_be_annotated_is_refused_and_left_as_it_was(

@@ -14,6 +14,7 @@ from stray.config import GeneConfig, OptimConfig, PcaConfig, Recipe, ScanviConfi
 from stray.errors import InputError
 from stray.training import gene_task
 from stray.training.local_data import LocalData
+from stray.training.precision import matrix_products
 from stray.versus import quality, scvi_tools
 from stray.versus.quality import held_out_elbo, jobs
 from tests.versus_at_hand import prepared_jobs, small_comparison
@@ -128,6 +129,7 @@ def test_the_first_draw_of_the_elbo_is_what_training_watches(comparison, tmp_pat
     counts = data.counts(stage.panel(), stage.rows)
     task = scvi_tools.task_of(stage, counts)
     task.module.load_state_dict(stage.folder.read_weights("weights.pt"))
-    elbo_D = held_out_elbo(task, counts, np.searchsorted(task.names, stage.batch), draws=3)
+    with matrix_products(stage.config.precision):  # some CPUs round the factors of products in a training
+        elbo_D = held_out_elbo(task, counts, np.searchsorted(task.names, stage.batch), draws=3)
     assert len(set(elbo_D)) == 3
     assert elbo_D[0] == pytest.approx(stage.folder.read_json("history.json")[-1]["validation_elbo"], rel=1e-6)
