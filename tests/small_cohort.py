@@ -11,11 +11,11 @@ from stray.cohort.dataset import PairedDataset
 from stray.cohort.panel import Panel, fit_panel
 from stray.cohort.split import Fold
 from stray.config import Recipe
+from stray.data.blocks import Counts
+from stray.data.local import LocalData
+from stray.experiment.cells import Cell, cell
 from stray.likelihood.counts import SparseCounts
 from stray.recipe import load_recipe
-from stray.training.blocks import Counts
-from stray.training.cells import Cell, cell
-from stray.training.local_data import LocalData
 
 
 def small_recipe(folder: Path, *changes: str) -> Recipe:

@@ -8,8 +8,8 @@ import numpy as np
 
 from stray.config import PatchConfig, TorchvisionConfig
 from stray.metrics.probe import Probe
-from stray.training import model_folder
-from stray.training.run_stage import untrained
+from stray.stages.contrastive import exported as model_folder
+from stray.stages.contrastive.run import untrained
 
 CLASSES = ("fat/adipose", "tumour")
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from stray.cohort.fragments import CountBlock, PatchBlock, compact
 from stray.config import ContrastiveConfig, GeneConfig, ProjectionConfig, ScviConfig
+from stray.data.blocks import Counts, Patches
 from stray.models.frozen_decoder import FrozenDecoder
 from stray.models.gene_vae import GeneVae
 from stray.models.norm import globalise
-from stray.training.blocks import Counts, Patches
-from stray.training.contrastive_task import ContrastiveTask
-from stray.training.expression_data import ExpressionData
-from stray.training.gene_task import GeneTask
+from stray.stages.contrastive.gene_inputs import ExpressionData
+from stray.stages.contrastive.task import ContrastiveTask
+from stray.stages.gene.task import GeneTask
 
 CPU = torch.device("cpu")
 SPOTS, GENES, PX = 60, 12, 8

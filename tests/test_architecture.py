@@ -25,8 +25,11 @@ FLOORS: tuple[frozenset[str], ...] = (
     # 2
     frozenset({"cohort", "models", "losses", "recipe"}),
     # 3
-    frozenset({"training", "evaluate"}),
-    frozenset({"comparison", "versus"}),
+    frozenset({"data", "evaluate"}),
+    frozenset({"training", "comparison"}),
+    frozenset({"stages"}),
+    frozenset({"experiment"}),
+    frozenset({"versus"}),
     # 4
     frozenset({"on_ray"}),
     frozenset({"api"}),
@@ -45,7 +48,8 @@ SOLE_IMPORTERS = {
     "yaml": ("stray/recipe/",),
     "optuna": ("stray/on_ray/",),
     "torch": ("stray/likelihood/", "stray/collective.py", "stray/noise.py", "stray/models/", "stray/losses/",
-              "stray/training/", "stray/on_ray/", "stray/versus/", "stray/evaluate.py", "stray/track/mlflow"),
+              "stray/data/", "stray/training/", "stray/stages/", "stray/experiment/",
+              "stray/on_ray/", "stray/versus/", "stray/evaluate.py", "stray/track/mlflow"),
     "scanpy": ("stray/cohort/",),
     "anndata": ("stray/cohort/", "stray/versus/", "stray/api/"),
     "scvi": ("stray/versus/",),

@@ -10,7 +10,7 @@ from stray.cohort.coded import Coded
 from stray.cohort.dataset import PairedDataset
 
 if TYPE_CHECKING:
-    from stray.training.model_folder import TrainedModel
+    from stray.stages.contrastive.exported import TrainedModel
 
 OnProgress = Callable[[int], None]
 
@@ -24,7 +24,7 @@ def code_pictures(
     on_progress: OnProgress | None = None,
 ) -> Coded:
     """Code the pictured spots: on the cluster of RAY_ADDRESS where one is named, else in this process."""
-    from stray.training.coding import embed
+    from stray.stages.coding import embed
 
     if not _on_cluster():
         return embed(model, dataset, on_progress)
@@ -41,8 +41,8 @@ def code_genes(
     """Code the spots with counts by the gene stage at `path`, as `code_pictures`; also return the genes of its panel
     that the dataset lacks.
     """
-    from stray.training.coding import GeneInput, embed_genes
-    from stray.training.gene_folder import load_gene_encoder
+    from stray.stages.coding import GeneInput, embed_genes
+    from stray.stages.gene.encoder import load_gene_encoder
 
     encoder = load_gene_encoder(path)  # before Ray starts: what is no gene stage is refused at once
     if not _on_cluster():
@@ -56,6 +56,6 @@ def code_genes(
 
 def _on_cluster() -> bool:
     """Return whether a cluster is named (a submitted job's is), or this machine has several GPUs."""
-    from stray.training.coding import gpus
+    from stray.stages.coding import gpus
 
     return os.environ.get("RAY_ADDRESS", "") not in ("", "local") or gpus() > 1

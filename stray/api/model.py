@@ -22,7 +22,7 @@ from stray.errors import InputError, Problem
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from stray.training.model_folder import TrainedModel
+    from stray.stages.contrastive.exported import TrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Model:
         Raises InputError when there is no dataset, it has no pictures, or patches of another size.
         """
         from stray.cohort.coded import as_anndata
-        from stray.training.coding import embed
+        from stray.stages.coding import embed
 
         opened = PairedDataset.open(dataset) if isinstance(dataset, str) else dataset
         return as_anndata(embed(self._trained, opened), opened)
@@ -96,7 +96,7 @@ class Model:
 
         Raises InputError when the picture or its scale cannot be found, or `obs_names` are not unique.
         """
-        from stray.training.coding import embed
+        from stray.stages.coding import embed
 
         if not adata.obs_names.is_unique:
             raise InputError(Problem("adata.obs_names", "are not unique", "call adata.obs_names_make_unique() first"))
@@ -124,7 +124,7 @@ def load_model(path: str | os.PathLike[str], *, trust_code: bool = False) -> Mod
     Raises InputError when there is none, it is not whole, or its encoder is made by a callable that the folder names
     and `trust_code` is false.
     """
-    from stray.training.model_folder import load
+    from stray.stages.contrastive.exported import load
 
     place = storage.absolute(path)
     return Model(load(place, trust_code=trust_code), place)

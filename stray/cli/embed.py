@@ -57,7 +57,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write a row a spot: what it is and where, its features or codes, and its class where the model knows any."""
-    from stray.training.results import ResultFolder
+    from stray.stages.results import ResultFolder
 
     check_suffix(args.out)
     dataset = PairedDataset.open(args.dataset)
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 def code_pictures(args: argparse.Namespace, dataset: PairedDataset) -> Coded:
     """Code the pictured spots with the model of the command line: on a cluster where one is named, else here."""
     from stray.api import coding
-    from stray.training.model_folder import load
+    from stray.stages.contrastive.exported import load
 
     path = storage.absolute(args.model)
     model = load(path, trust_code=args.trust_code)

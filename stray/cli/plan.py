@@ -8,10 +8,10 @@ from stray import storage
 from stray.cli.console import say, stdout
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
-from stray.training.cells import fold_title, with_start
-from stray.training.estimate import Estimator
-from stray.training.grid import Grid, recipe_folds
-from stray.training.stages import CodesStage, GeneStage
+from stray.experiment.cells import fold_title, with_start
+from stray.experiment.estimate import Estimator
+from stray.experiment.grid import Grid, recipe_folds
+from stray.stages.spec import CodesStage, GeneStage
 
 
 def show_plan(recipe: Recipe) -> None:

@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write a row a pictured spot: what it is and where, its class, and a probability a class."""
-    from stray.training.model_folder import load
+    from stray.stages.contrastive.exported import load
 
     check_suffix(args.out)
     if load(storage.absolute(args.model), trust_code=args.trust_code).probe is None:

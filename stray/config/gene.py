@@ -147,3 +147,9 @@ class GeneConfig:
             "gene.optim.schedule": self.optim.schedule == "plateau",
         }
         return tuple(place for place, watches in watching.items() if watches)
+
+
+def without_classes(config: ScanviConfig) -> ScviConfig:
+    """Return the scVI that a scANVI of these settings holds."""
+    shared = {name: getattr(config, name) for name in ScviConfig.__dataclass_fields__ if name != "kind"}
+    return ScviConfig(**shared)

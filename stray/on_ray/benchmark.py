@@ -13,12 +13,12 @@ from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.split import Fold, patients
 from stray.config import Recipe
+from stray.experiment.cells import cell, with_start
 from stray.on_ray.data import place_counts, place_patches
 from stray.on_ray.fit import fit_alone
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.watch import Watch
-from stray.training.cells import cell, with_start
-from stray.training.stages import GeneStage, ImageStage, Stage
+from stray.stages.spec import GeneStage, ImageStage, Stage
 
 GENE_EPOCHS = 25
 
@@ -102,9 +102,9 @@ def _plain(stages: Sequence[Stage], dataset: str, threads: int) -> dict[str, lis
     """Run the same stages in one process that holds the data itself; a process of its own, so that both start alike."""
     import torch
 
+    from stray.data.local import LocalData
+    from stray.stages.run import run_stage
     from stray.track.tracker import NullTracker
-    from stray.training.local_data import LocalData
-    from stray.training.run_stage import run_stage
     from stray.training.worker import LocalWorker
 
     torch.set_num_threads(threads)

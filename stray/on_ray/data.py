@@ -38,12 +38,12 @@ from stray.cohort.panel import Panel
 from stray.cohort.residence import Residence, residence
 from stray.columns import GENE_COUNT, GENE_INDEX, IMAGE, PATCHES, ROWS
 from stray.config import RunConfig
+from stray.data.blocks import Counts, Patches
+from stray.data.decoding import EncodedPatches, PatchDecoder
+from stray.data.source import PatchSource
+from stray.data.streaming import StreamedPatches
 from stray.on_ray.failures import input_error
 from stray.on_ray.waiting import Need, patiently, running
-from stray.training.blocks import Counts, Patches
-from stray.training.decoding import EncodedPatches, PatchDecoder
-from stray.training.patch_source import PatchSource
-from stray.training.streamed import StreamedPatches
 
 JOINED_BYTES = 256 * 2**20
 """Blocks of counts are joined up to this size."""

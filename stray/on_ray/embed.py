@@ -19,7 +19,7 @@ from stray.on_ray.data import Fragments
 from stray.on_ray.failures import input_error
 from stray.on_ray.resources import resources
 from stray.on_ray.waiting import Need, patiently, running
-from stray.training.coding import (
+from stray.stages.coding import (
     FEATURES,
     PATCHES,
     Arrays,
@@ -31,8 +31,8 @@ from stray.training.coding import (
     in_order,
     pictures_coded,
 )
-from stray.training.gene_folder import load_gene_encoder
-from stray.training.model_folder import load
+from stray.stages.contrastive.exported import load
+from stray.stages.gene.encoder import load_gene_encoder
 
 
 def _device() -> torch.device:

@@ -17,6 +17,8 @@ from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
 from stray.errors import Problem, raise_if_any
+from stray.experiment.cells import Cell, Group, fold_title
+from stray.experiment.grid import Grid, recipe_folds
 from stray.lease import lease
 from stray.on_ray.data import Placed, place_counts, place_patches
 from stray.on_ray.fit import Assignment, fit
@@ -28,11 +30,9 @@ from stray.on_ray.tracking import Tracking
 from stray.on_ray.visibility import check_paths_visible
 from stray.on_ray.waiting import patience
 from stray.on_ray.watch import NoWatch, Watch
+from stray.stages.results import digest
+from stray.stages.spec import CodesStage, GeneStage, ImageStage, Stage
 from stray.track.place import experiment_name
-from stray.training.cells import Cell, Group, fold_title
-from stray.training.grid import Grid, recipe_folds
-from stray.training.results import digest
-from stray.training.stages import CodesStage, GeneStage, ImageStage, Stage
 
 
 @dataclass(frozen=True)

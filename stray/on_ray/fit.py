@@ -22,10 +22,10 @@ from stray.on_ray.logger import Letter, MailboxTracker, heard_by
 from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.waiting import Need, patiently, running
 from stray.on_ray.worker import RayWorker
-from stray.training.allocator import ONE_ARENA
-from stray.training.results import digest
-from stray.training.run_stage import run_stage
-from stray.training.stages import Stage
+from stray.stages.results import digest
+from stray.stages.run import run_stage
+from stray.stages.spec import Stage
+from stray.training.process import ONE_ARENA
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,13 +18,13 @@ from stray.cohort.dataset import PairedDataset
 from stray.cohort.split import Fold, patients
 from stray.config import Recipe, TorchvisionConfig
 from stray.errors import InputError, Problem
+from stray.experiment.cells import Group, cell
 from stray.on_ray.data import Placed, PlacedData, place_counts, place_patches
 from stray.on_ray.fit import fit_alone
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import resources
 from stray.on_ray.watch import Watch
-from stray.training.cells import Group, cell
-from stray.training.stages import ImageStage
+from stray.stages.spec import ImageStage
 from stray.versus.image_contender import Job, per_second
 from stray.versus.image_speed import ImageSpeed, Loaded, Trained, run_job, trained
 

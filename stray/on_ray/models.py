@@ -8,12 +8,12 @@ from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.errors import InputError
 from stray.evaluate import fit_probe
+from stray.experiment.cells import Cell
 from stray.models.towers import image_coder, kept_projection
 from stray.recipe import dump_yaml
+from stray.stages.contrastive.exported import Classifier, save
+from stray.stages.spec import ImageStage
 from stray.track.mlflow import MlflowTracker
-from stray.training.cells import Cell
-from stray.training.model_folder import Classifier, save
-from stray.training.stages import ImageStage
 
 
 def model_folder(cell: Cell, root: str) -> str:

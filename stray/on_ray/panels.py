@@ -11,10 +11,10 @@ from stray.cohort.dataset import PairedDataset
 from stray.cohort.panel import check_coverage, fit_panel
 from stray.config import PanelConfig
 from stray.errors import InputError, Problem, raise_if_any
+from stray.experiment.cells import Cell, fold_title
 from stray.on_ray.failures import input_error
 from stray.on_ray.waiting import Need, patiently, running
-from stray.training.cells import Cell, fold_title
-from stray.training.stages import CodesStage
+from stray.stages.spec import CodesStage
 
 
 def fit_panels(dataset: PairedDataset, cells: Sequence[Cell], say: Callable[[str], None] | None = None) -> None:

@@ -12,6 +12,7 @@ from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.split import Fold, patients
 from stray.config import IngestConfig, Recipe, SyntheticSourceConfig
+from stray.experiment.cells import cell
 from stray.on_ray.data import Placed, place_counts
 from stray.on_ray.fit import fit_alone
 from stray.on_ray.ingest import ingest
@@ -21,7 +22,6 @@ from stray.on_ray.panels import fit_panels
 from stray.on_ray.tracking import describe
 from stray.on_ray.watch import Watch
 from stray.recipe import apply
-from stray.training.cells import cell
 
 SECTION_SPOTS = 5000
 """Spots of a section, as on a Visium slide; a patient has two sections, so a larger cohort has more patients."""

@@ -18,16 +18,16 @@ from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
 from stray.errors import without_secrets
 from stray.evaluate import Evaluation, evaluate, probe_balanced_accuracy
+from stray.experiment.cells import Cell, Choice, Group, with_start
 from stray.metrics.naming import INNER
 from stray.on_ray.models import export
 from stray.on_ray.tracking import Tracking, log_bytes
 from stray.on_ray.watch import Watch
 from stray.report.figures import confusion_figure
+from stray.stages.results import ResultFolder, digest
+from stray.stages.spec import CODES_FIGURE, STEPS, CodesStage, ImageStage, Stage
 from stray.track import records
 from stray.track.mlflow import MlflowTracker
-from stray.training.cells import Cell, Choice, Group, with_start
-from stray.training.results import ResultFolder, digest
-from stray.training.stages import CODES_FIGURE, STEPS, CodesStage, ImageStage, Stage
 
 SCORES = "metrics.json"
 """A cell's scores, kept before they are sent."""

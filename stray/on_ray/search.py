@@ -23,6 +23,7 @@ from stray.cohort.split import Fold, patients, scorable_patients
 from stray.config import ChoiceConfig, IntUniformConfig, LogUniformConfig, Recipe, UniformConfig
 from stray.config.search import DistributionConfig
 from stray.errors import InputError, Problem
+from stray.experiment.cells import Group
 from stray.noise import key as noise_key
 from stray.on_ray.data import place_counts, place_patches
 from stray.on_ray.experiment import results_folder, results_held, say_damage, train_on_workers
@@ -37,8 +38,7 @@ from stray.on_ray.trial import METRIC, Shared, deliver_trial, run_trial, trial_c
 from stray.on_ray.waiting import patience
 from stray.on_ray.watch import NoWatch, Watch
 from stray.recipe import apply, dump_yaml
-from stray.training.cells import Group
-from stray.training.results import digest
+from stray.stages.results import digest
 
 
 @dataclass(frozen=True)

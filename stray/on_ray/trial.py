@@ -18,6 +18,7 @@ from stray.cohort.dataset import PairedDataset
 from stray.cohort.split import Fold
 from stray.config import Recipe
 from stray.evaluate import probe_balanced_accuracy
+from stray.experiment.cells import Cell, Group, cell
 from stray.metrics.naming import INNER
 from stray.on_ray.data import Placed, place_counts
 from stray.on_ray.fit import Assignment, fit
@@ -28,9 +29,8 @@ from stray.on_ray.score import log_codes, log_curves
 from stray.on_ray.tracking import Tracking
 from stray.on_ray.waiting import patience
 from stray.recipe import for_method
-from stray.training.cells import Cell, Group, cell
-from stray.training.results import digest
-from stray.training.stages import GeneStage, Stage
+from stray.stages.results import digest
+from stray.stages.spec import GeneStage, Stage
 
 METRIC = INNER
 """Metric that a search maximises."""

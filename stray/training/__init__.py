@@ -1,1 +1,1 @@
-"""Training: one loop for both stages, which meets the world through a Worker and a Tracker and knows nothing of Ray."""
+"""Training loop, written once: it meets the world through a Worker, a Task and a Tracker and knows nothing of Ray."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from stray.training.finite import Kept
 from stray.training.state import TrainState
 from stray.training.worker import Worker
 
@@ -54,3 +54,14 @@ class Checkpoints:
         at = {"epoch": state.epoch} if state.step == 0 else {"epoch": state.epoch, "step": state.step}
         place = self._worker.report({**metrics, **at}, state.state_dict())
         self.kept = Kept(state.epoch, place, state.step)
+
+
+class Kept(NamedTuple):
+    """The last good checkpoint."""
+
+    epoch: int
+    """Whole epochs in it."""
+    place: str | None
+    """Its place; None where that is not known."""
+    step: int = 0
+    """Steps of the next epoch in it."""

@@ -5,17 +5,14 @@ from __future__ import annotations
 from torch.amp import GradScaler
 
 from stray.config import OptimConfig
+from stray.data.feed import DeviceFeed, Prefetcher, pinned
 from stray.noise import Noise
 from stray.track.tracker import Tracker
-from stray.training.allocator import keep_freed_memory
 from stray.training.checkpoints import Checkpoints, Every
-from stray.training.device_feed import DeviceFeed, pinned
-from stray.training.epoch import EpochSoFar
-from stray.training.finite import SpotsAt
+from stray.training.epoch import EpochSoFar, SpotsAt
 from stray.training.health import epochs_at_chance, warnings
-from stray.training.memory import peak_memory
-from stray.training.prefetch import Prefetcher
-from stray.training.schedules import learning_rate
+from stray.training.optim import learning_rate
+from stray.training.process import keep_freed_memory, peak_memory
 from stray.training.selection import Selection
 from stray.training.state import TrainState
 from stray.training.task import Task

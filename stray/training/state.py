@@ -1,4 +1,4 @@
-"""A checkpoint: everything needed to go on."""
+"""State of a training, as a checkpoint keeps it."""
 
 from __future__ import annotations
 
@@ -8,48 +8,7 @@ from typing import Any
 import torch
 
 from stray.config import ContrastiveOptimConfig, OptimConfig
-from stray.models.image_encoder import ImageEncoder
-from stray.models.towers import TunedTower
-from stray.training.ema import WeightAverage
-
-RATE_SHARE = "rate_share"
-"""Key of a parameter group: its share of the scheduled learning rate, where that is not 1."""
-
-
-def build_optimizer(module: torch.nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Return Adam, or AdamW where the decay is decoupled; neither decays scalars, biases and norms when decoupled.
-
-    One group for each share of the learning rate (and, when decoupled, for what is decayed and what is not); shares
-    below 1 are kept under `RATE_SHARE`, and the group's learning rate has it in already.
-    """
-    shares = rate_shares(module, config)
-    groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
-    for decayed in (True, False) if config.decoupled else (True,):
-        for name, p in module.named_parameters():
-            if p.requires_grad and (not config.decoupled or decayed == (p.dim() > 1)):
-                groups.setdefault((shares[name], decayed), []).append(p)
-    made = [
-        {"params": params, "lr": config.lr * share, "weight_decay": config.weight_decay if decayed else 0.0}
-        | ({} if share == 1.0 else {RATE_SHARE: share})
-        for (share, decayed), params in groups.items()
-    ]
-    kind = torch.optim.AdamW if config.decoupled else torch.optim.Adam
-    return kind(made, lr=config.lr, eps=config.eps, fused=True)
-
-
-def rate_shares(module: torch.nn.Module, config: OptimConfig) -> dict[str, float]:
-    """Return each parameter's learning-rate multiplier, by name: layer_decay^depth in image encoders (depth as they
-    count it), what a tuned gene tower says in it, 1 elsewhere.
-    """
-    shares = {name: 1.0 for name, _ in module.named_parameters()}
-    if isinstance(config, ContrastiveOptimConfig):
-        for place, part in module.named_modules():
-            if isinstance(part, ImageEncoder):
-                below = f"{place}." if place else ""
-                shares |= {below + name: config.layer_decay**depth for name, depth in part.depths().items()}
-            elif isinstance(part, TunedTower):
-                shares |= {f"{place}.{name}": part.rate_share for name, _ in part.named_parameters()}
-    return shares
+from stray.training.optim import WeightAverage, build_optimizer
 
 
 class TrainState:

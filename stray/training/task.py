@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stray.data.batches import BatchPlan
 from stray.noise import Noise
 from stray.training.averages import Averages
-from stray.training.plan import BatchPlan
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from stray.collective import world_size
-from stray.training.state import RATE_SHARE, TrainState
+from stray.training.optim import RATE_SHARE
+from stray.training.state import TrainState
 from stray.training.task import StepOutput
 
 

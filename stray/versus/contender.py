@@ -22,12 +22,11 @@ import torch
 from stray.cohort.dataset import SpotTable
 from stray.cohort.fragments import CountBlock
 from stray.config import GeneConfig
+from stray.data.blocks import Counts
+from stray.stages.gene.task import GeneTask
 from stray.track.tracker import NullTracker
-from stray.training.blocks import Counts
-from stray.training.gene_task import GeneTask
 from stray.training.loop import fit
-from stray.training.memory import process_memory
-from stray.training.precision import matrix_products
+from stray.training.process import matrix_products, process_memory
 from stray.training.worker import LocalWorker
 from stray.versus.products import product_rates
 

@@ -28,12 +28,11 @@ from stray.cohort.decode import decode_patch
 from stray.cohort.fragments import fragments
 from stray.cohort.residence import shards
 from stray.config import RunConfig
-from stray.training.decoding import PatchDecoder
-from stray.training.patch_source import PatchSource
-from stray.training.plan import BatchPlan
-from stray.training.stages import ImageStage
-from stray.training.stream_plan import Stream, StreamPlan
-from stray.training.streamed import StreamedPatches
+from stray.data.batches import BatchPlan
+from stray.data.decoding import PatchDecoder
+from stray.data.source import PatchSource
+from stray.data.streaming import Stream, StreamedPatches, StreamPlan
+from stray.stages.spec import ImageStage
 from stray.versus.loader import EncodedImages, InMemoryData, LoaderData, LoaderPatches
 
 What = Literal["train in memory", "train from a loader", "decode", "load", "read and load", "read and decode"]
@@ -67,8 +66,8 @@ class Job:
 
 def train(job: Job) -> dict[str, Any]:
     """Train the stage in this process and its peers; its history holds the measurements."""
+    from stray.stages.run import run_stage
     from stray.track.tracker import NullTracker
-    from stray.training.run_stage import run_stage
     from stray.training.worker import LocalWorker
 
     dataset = PairedDataset.open(job.dataset)

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.decode import decode_patch
 from stray.cohort.fragments import fragments, read_encoded
-from stray.training.local_data import LocalData
-from stray.training.patch_source import PatchSource
+from stray.data.local import LocalData
+from stray.data.source import PatchSource
 
 KEPT_BYTES = 2 * 2**30
 """Size of the batches that are kept as tensors; where an epoch has more, they come again in turn."""

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from stray.training.precision import matrix_products
+from stray.training.process import matrix_products
 
 HIDDEN, LATENT, BATCH = 128, 10, 128
 

@@ -17,18 +17,19 @@ from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.split import folds
 from stray.config import Recipe
+from stray.data.blocks import Counts
+from stray.data.local import LocalData
 from stray.errors import InputError, Problem, raise_if_any
 from stray.evaluate import evaluate
+from stray.experiment.cells import Cell, cell, with_start
 from stray.noise import Noise
 from stray.recipe import for_method
+from stray.stages.gene.run import CHUNK
+from stray.stages.gene.task import GeneTask
+from stray.stages.results import ResultFolder, digest
+from stray.stages.run import run_stage
+from stray.stages.spec import GeneStage
 from stray.track.tracker import NullTracker
-from stray.training.blocks import Counts
-from stray.training.cells import Cell, cell, with_start
-from stray.training.gene_task import GeneTask
-from stray.training.local_data import LocalData
-from stray.training.results import ResultFolder, digest
-from stray.training.run_stage import CHUNK, run_stage
-from stray.training.stages import GeneStage
 from stray.training.worker import LocalWorker
 from stray.versus import scvi_tools
 

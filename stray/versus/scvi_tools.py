@@ -24,11 +24,12 @@ from anndata import AnnData
 
 from stray import storage
 from stray.config import GeneConfig, ScanviConfig, ScviConfig
+from stray.data.blocks import Counts
+from stray.data.source import StageData
 from stray.errors import InputError, Problem
-from stray.training.blocks import Counts
-from stray.training.gene_task import GeneTask
-from stray.training.results import ResultFolder
-from stray.training.stages import GeneStage, StageData
+from stray.stages.gene.task import GeneTask
+from stray.stages.results import ResultFolder
+from stray.stages.spec import GeneStage
 from stray.versus.weights import copy_weights
 
 NAME = "scvi-tools"

@@ -11,7 +11,7 @@ from torch import nn
 
 from stray.collective import all_sum, share
 from stray.models.norm import GlobalBatchNorm
-from stray.training.accumulate import in_chunks
+from stray.stages.contrastive.accumulate import in_chunks
 from tests.chunked_step import CASES, chunked_step
 from tests.distributed.gloo import Job, run_on
 

@@ -27,7 +27,7 @@ from stray.models.norm import globalise
 from stray.models.scanvi import Scanvi
 from stray.models.towers import ContrastiveModel, MlpTower
 from stray.noise import Noise
-from stray.training.augment import augment
+from stray.stages.contrastive.augment import augment
 from tests.distributed.gloo import Job, run_on
 from tests.losses_at_hand import losses
 

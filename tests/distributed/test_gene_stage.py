@@ -11,9 +11,9 @@ import torch
 
 from stray.cohort.fragments import CountBlock, compact
 from stray.config import GeneConfig, ScanviConfig, ScviConfig
+from stray.data.blocks import Counts
+from stray.stages.gene.task import GeneTask
 from stray.track.tracker import NullTracker
-from stray.training.blocks import Counts
-from stray.training.gene_task import GeneTask
 from stray.training.loop import fit
 from stray.training.worker import LocalWorker
 from tests.distributed.gloo import Job, run_on

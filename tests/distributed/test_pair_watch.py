@@ -12,11 +12,11 @@ from torch import Tensor
 
 from stray.cohort.fragments import PatchBlock
 from stray.collective import all_sum
+from stray.data.blocks import Patches
 from stray.metrics.retrieval import ahead, retrieval
+from stray.stages.contrastive.monitor import PairWatch
 from stray.training.averages import Averages
-from stray.training.blocks import Patches
-from stray.training.memory import peak_memory, process_memory
-from stray.training.pair_watch import PairWatch
+from stray.training.process import peak_memory, process_memory
 from stray.training.worker import LocalWorker
 from tests.distributed.gloo import Job, run_on
 

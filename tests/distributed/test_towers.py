@@ -20,15 +20,15 @@ from stray.config import (
     TrainsLastStageConfig,
     TrainsNothingConfig,
 )
+from stray.data.blocks import Patches
 from stray.errors import InputError
 from stray.models.adapters import LowRank, train_only
 from stray.models.gene_vae import GeneVae
 from stray.models.image_encoder import ImageEncoder
 from stray.models.towers import TunedTower
 from stray.noise import Noise
-from stray.training.blocks import Patches
-from stray.training.encoder_checks import check_encoder
-from stray.training.frozen_features import FrozenFeatures
+from stray.stages.contrastive.encoder_checks import check_encoder
+from stray.stages.contrastive.frozen_features import FrozenFeatures
 from tests.distributed.gloo import Job, run_on
 from tests.encoders_at_hand import FACTORY
 

@@ -10,14 +10,14 @@ import pytest
 
 from stray.cohort.dataset import PairedDataset
 from stray.collective import rank
+from stray.data.batches import BatchPlan
+from stray.data.local import LocalData
 from stray.errors import NotFiniteError
 from stray.noise import Noise
 from stray.recipe import apply
+from stray.stages.gene.task import GeneTask
+from stray.stages.run import run_stage
 from stray.track.tracker import MemoryTracker
-from stray.training.gene_task import GeneTask
-from stray.training.local_data import LocalData
-from stray.training.plan import BatchPlan
-from stray.training.run_stage import run_stage
 from stray.training.worker import LocalWorker
 from tests.distributed.gloo import run_on
 from tests.small_cohort import NanCounts, prepared_cell, small_dataset, small_recipe

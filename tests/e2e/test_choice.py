@@ -16,15 +16,15 @@ from stray.cohort.dataset import PairedDataset
 from stray.cohort.panel import fit_panel
 from stray.cohort.split import Fold
 from stray.config import Recipe
+from stray.data.local import LocalData
 from stray.evaluate import fit_probe
+from stray.experiment.cells import cell
 from stray.on_ray.session import SessionInfo
 from stray.recipe import for_method, load_recipe
+from stray.stages.run import run_stage
 from stray.track.mlflow_reader import MlflowReader
 from stray.track.records import RunRecord
 from stray.track.tracker import NullTracker
-from stray.training.cells import cell
-from stray.training.local_data import LocalData
-from stray.training.run_stage import run_stage
 from stray.training.worker import LocalWorker
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(900)]

@@ -12,9 +12,9 @@ import torch
 from stray.cli import main
 from stray.cohort.dataset import PairedDataset
 from stray.config import ScviConfig
-from stray.training.local_data import LocalData
-from stray.training.schedules import kl_weight
-from stray.training.stages import GeneStage
+from stray.data.local import LocalData
+from stray.stages.gene.task import kl_weight
+from stray.stages.spec import GeneStage
 from stray.versus import scvi_tools
 from stray.versus.quality import Job, codes, root_of, train
 from stray.versus.scvi_tools import cohort, task_of

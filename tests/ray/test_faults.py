@@ -29,9 +29,9 @@ from stray.errors import NotKeptError
 from stray.on_ray.checkpoints import LIST, PREFIX, STATE
 from stray.on_ray.fit import Assignment
 from stray.on_ray.session import SessionInfo
+from stray.stages.contrastive.task import ContrastiveTask
+from stray.stages.spec import ImageStage
 from stray.track.mlflow_reader import MlflowReader
-from stray.training.contrastive_task import ContrastiveTask
-from stray.training.stages import ImageStage
 from tests.ray.test_training import EPOCHS, Heard, Setup
 
 # Each test starts worker groups anew, a quarter of a minute each on quiet cores: `.ci/run` runs them too.

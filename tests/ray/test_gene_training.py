@@ -20,7 +20,7 @@ from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.session import SessionInfo
 from stray.recipe import apply
-from stray.training.stages import GeneStage
+from stray.stages.spec import GeneStage
 from tests.small_cohort import small_cell, small_dataset, small_recipe
 
 # Half a minute on quiet cores: among the slow ones, which `.ci/run` runs too.

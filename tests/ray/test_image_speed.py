@@ -11,9 +11,9 @@ import torch
 
 from stray.cli import main
 from stray.cli.arguments import all_cpus
+from stray.data.local import LocalData
 from stray.on_ray import image_speed
 from stray.on_ray.image_speed import COLD, COLD_LOADERS, DECODERS, LOADERS, MEMORY, RESIDENT, STRAY
-from stray.training.local_data import LocalData
 from stray.versus.image_speed import Loaded, faster, ratio
 from stray.versus.loader import InMemoryPatches, LoaderPatches
 from tests.small_cohort import small_dataset

@@ -17,6 +17,7 @@ from stray.cohort.dataset import PairedDataset
 from stray.cohort.panel import Panel
 from stray.config import GeneConfig, LogCountsConfig, RunConfig
 from stray.config.ingest import H5adSourceConfig, IngestConfig
+from stray.data.local import LocalData
 from stray.on_ray import data
 from stray.on_ray.data import Placed, PlacedData, place_counts, place_patches
 from stray.on_ray.embed import embed, embed_genes
@@ -24,11 +25,10 @@ from stray.on_ray.scale import cohort, measure
 from stray.on_ray.session import _object_store_bytes
 from stray.on_ray.watch import NoWatch
 from stray.recipe import load_recipe
-from stray.training import coding
-from stray.training.gene_folder import load_gene_encoder
-from stray.training.local_data import LocalData
-from stray.training.model_folder import load
-from stray.training.results import ResultFolder
+from stray.stages import coding
+from stray.stages.contrastive.exported import load
+from stray.stages.gene.encoder import load_gene_encoder
+from stray.stages.results import ResultFolder
 from tests.small_cohort import small_cell, small_dataset, small_recipe
 from tests.small_model import small_model
 from tests.unit.cohort.tiny import GENES, counts_of, make_h5ad

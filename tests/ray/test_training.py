@@ -17,6 +17,7 @@ import torch
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe, RunConfig
 from stray.errors import InputError, Problem
+from stray.experiment.cells import Cell
 from stray.on_ray import experiment
 from stray.on_ray.data import Placed, place_counts, place_patches
 from stray.on_ray.experiment import results_held
@@ -27,8 +28,7 @@ from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.search import search
 from stray.on_ray.session import SessionInfo
 from stray.recipe import apply
-from stray.training.cells import Cell
-from stray.training.stages import ImageStage
+from stray.stages.spec import ImageStage
 from tests.small_cohort import small_cell, small_dataset, small_recipe
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(600)]

@@ -13,8 +13,8 @@ from stray.cli import main
 from stray.cohort.build import build_dataset
 from stray.cohort.dataset import PairedDataset
 from stray.config import LabelTableConfig
+from stray.experiment.grid import Grid, recipe_folds
 from stray.recipe import load_recipe
-from stray.training.grid import Grid, recipe_folds
 from tests.unit.cohort.tiny import config_of, make_h5ad
 
 README = Path(__file__).resolve().parents[2] / "README.md"

@@ -12,16 +12,16 @@ import pytest
 
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
+from stray.data.local import LocalData
+from stray.experiment.cells import Group
 from stray.on_ray.score import Scorer
 from stray.on_ray.tracking import Tracking
 from stray.on_ray.watch import NoWatch
 from stray.recipe import apply
+from stray.stages.run import run_stage
 from stray.track.mlflow_reader import MlflowReader
 from stray.track.records import RunRecord
 from stray.track.tracker import MemoryTracker
-from stray.training.cells import Group
-from stray.training.local_data import LocalData
-from stray.training.run_stage import run_stage
 from stray.training.worker import LocalWorker
 from tests.small_cohort import prepared_cell, small_dataset, small_recipe
 

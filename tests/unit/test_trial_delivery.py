@@ -11,16 +11,16 @@ import pytest
 
 from stray.cohort.panel import fit_panel
 from stray.cohort.split import Fold
+from stray.data.local import LocalData
+from stray.experiment.cells import Group
 from stray.on_ray.tracking import Tracking
 from stray.on_ray.trial import METRIC, Shared, _key, deliver_trial, trial_cell
 from stray.on_ray.watch import NoWatch
 from stray.recipe import apply
+from stray.stages.run import run_stage
 from stray.track.mlflow_reader import MlflowReader
 from stray.track.records import RunRecord
 from stray.track.tracker import MemoryTracker
-from stray.training.cells import Group
-from stray.training.local_data import LocalData
-from stray.training.run_stage import run_stage
 from stray.training.worker import LocalWorker
 from tests.small_cohort import small_dataset, small_recipe
 

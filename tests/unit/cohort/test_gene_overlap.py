@@ -16,9 +16,9 @@ from stray.cohort.panel import fit_panel
 from stray.cohort.split import Fold
 from stray.config import Recipe
 from stray.errors import InputError
+from stray.experiment.cells import Cell, Train, cell
 from stray.on_ray.panels import panel_notes
 from stray.recipe import load_recipe
-from stray.training.cells import Cell, Train, cell
 from tests.unit.cohort.tiny import config_of, make_h5ad
 
 GENES = ("ACTB", "CD3E", "MKI67", "TP53")

@@ -13,7 +13,7 @@ from stray.models.gene_vae import GeneVae
 from stray.models.image_encoder import ImageEncoder
 from stray.models.norm import GlobalBatchNorm, globalise
 from stray.noise import Noise
-from stray.training.augment import augment
+from stray.stages.contrastive.augment import augment
 
 NOISE = Noise(seed=0, epoch=0, step=0, count=6, rows=slice(0, 6))
 

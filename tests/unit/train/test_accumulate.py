@@ -15,7 +15,7 @@ from stray.collective import share, world_size
 from stray.config import Recipe
 from stray.errors import InputError
 from stray.recipe import apply
-from stray.training.accumulate import in_chunks
+from stray.stages.contrastive.accumulate import in_chunks
 from tests.chunked_step import CASES, NORMS, chunked_step, double_batch
 from tests.small_training import image_task
 

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from stray.training.allocator import ONE_ARENA
+from stray.training.process import ONE_ARENA
 
 # A step's tensors in turn: pages that the kernel must hand out anew are counted as minor faults of the process.
 FAULTS = """
 import resource, sys, threading
 import torch
-from stray.training.allocator import keep_freed_memory
+from stray.training.process import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 def step():

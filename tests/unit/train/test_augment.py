@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from stray.config import AugmentConfig
 from stray.noise import Noise, torch_generator
-from stray.training.augment import STAINS_23, augment
+from stray.stages.contrastive.augment import STAINS_23, augment
 
 COUNT = 7  # odd: two workers hold four and three
 NOISE = Noise(seed=0, epoch=0, step=0, count=COUNT, rows=slice(0, COUNT))

@@ -12,8 +12,8 @@ from scipy.special import gammaln
 
 from stray.cohort.fragments import CompactRows, CountBlock, PlacedBlock, compact
 from stray.columns import GENE_COUNT, GENE_INDEX, ROWS
+from stray.data.blocks import Counts
 from stray.on_ray.data import _count_block, in_place
-from stray.training.blocks import Counts
 
 N, GENES = 3000, 40
 

@@ -12,10 +12,10 @@ import torch
 
 from stray.config import ContrastiveOptimConfig, OptimConfig
 from stray.errors import NotFiniteError, Problem
+from stray.stages.contrastive.task import ContrastiveTask
+from stray.stages.gene.task import GeneTask
 from stray.track.tracker import MemoryTracker
 from stray.training.checkpoints import Every
-from stray.training.contrastive_task import ContrastiveTask
-from stray.training.gene_task import GeneTask
 from stray.training.loop import fit
 from stray.training.selection import Selection
 from stray.training.state import TrainState

@@ -11,10 +11,10 @@ import pytest
 from stray.cohort.dataset import PairedDataset, SpotTable
 from stray.config import Recipe
 from stray.errors import InputError
+from stray.experiment.cells import Choice, Group, fold_title
+from stray.experiment.grid import Grid, recipe_folds
 from stray.recipe import apply
-from stray.training.cells import Choice, Group, fold_title
-from stray.training.grid import Grid, recipe_folds
-from stray.training.stages import ImageStage
+from stray.stages.spec import ImageStage
 from tests.small_cohort import small_recipe
 
 CHOOSING = {

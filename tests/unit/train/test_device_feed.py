@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from stray.data.feed import DeviceFeed, each_tensor, pinned
 from stray.likelihood.counts import SparseCounts
-from stray.training.device_feed import DeviceFeed, each_tensor, pinned
 
 CPU = torch.device("cpu")
 

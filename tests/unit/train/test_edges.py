@@ -14,13 +14,13 @@ from scipy.sparse import csr_matrix
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.panel import Panel
 from stray.config import Recipe
+from stray.data.blocks import Counts
+from stray.data.local import LocalData
 from stray.errors import InputError
 from stray.recipe import apply
+from stray.stages.run import run_stage
+from stray.stages.spec import GeneStage, ImageStage
 from stray.track.tracker import MemoryTracker
-from stray.training.blocks import Counts
-from stray.training.local_data import LocalData
-from stray.training.run_stage import run_stage
-from stray.training.stages import GeneStage, ImageStage
 from stray.training.worker import LocalWorker
 from tests.small_cohort import prepared_cell, small_recipe
 

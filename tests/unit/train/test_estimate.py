@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from stray.cohort.dataset import PairedDataset
-from stray.training.cells import Group
-from stray.training.estimate import GROUP_S, Estimator
-from stray.training.rates import keep_rate
-from stray.training.stages import ImageStage
+from stray.experiment.cells import Group
+from stray.experiment.estimate import GROUP_S, Estimator
+from stray.stages.results import keep_rate
+from stray.stages.spec import ImageStage
 from tests.small_cohort import prepared_cell, small_recipe
 
 

@@ -13,9 +13,9 @@ from stray.cli import main
 from stray.cohort.build import build_dataset
 from stray.errors import InputError
 from stray.on_ray import session
-from stray.training.gene_folder import load_gene_encoder
-from stray.training.model_folder import load
-from stray.training.results import ResultFolder
+from stray.stages.contrastive.exported import load
+from stray.stages.gene.encoder import load_gene_encoder
+from stray.stages.results import ResultFolder
 from tests.unit.cohort.tiny import config_of, write_her2st
 
 PATCH = {"size_um": 112.0, "size_px": 64}

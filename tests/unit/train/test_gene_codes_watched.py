@@ -14,15 +14,15 @@ from sklearn.metrics import silhouette_score
 
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
+from stray.data.local import LocalData
 from stray.on_ray.score import log_codes
 from stray.recipe import apply
+from stray.stages.gene import monitor as code_watch
+from stray.stages.gene.monitor import CodeWatch
+from stray.stages.gene.task import GeneTask
+from stray.stages.run import run_stage
+from stray.stages.spec import CODES_FIGURE, GeneStage
 from stray.track.tracker import MemoryTracker
-from stray.training import code_watch
-from stray.training.code_watch import CodeWatch
-from stray.training.gene_task import GeneTask
-from stray.training.local_data import LocalData
-from stray.training.run_stage import run_stage
-from stray.training.stages import CODES_FIGURE, GeneStage
 from stray.training.worker import LocalWorker
 from tests.small_cohort import prepared_cell, replace_patient, small_cell, small_recipe
 

@@ -12,11 +12,11 @@ import pytest
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
 from stray.errors import InputError
+from stray.experiment.cells import Group
+from stray.experiment.grid import Grid, recipe_folds
 from stray.on_ray.experiment import _Experiment
 from stray.on_ray.watch import NoWatch
 from stray.recipe import apply
-from stray.training.cells import Group
-from stray.training.grid import Grid, recipe_folds
 from tests.small_cohort import small_recipe
 
 

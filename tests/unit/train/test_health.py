@@ -9,13 +9,13 @@ import pytest
 
 from stray.cohort.dataset import PairedDataset
 from stray.config import OptimConfig
+from stray.data.local import LocalData
 from stray.on_ray.tracking import describe
 from stray.recipe import apply
+from stray.stages.run import run_stage
+from stray.stages.spec import ImageStage
 from stray.track.tracker import MemoryTracker
 from stray.training.health import PATIENCE, epochs_at_chance, warnings
-from stray.training.local_data import LocalData
-from stray.training.run_stage import run_stage
-from stray.training.stages import ImageStage
 from stray.training.worker import LocalWorker
 from tests.small_cohort import prepared_cell, small_recipe
 

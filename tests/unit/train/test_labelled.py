@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stray.training.labelled import LabelledPlan
+from stray.data.batches import LabelledPlan
 
 CLASSES = np.array([-1, 0, 0, -1, 0, 1, 0, 2, -1, 0])  # five of class 0, one of 1, one of 2
 

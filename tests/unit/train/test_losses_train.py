@@ -12,15 +12,15 @@ import torch
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.panel import fit_panel
 from stray.config import Recipe
+from stray.data.local import LocalData
 from stray.errors import InputError
+from stray.experiment.cells import Cell
 from stray.recipe import apply
+from stray.stages.contrastive.gene_inputs import expression_data
+from stray.stages.gene.encoder import load_gene_encoder
+from stray.stages.run import run_stage
+from stray.stages.spec import ImageStage
 from stray.track.tracker import MemoryTracker
-from stray.training.cells import Cell
-from stray.training.expression_data import expression_data
-from stray.training.gene_folder import load_gene_encoder
-from stray.training.local_data import LocalData
-from stray.training.run_stage import run_stage
-from stray.training.stages import ImageStage
 from stray.training.worker import LocalWorker
 from tests.small_cohort import small_cell, small_recipe
 

@@ -11,17 +11,16 @@ import torch
 
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
+from stray.data.batches import BatchPlan, LabelledPlan
+from stray.data.local import LocalData
 from stray.errors import InputError, NotFiniteError
 from stray.models.mlp import Gaussian
 from stray.models.scanvi import Scanvi
 from stray.recipe import apply
+from stray.stages.gene.task import GeneTask
+from stray.stages.run import run_stage
+from stray.stages.spec import ImageStage
 from stray.track.tracker import MemoryTracker
-from stray.training.gene_task import GeneTask
-from stray.training.labelled import LabelledPlan
-from stray.training.local_data import LocalData
-from stray.training.plan import BatchPlan
-from stray.training.run_stage import run_stage
-from stray.training.stages import ImageStage
 from stray.training.worker import LocalWorker
 from tests.small_cohort import NanCounts, prepared_cell, small_recipe
 

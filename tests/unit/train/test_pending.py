@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from stray.cohort.dataset import PairedDataset
+from stray.experiment.cells import Cell, Group
 from stray.on_ray.experiment import _see_counts
 from stray.on_ray.trial import _alone
 from stray.recipe import apply
-from stray.training.cells import Cell, Group
-from stray.training.results import ResultFolder
-from stray.training.stages import Stage
+from stray.stages.results import ResultFolder
+from stray.stages.spec import Stage
 from tests.small_cohort import small_cell, small_recipe
 
 

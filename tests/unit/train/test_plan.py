@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from stray.collective import share
+from stray.data.batches import BatchPlan
 from stray.noise import Noise
-from stray.training.plan import BatchPlan
 
 
 def test_an_epoch_takes_each_spot_once_and_the_remainder_sits_out() -> None:

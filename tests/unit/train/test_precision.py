@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from stray.cohort.dataset import PairedDataset
+from stray.data.local import LocalData
 from stray.recipe import apply
+from stray.stages.gene.task import GeneTask
+from stray.stages.run import run_stage
 from stray.track.tracker import MemoryTracker
-from stray.training.gene_task import GeneTask
-from stray.training.local_data import LocalData
-from stray.training.precision import matrix_products
-from stray.training.run_stage import run_stage
+from stray.training.process import matrix_products
 from stray.training.worker import LocalWorker
 from tests.small_cohort import prepared_cell, small_recipe
 

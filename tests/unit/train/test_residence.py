@@ -16,13 +16,13 @@ from stray.cohort.dataset import PairedDataset
 from stray.cohort.fragments import EncodedBlock, fragments, place_of, read_encoded
 from stray.cohort.residence import Residence, decoded_bytes, encoded_bytes, residence, shards
 from stray.config import RunConfig
+from stray.data.decoding import EncodedPatches, PatchDecoder
+from stray.data.feed import Prefetcher
+from stray.data.local import LocalData
 from stray.errors import InputError
 from stray.noise import Noise
-from stray.training.contrastive_task import ContrastiveTask
-from stray.training.decoding import EncodedPatches, PatchDecoder
-from stray.training.local_data import LocalData
-from stray.training.prefetch import Prefetcher
-from stray.training.stages import ImageStage
+from stray.stages.contrastive.task import ContrastiveTask
+from stray.stages.spec import ImageStage
 from tests.small_cohort import small_cell, small_recipe
 
 GIB = 2**30

@@ -8,8 +8,7 @@ import scipy.sparse as sp
 import torch
 
 from stray.cohort.fragments import CountBlock, compact
-from stray.training.blocks import Counts
-from stray.training.resident import ResidentCounts
+from stray.data.blocks import Counts, ResidentCounts
 
 
 def counts_up_to(largest: int, n_genes: int) -> Counts:

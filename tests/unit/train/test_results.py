@@ -12,17 +12,18 @@ import pytest
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.panel import Panel
 from stray.config import PatchConfig, Recipe, TorchvisionConfig
+from stray.data.local import LocalData
 from stray.errors import InputError
+from stray.experiment.cells import Cell, Group
 from stray.metrics.probe import Probe
 from stray.models.towers import image_coder
 from stray.recipe import apply
+from stray.stages import results
+from stray.stages.contrastive import exported as model_folder
+from stray.stages.gene.encoder import load_gene_encoder
+from stray.stages.results import DONE, ResultFolder
+from stray.stages.run import run_stage
 from stray.track.tracker import MemoryTracker
-from stray.training import model_folder, results
-from stray.training.cells import Cell, Group
-from stray.training.gene_folder import load_gene_encoder
-from stray.training.local_data import LocalData
-from stray.training.results import DONE, ResultFolder
-from stray.training.run_stage import run_stage
 from stray.training.worker import LocalWorker
 from tests.small_cohort import prepared_cell, small_cell, small_recipe
 

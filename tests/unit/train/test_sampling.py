@@ -12,14 +12,14 @@ import pytest
 from stray.cohort.dataset import PairedDataset
 from stray.collective import share
 from stray.config import BatchesConfig
+from stray.data.batches import BatchPlan
+from stray.data.local import LocalData
+from stray.data.sampling import SampledPlan, chosen, equal_parts
 from stray.errors import InputError
 from stray.recipe import apply
+from stray.stages.run import run_stage
+from stray.stages.spec import ImageStage
 from stray.track.tracker import MemoryTracker
-from stray.training.local_data import LocalData
-from stray.training.plan import BatchPlan
-from stray.training.run_stage import run_stage
-from stray.training.sampling import SampledPlan, chosen, equal_parts
-from stray.training.stages import ImageStage
 from stray.training.worker import LocalWorker
 from tests.small_cohort import prepared_cell, small_cell, small_recipe
 

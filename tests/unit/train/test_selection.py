@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from stray.config import GeneConfig, OptimConfig, ScviConfig
-from stray.training.run_stage import _selection
+from stray.stages.gene.run import _selection
 from stray.training.selection import Selection
 
 

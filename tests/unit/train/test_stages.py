@@ -16,14 +16,15 @@ from stray.cohort.build import build_dataset
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.manifest import Manifest
 from stray.config import Recipe
+from stray.data.local import LocalData
 from stray.errors import InputError
 from stray.recipe import apply
+from stray.stages.contrastive.run import untrained
+from stray.stages.contrastive.task import embed
+from stray.stages.gene.encoder import load_gene_encoder
+from stray.stages.run import run_stage
+from stray.stages.spec import CodesStage, GeneStage, ImageStage
 from stray.track.tracker import MemoryTracker
-from stray.training.contrastive_task import embed
-from stray.training.gene_folder import load_gene_encoder
-from stray.training.local_data import LocalData
-from stray.training.run_stage import run_stage, untrained
-from stray.training.stages import CodesStage, GeneStage, ImageStage
 from stray.training.worker import LocalWorker
 from tests.small_cohort import prepared_cell, replace_patient, small_cell, small_recipe
 
@@ -195,7 +196,7 @@ def test_nothing_that_is_fitted_depends_on_the_held_out_patient(
 
 def test_a_cell_without_pairs_is_refused_by_name(recipe: Recipe, dataset: PairedDataset, tmp_path: Path) -> None:
     from stray.cohort.split import Fold
-    from stray.training.cells import cell
+    from stray.experiment.cells import cell
 
     with pytest.raises(InputError, match="0 spots of the training patients have both a picture and counts"):
         cell(recipe, dataset, Fold("x", ("P1",), ()), 0, str(tmp_path), method="clip_scvi")

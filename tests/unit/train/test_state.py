@@ -10,9 +10,9 @@ from torch import Tensor
 
 from stray.config import ContrastiveConfig, ContrastiveOptimConfig, OptimConfig
 from stray.models.towers import ContrastiveModel
-from stray.training.contrastive_task import build
-from stray.training.ema import WeightAverage
-from stray.training.state import TrainState, build_optimizer
+from stray.stages.contrastive.task import build
+from stray.training.optim import WeightAverage, build_optimizer
+from stray.training.state import TrainState
 from stray.training.task import StepOutput
 from stray.training.update import update
 

@@ -6,11 +6,11 @@ import itertools
 from pathlib import Path
 
 from stray.cohort.dataset import PairedDataset
+from stray.data.local import LocalData
 from stray.recipe import apply
+from stray.stages.run import run_stage
 from stray.track.tracker import MemoryTracker
-from stray.training.local_data import LocalData
 from stray.training.loop import STEP_LOSSES
-from stray.training.run_stage import run_stage
 from stray.training.worker import LocalWorker
 from tests.small_cohort import prepared_cell, small_recipe
 

@@ -13,15 +13,14 @@ from stray.cohort.dataset import PairedDataset
 from stray.cohort.fragments import fragments
 from stray.cohort.residence import Residence, shards
 from stray.collective import share
+from stray.data.decoding import PatchDecoder
+from stray.data.local import LocalData
+from stray.data.streaming import Stream, StreamedPatches, StreamPlan, shard_order, windowed
 from stray.errors import InputError
 from stray.noise import Noise, numpy_generator
 from stray.recipe import apply
-from stray.training.contrastive_task import ContrastiveTask
-from stray.training.decoding import PatchDecoder
-from stray.training.local_data import LocalData
-from stray.training.stages import ImageStage
-from stray.training.stream_plan import Stream, StreamPlan, shard_order, windowed
-from stray.training.streamed import StreamedPatches
+from stray.stages.contrastive.task import ContrastiveTask
+from stray.stages.spec import ImageStage
 from tests.small_cohort import small_cell, small_dataset, small_recipe
 
 GROUP, WINDOW, BATCH = 8, 24, 16

@@ -15,22 +15,22 @@ from torch import Tensor
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.panel import fit_panel
 from stray.config import AugmentConfig, PatchConfig, Recipe, TrainsNothingConfig
+from stray.data.local import LocalData
+from stray.data.source import PatchSource
 from stray.errors import InputError
 from stray.models.image_encoder import ImageEncoder
 from stray.models.towers import FrozenCodes, TunedTower, image_coder, kept_projection
 from stray.noise import Noise, key
 from stray.recipe import apply
+from stray.stages.contrastive import exported as model_folder
+from stray.stages.contrastive.augment import augment
+from stray.stages.contrastive.frozen_features import FrozenFeatures
+from stray.stages.contrastive.gene_inputs import tower_input
+from stray.stages.contrastive.task import ContrastiveTask, embed
+from stray.stages.run import run_stage
+from stray.stages.spec import ImageStage
 from stray.track.tracker import MemoryTracker
-from stray.training import model_folder
-from stray.training.augment import augment
-from stray.training.contrastive_task import ContrastiveTask, embed
-from stray.training.frozen_features import FrozenFeatures
-from stray.training.gene_towers import tower_input
-from stray.training.local_data import LocalData
 from stray.training.loop import fit
-from stray.training.patch_source import PatchSource
-from stray.training.run_stage import run_stage
-from stray.training.stages import ImageStage
 from stray.training.state import TrainState
 from stray.training.worker import LocalWorker
 from tests.encoders_at_hand import FACTORY
@@ -159,7 +159,7 @@ class EveryStep(FrozenFeatures):
 def test_frozen_features_equal_those_computed_at_every_step(
     views: int, stage_of: Callable[..., ImageStage], dataset: PairedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stray.training.frozen_features.CHUNK", CHUNK)
+    monkeypatch.setattr("stray.stages.contrastive.frozen_features.CHUNK", CHUNK)
     changes = {"contrastive.trains": {"kind": "nothing", "cached_views": views}, "contrastive.epochs": 3}
     stage = stage_of(changes | ({} if views else {"contrastive.augment": OFF}))
     found = []

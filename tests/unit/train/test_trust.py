@@ -8,8 +8,8 @@ import pytest
 
 from stray.cli import main
 from stray.errors import InputError
-from stray.training.model_folder import load
-from stray.training.results import ResultFolder
+from stray.stages.contrastive.exported import load
+from stray.stages.results import ResultFolder
 
 
 @pytest.fixture

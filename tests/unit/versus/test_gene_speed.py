@@ -12,8 +12,8 @@ import torch
 from stray.cli import main
 from stray.cohort.panel import fit_panel
 from stray.config import PanelConfig
-from stray.training.gene_task import GeneTask
-from stray.training.local_data import LocalData
+from stray.data.local import LocalData
+from stray.stages.gene.task import GeneTask
 from stray.versus.contender import CONTENDERS
 from stray.versus.gene_speed import Raced, drawn, of_cohort, race, ratios
 from stray.versus.profile import time_by_part

@@ -11,10 +11,10 @@ import pytest
 
 from stray.cohort.dataset import PairedDataset
 from stray.config import GeneConfig, OptimConfig, PcaConfig, Recipe, ScanviConfig, ScviConfig
+from stray.data.local import LocalData
 from stray.errors import InputError
-from stray.training import gene_task
-from stray.training.local_data import LocalData
-from stray.training.precision import matrix_products
+from stray.stages.gene import task as gene_task
+from stray.training.process import matrix_products
 from stray.versus import quality, scvi_tools
 from stray.versus.quality import held_out_elbo, jobs
 from tests.versus_at_hand import prepared_jobs, small_comparison

@@ -1,0 +1,1 @@
+"""The stages of a training: their settings, their runs and the folders of their results."""

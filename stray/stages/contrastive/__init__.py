@@ -1,0 +1,1 @@
+"""Contrastive stage: image codes meet gene codes in one space."""

@@ -1,0 +1,46 @@
+"""Run any stage to its end, unless it is done."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from stray.data.source import StageData
+from stray.stages.contrastive.run import _run_image
+from stray.stages.gene.run import _run_codes, _run_gene
+from stray.stages.spec import CodesStage, GeneStage, Stage
+from stray.track.tracker import Tracker
+from stray.training.checkpoints import Every
+from stray.training.loop import fit
+from stray.training.worker import Worker
+
+
+def run_stage(
+    stage: Stage,
+    data: StageData,
+    worker: Worker,
+    tracker: Tracker,
+    *,
+    checkpoint_every: int = 1,
+    checkpoint_every_steps: int | None = None,
+) -> None:
+    """Run `stage` to its end and keep its results; every worker calls it. Returns at once when it was done before."""
+    if _agree(worker.rank == 0 and stage.folder.is_done(), worker):
+        return
+    every = Every(epochs=checkpoint_every, steps=checkpoint_every_steps)
+    train = partial(fit, worker=worker, tracker=tracker, checkpoint_every=every, batches_ahead=data.batches_ahead)
+    if isinstance(stage, GeneStage):
+        _run_gene(stage, data, worker, train)
+    elif isinstance(stage, CodesStage):
+        _run_codes(stage, data, worker)
+    else:
+        _run_image(stage, data, worker, train)
+
+
+def _agree(done: bool, worker: Worker) -> bool:
+    """Return what rank 0 found (`done` is false elsewhere): the workers must not differ on whether there is a stage to
+    run.
+    """
+    found = torch.tensor([float(done)], device=worker.device)
+    return bool(worker.all_reduce(found) > 0)

@@ -1,0 +1,211 @@
+"""Stages: their settings, the rows that they read, and the folder of their results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from stray import storage
+from stray.cohort.panel import Panel
+from stray.config import ContrastiveConfig, GeneConfig, ScanviConfig, ScviConfig
+from stray.config.gene import without_classes
+from stray.data.streaming import Stream
+from stray.stages.results import ResultFolder, result_key
+
+STEPS = "steps.json"
+"""[step, loss] of the steps whose loss a stage logged, in its folder."""
+CODES_FIGURE = "codes.png"
+"""Figure of the spots before and after a gene stage, in its folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneStage:
+    """Trains the gene encoder on `rows` and codes them."""
+
+    config: GeneConfig
+    rows: np.ndarray
+    """Global rows of the training patients' spots with counts."""
+    batch: np.ndarray
+    """The batch of each, by `gene.batch_key`: its patient, its section, or what a column of the sections says."""
+    label: np.ndarray
+    """The class of each, empty where it is not known or may not train. scANVI learns from it; for other models it is
+    only watched how far apart the codes keep the classes. Objects, like the batch: a class of a million spots is then
+    one string in every worker.
+    """
+    dataset: str
+    """Digest of the dataset."""
+    seed: int
+    root: str
+    """Folder of all stages' results."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs at most; 0 where nothing is trained step by step."""
+        return self.config.epochs if isinstance(self.config.model, ScviConfig) else 0
+
+    @property
+    def learns_labels(self) -> bool:
+        """Whether the labels go into the model."""
+        return isinstance(self.config.model, ScanviConfig)
+
+    @cached_property
+    def key(self) -> str:
+        """Everything that the codes are a function of; the panel is a function of it too.
+
+        Labels that are only watched are left out: a stage that is done keeps the curves and the figure of the labels
+        that it ran with.
+        """
+        labels = [self.label.tolist()] if self.learns_labels else []
+        return "gene-" + result_key(self.config, self.panel_key, self.batch.tolist(), self.seed, *labels)
+
+    @property
+    def start(self) -> GeneStage | None:
+        """The scVI stage whose weights this one starts from; any method that trains the same scVI shares it."""
+        model = self.config.model
+        if not isinstance(model, ScanviConfig) or model.scvi_epochs == 0:
+            return None
+        config = replace(self.config, model=without_classes(model), epochs=model.scvi_epochs)
+        return replace(self, config=config)
+
+    @property
+    def folder(self) -> ResultFolder:
+        """Holds weights.pt, panel.json, codes.npy of rows.npy, codes.png, history.json; scANVI's also
+        probabilities.npy.
+        """
+        return ResultFolder(storage.join(self.root, self.key))
+
+    @cached_property
+    def panel_key(self) -> str:
+        """Everything that the panel is a function of."""
+        listed = [self._listed] if self.config.panel.kind == "file" else []
+        return "panel-" + result_key(self.config.panel, self.rows, self.dataset, *listed)
+
+    @property
+    def _listed(self) -> str:
+        """The list of genes itself: a changed file is another panel. A missing one is reported when it is fitted."""
+        path = self.config.panel.path
+        return storage.read_bytes(path).decode(errors="replace") if path and storage.exists(path) else ""
+
+    @property
+    def panel_path(self) -> str:
+        """The file of the panel, which is fitted before the stage."""
+        return storage.join(self.root, f"{self.panel_key}.json")
+
+    def panel(self) -> Panel:
+        """Return the fitted panel. Raises ValueError when its file is damaged, and OSError when there is none."""
+        return Panel.from_json(storage.read_bytes(self.panel_path).decode())
+
+    def panel_damage(self) -> str | None:
+        """Return what is wrong with the panel's file; None where it is whole, or not there."""
+        try:
+            self.panel()
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            return f"cannot be read ({error})"
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageStage:
+    """Trains an image encoder against gene codes or counts (or leaves it untrained) and embeds `embed_rows`."""
+
+    config: ContrastiveConfig
+    train: bool
+    """False: the encoder stays as it was initialised."""
+    gene: GeneStage
+    """Whose codes the frozen tower takes, whose encoder is tuned, or whose panel the MLP tower sees."""
+    rows: np.ndarray
+    """Global rows of the training patients' spots with picture and counts."""
+    label: np.ndarray | None = None
+    """The class of each, empty where it is not known; only where a loss is guided by classes, or batches are balanced
+    over them.
+    """
+    patient: np.ndarray | None = None
+    """The patient of each; only where batches are drawn by patients or classes. A function of the rows, so no part of
+    the key.
+    """
+    section: np.ndarray | None = None
+    """The section of each; only where some spots are held out."""
+    stream: Stream | None = None
+    """Stream of the spots, where their patches fit no memory: it decides which of them form a batch."""
+    embed_rows: np.ndarray
+    """Global rows of every spot with a picture."""
+    source: str = ""
+    """Digest of what the image settings name: the bytes of weights, the code of a callable (`image_source`)."""
+    root: str
+    """Folder of all stages' results."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs; 0 where nothing is trained."""
+        return self.config.epochs if self.train else 0
+
+    @property
+    def needs_counts(self) -> bool:
+        """Whether the counts over the panel must be placed."""
+        return self.train and (self.config.gene_tower.kind != "frozen" or self.config.losses.expression.weight > 0)
+
+    @property
+    def needs_codes(self) -> bool:
+        """Whether the gene stage must come first."""
+        return self.train and self.config.gene_tower.kind in ("frozen", "tuned")
+
+    def at(self, places: np.ndarray) -> ImageStage:
+        """Return the same stage on some of its rows, to be trained or watched; its results have no folder of their
+        own.
+        """
+        of = [values if values is None else values[places] for values in (self.label, self.patient, self.section)]
+        stream = None if self.stream is None else self.stream.at(places)
+        return replace(self, rows=self.rows[places], label=of[0], patient=of[1], section=of[2], stream=stream)
+
+    @cached_property
+    def key(self) -> str:
+        """Everything that the result is a function of."""
+        if not self.train:
+            return "image-" + result_key(
+                self.config.image, self.source, self.gene.seed, self.gene.dataset, self.embed_rows
+            )
+        genes = self.gene.key if self.needs_codes else [self.gene.panel_key, self.gene.seed]
+        labels = [] if self.label is None else [self.label.tolist()]
+        stream = [] if self.stream is None else [self.stream.key]
+        return "image-" + result_key(self.config, self.source, genes, self.rows, self.embed_rows, *labels, *stream)
+
+    @property
+    def folder(self) -> ResultFolder:
+        """Holds encoder.pt, features.npy of rows.npy, history.json."""
+        return ResultFolder(storage.join(self.root, self.key))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodesStage:
+    """Codes `embed_rows` with a gene stage's encoder, so that the codes themselves are scored."""
+
+    gene: GeneStage
+    """Whose encoder codes; it has seen training patients only."""
+    embed_rows: np.ndarray
+    """Global rows of every spot with counts that is scored or trains a probe."""
+    root: str
+    """Folder of all stages' results."""
+
+    epochs = 0
+    """Nothing is trained."""
+    needs_counts = True
+    """The counts over the panel must be placed."""
+    needs_codes = True
+    """The gene stage must come first."""
+
+    @cached_property
+    def key(self) -> str:
+        """Everything that the result is a function of."""
+        return "codes-" + result_key(self.gene.key, self.embed_rows)
+
+    @property
+    def folder(self) -> ResultFolder:
+        """Holds features.npy of rows.npy, history.json."""
+        return ResultFolder(storage.join(self.root, self.key))
+
+
+Stage = GeneStage | ImageStage | CodesStage
