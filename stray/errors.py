@@ -86,7 +86,7 @@ class NotFiniteError(InputError, FloatingPointError):
         return NotFiniteError(self.problem, self.epoch, checkpoint, self.step)
 
 
-class NotKeptError(InputError, OSError):
+class CheckpointWriteError(InputError, OSError):
     """A checkpoint could not be written. Its storage is at fault, so it is shown like any other fault of the input; the
     next one could not be written either, so nothing tries it again.
     """
@@ -94,7 +94,7 @@ class NotKeptError(InputError, OSError):
     def __init__(self, problem: Problem) -> None:
         InputError.__init__(self, problem)
 
-    def __reduce__(self) -> tuple[type[NotKeptError], tuple[Problem]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __reduce__(self) -> tuple[type[CheckpointWriteError], tuple[Problem]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return type(self), (self.problems[0],)
 
 

@@ -25,7 +25,7 @@ from rich.table import Column
 from rich.text import Text
 
 from stray.cli.safe import SafeConsole, block, one_line
-from stray.errors import InputError, NotFiniteError, NotKeptError, Problem, without_secrets
+from stray.errors import CheckpointWriteError, InputError, NotFiniteError, Problem, without_secrets
 
 PLAIN_WIDTH = 140
 """Columns of tables where there is no terminal to ask."""
@@ -162,7 +162,7 @@ def print_problems(error: InputError) -> None:
     """Print every problem, each with its remedy under it."""
     count = len(error.problems)
     noun = "problem" if count == 1 else "problems"
-    where = "in the training" if isinstance(error, NotFiniteError | NotKeptError) else "with the input"
+    where = "in the training" if isinstance(error, NotFiniteError | CheckpointWriteError) else "with the input"
     stderr.print(Text(f"stray: {count} {noun} {where}", style="bold red"), soft_wrap=True)
     for problem in error.problems:
         place, what = (one_line(problem.place), "bold"), block(problem.what, 8)

@@ -8,10 +8,10 @@ from stray import storage
 from stray.cli.console import say, stdout
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
-from stray.experiment.cells import fold_title, with_start
+from stray.experiment.cells import fold_title
 from stray.experiment.estimate import Estimator
 from stray.experiment.grid import Grid, recipe_folds
-from stray.stages.spec import CodesStage, GeneStage
+from stray.stages.spec import upstream
 
 
 def show_plan(recipe: Recipe) -> None:
@@ -33,13 +33,13 @@ def show_plan(recipe: Recipe) -> None:
         cells, inner = cells + len(group.cells), inner + len(group.inner)
         for cell in group.trained:
             # A stage that several cells share is counted at the first.
-            genes = with_start(cell.scored.gene) if cell.scored.needs_codes else ()
-            mine = [pending.pop(stage.key) for stage in (*genes, cell.scored) if stage.key in pending]
+            stages = (*upstream(cell.scored), cell.scored)
+            mine = [pending.pop(stage.key) for stage in stages if stage.key in pending]
             gene = next((stage for stage in mine if stage.key == cell.scored.gene.key), None)
             image = next((stage for stage in mine if stage.key == cell.scored.key), None)
             seconds = sum(map(estimator.stage, mine))
-            gene_text = "-" if not cell.scored.needs_codes else _work(gene) if gene else "shared or done"
-            image_text = "done" if cell.scored.folder.is_done() else _work(image) if image else "shared"
+            gene_text = "-" if not cell.scored.inputs else str(gene.work) if gene else "shared or done"
+            image_text = "done" if cell.scored.folder.is_done() else str(image.work) if image else "shared"
             table.add_row(
                 fold_title(cell.fold),
                 str(cell.seed),
@@ -63,14 +63,6 @@ def show_plan(recipe: Recipe) -> None:
         f"about {duration(total)} on one process of this machine, starts of worker groups included; "
         f"{how}. Nothing was started."
     )
-
-
-def _work(stage) -> str:
-    if isinstance(stage, GeneStage):
-        return f"{len(stage.rows):,} spots" + (f" x {stage.epochs} epochs" if stage.epochs else "")
-    if isinstance(stage, CodesStage):
-        return "-"
-    return f"{len(stage.rows):,} spots x {stage.config.epochs} epochs" if stage.train else "embedding only"
 
 
 def duration(seconds: float) -> str:

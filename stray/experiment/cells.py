@@ -19,7 +19,7 @@ from stray.errors import InputError, Problem
 from stray.metrics.labels import training_labels
 from stray.models.image_source import image_source
 from stray.stages.results import digest
-from stray.stages.spec import CodesStage, GeneStage, ImageStage, Stage
+from stray.stages.spec import CodesStage, GeneStage, ImageStage, Stage, upstream
 
 Train = Literal["contrastive", "gene", "nothing"]
 """Stages that a method trains."""
@@ -52,7 +52,7 @@ class Cell:
         """
         found = []
         wanted = anyway or not self.scored.folder.is_done()
-        for gene in reversed(with_start(self.scored.gene) if self.scored.needs_codes else ()):
+        for gene in reversed(upstream(self.scored)):
             wanted = (wanted or gene.folder.damage() is not None) and not gene.folder.is_done()
             if wanted:
                 found.append(gene)
@@ -126,24 +126,12 @@ class Group:
         for c in self.trained:
             found[c.scored.folder.path] = c.scored.folder.damage()
             found[c.scored.gene.panel_path] = c.scored.gene.panel_damage()
-            if c.scored.needs_codes:
-                found |= {gene.folder.path: gene.folder.damage() for gene in with_start(c.scored.gene)}
+            found |= {gene.folder.path: gene.folder.damage() for gene in upstream(c.scored)}
         return {place: what for place, what in found.items() if what is not None}
 
     def users(self, stage: Stage) -> tuple[Cell, ...]:
         """Return the cells that a stage works for."""
-        if not isinstance(stage, GeneStage):
-            return tuple(c for c in self.trained if c.scored.key == stage.key)
-        return tuple(
-            c
-            for c in self.trained
-            if c.scored.needs_codes and stage.key in [gene.key for gene in with_start(c.scored.gene)]
-        )
-
-
-def with_start(gene: GeneStage) -> tuple[GeneStage, ...]:
-    """Return the gene stage, after the one that it starts from."""
-    return (gene,) if gene.start is None else (gene.start, gene)
+        return tuple(c for c in self.trained if stage.key in [one.key for one in (*upstream(c.scored), c.scored)])
 
 
 def fold_title(fold: Fold) -> str:

@@ -15,7 +15,6 @@ from stray.config import (
     GeneConfig,
     ScviConfig,
     TrainsAllConfig,
-    TrainsNothingConfig,
     TunedTowerConfig,
 )
 from stray.data.blocks import Counts, Patches
@@ -28,7 +27,7 @@ from stray.stages.contrastive.gene_inputs import ExpressionData
 from stray.stages.contrastive.task import ContrastiveTask
 from stray.stages.gene.task import GeneTask
 from stray.stages.results import digest, measured_rate
-from stray.stages.spec import CodesStage, GeneStage, Stage
+from stray.stages.spec import Stage
 from stray.training.state import TrainState
 from stray.training.task import Task
 from stray.training.update import update
@@ -52,19 +51,18 @@ class Estimator:
 
     def stage(self, stage: Stage) -> float:
         """Return the seconds of a stage."""
-        if isinstance(stage, GeneStage) and not isinstance(stage.config.model, ScviConfig):
-            return len(stage.rows) / PCA_SPOTS_PER_S
-        if isinstance(stage, GeneStage):
-            return len(stage.rows) * stage.config.epochs / self._rate(stage.config, stage.root)
-        if isinstance(stage, CodesStage):
+        work = stage.work
+        if work.config is None:
             return 0.0
-        whole, coded = replace(stage.config, trains=TrainsAllConfig()), len(stage.embed_rows)
-        if stage.train and isinstance(stage.config.trains, TrainsNothingConfig):
-            coded += len(stage.rows) * max(1, stage.config.trains.cached_views)
-        embedding = coded / (3 * self._rate(whole, stage.root))  # forward alone is a third of a step
-        if not stage.train:
-            return embedding
-        return embedding + len(stage.rows) * stage.config.epochs / self._rate(stage.config, stage.root)
+        seconds = 0.0
+        if work.epochs:
+            seconds += work.spots * work.epochs / self._rate(work.config, stage.root)
+        elif work.spots:
+            seconds += work.spots / PCA_SPOTS_PER_S
+        if work.embedded and isinstance(work.config, ContrastiveConfig):
+            whole = replace(work.config, trains=TrainsAllConfig())
+            seconds += work.embedded / (3 * self._rate(whole, stage.root))  # forward alone is a third of a step
+        return seconds
 
     def total(self, groups: Iterable[Group]) -> float:
         """Return the seconds of an experiment's pending stages and starts of workers; a stage that groups share counts

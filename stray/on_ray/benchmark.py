@@ -13,12 +13,12 @@ from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.split import Fold, patients
 from stray.config import Recipe
-from stray.experiment.cells import cell, with_start
+from stray.experiment.cells import cell
 from stray.on_ray.data import place_counts, place_patches
 from stray.on_ray.fit import fit_alone
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.watch import Watch
-from stray.stages.spec import GeneStage, ImageStage, Stage
+from stray.stages.spec import GeneStage, ImageStage, Stage, upstream
 
 GENE_EPOCHS = 25
 
@@ -66,7 +66,7 @@ def measure(recipe: Recipe, *, root: str, cpus: int, watch: Watch) -> list[Measu
     assert isinstance(image, ImageStage)
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     for where, one in made.items():
-        stages: Sequence[Stage] = (*with_start(one.scored.gene), one.scored)
+        stages: Sequence[Stage] = (*upstream(one.scored.gene), one.scored.gene, one.scored)
         watch.start(where, f"both stages, {'Ray Data and Ray Train' if where == 'ray' else 'one plain process'}")
         if where == "ray":
             found[where] = _through_ray(stages, placed, root, cpus, recipe)

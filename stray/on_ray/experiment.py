@@ -31,7 +31,7 @@ from stray.on_ray.visibility import check_paths_visible
 from stray.on_ray.waiting import patience
 from stray.on_ray.watch import NoWatch, Watch
 from stray.stages.results import digest
-from stray.stages.spec import CodesStage, GeneStage, ImageStage, Stage
+from stray.stages.spec import Stage
 from stray.track.place import experiment_name
 
 
@@ -161,7 +161,7 @@ class _Experiment:
         train_on_workers(assignments, placed, self._recipe, self._root, self._tracking)
 
     def _place(self, group: Group, see_counts: Sequence[Cell]) -> Placed:
-        pictures = any(isinstance(cell.scored, ImageStage) for cell in group.trained)
+        pictures = any(cell.scored.needs_patches for cell in group.trained)
         if self._patches is None and pictures:
             self._watch.start("place", "patches to the object store")
             self._patches = place_patches(self._dataset, self._recipe.run)
@@ -173,8 +173,9 @@ class _Experiment:
             panels[panel.key] = panel
             # Codes are scored on the held-out patients too; what trains takes its own rows of what lies there. A fold
             # and the one inside it may come to the same genes.
-            coded = isinstance(cell.scored, CodesStage)
-            patients[panel.key].update((*cell.fold.train, *cell.fold.held_out) if coded else cell.fold.train)
+            patients[panel.key].update(
+                (*cell.fold.train, *cell.fold.held_out) if cell.scored.codes_held_out else cell.fold.train
+            )
         for key, panel in panels.items():
             placed = placed.with_counts(key, place_counts(self._dataset, panel, tuple(sorted(patients[key]))))
         return placed
@@ -183,9 +184,7 @@ class _Experiment:
 def _who(stage: Stage, users: Sequence[Cell]) -> str:
     """Return the name of a stage: the methods that it is for, unless all share it."""
     methods = ", ".join(dict.fromkeys(cell.method for cell in users))
-    if isinstance(stage, GeneStage):
-        return f"gene stage, {stage.config.model.kind} ({methods})"
-    return methods
+    return f"{stage.title} ({methods})" if stage.title else methods
 
 
 def train_on_workers(
@@ -200,11 +199,9 @@ def train_on_workers(
         fit(
             assignments,
             placed,
+            run=recipe.run,
             layout=plan_workers(recipe.run),
-            max_failures=recipe.run.max_failures,
-            checkpoint_every=recipe.run.checkpoint_every,
-            checkpoint_every_steps=recipe.run.checkpoint_every_steps,
-            folder=storage.join(root, "checkpoints"),
+            root=root,
             mailbox=mailbox,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from stray.errors import InputError, NotKeptError, Problem, behind
+from stray.errors import CheckpointWriteError, InputError, Problem, behind
 
 
 def input_error(error: BaseException | None) -> InputError | None:
@@ -12,10 +12,10 @@ def input_error(error: BaseException | None) -> InputError | None:
     return next((one for one in behind(error) if isinstance(one, InputError)), None)
 
 
-def full_storage(error: BaseException | None, place: str) -> NotKeptError | None:
+def full_storage(error: BaseException | None, place: str) -> CheckpointWriteError | None:
     """Return the problem of a storage at `place` that took no more, if that is behind `error`."""
     for one in behind(error):
         if isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "make room there, and run the same command again: it goes on from the last whole checkpoint"
-            return NotKeptError(Problem(place, str(one), remedy))
+            return CheckpointWriteError(Problem(place, str(one), remedy))
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,8 +13,8 @@ from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from stray import storage
-from stray.config import Recipe
-from stray.errors import InputError, NotFiniteError, NotKeptError
+from stray.config import Recipe, RunConfig
+from stray.errors import CheckpointWriteError, InputError, NotFiniteError
 from stray.on_ray.checkpoints import tidy
 from stray.on_ray.data import Placed, PlacedData
 from stray.on_ray.failures import full_storage, input_error
@@ -45,25 +45,24 @@ def fit(
     assignments: Sequence[Assignment],
     placed: Placed,
     *,
+    run: RunConfig,
     layout: WorkerPlan,
-    max_failures: int,
-    checkpoint_every: int,
-    checkpoint_every_steps: int | None = None,
-    folder: str,
+    root: str,
     mailbox: Any,
     callbacks: Sequence[Any] = (),
 ) -> None:
     """Run the stages in their order on one worker group; a group that loses a worker goes on from its last whole
     checkpoint.
 
-    Raises InputError when a worker found its input at fault, on any number of `max_failures` (it would be at fault
-    again), and Ray's TrainingFailedError when a worker failed otherwise more often than `max_failures`. NotFiniteError
-    (a loss or gradient) and NotKeptError (a checkpoint that cannot be written) are such faults too.
+    Checkpoints lie below `root`. Raises InputError when a worker found its input at fault, whatever `run.max_failures`
+    (it would be at fault again): NotFiniteError (a loss or gradient) and CheckpointWriteError (a checkpoint that cannot
+    be written) among them. Raises Ray's TrainingFailedError when a worker failed otherwise more often than that.
     """
     # The same stages find the same run, and with it the checkpoint that a driver which was ended left behind.
     # By the last stage: a driver that is started again leaves out what is done, and must find the checkpoints.
     name = "group-" + digest(assignments[-1].stage.key)
-    tidy(storage.join(storage.absolute(folder), name))
+    folder = storage.absolute(storage.join(root, "checkpoints"))
+    tidy(storage.join(folder, name))
     trainer = TorchTrainer(
         _work,
         train_loop_config={
@@ -71,7 +70,7 @@ def fit(
             "placed": placed,
             "mailbox": mailbox,
             "group": name,
-            "every": {"checkpoint_every": checkpoint_every, "checkpoint_every_steps": checkpoint_every_steps},
+            "run": run,
         },
         scaling_config=ScalingConfig(
             num_workers=layout.workers, use_gpu=layout.use_gpu, resources_per_worker=layout.resources_per_worker
@@ -79,8 +78,8 @@ def fit(
         torch_config=TorchConfig(backend="nccl" if layout.use_gpu else "gloo"),
         run_config=ray.train.RunConfig(
             name=name,
-            storage_path=storage.absolute(folder),
-            failure_config=FailureConfig(max_failures=max_failures),
+            storage_path=folder,
+            failure_config=FailureConfig(max_failures=run.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             callbacks=list(callbacks),
             worker_runtime_env={"env_vars": ONE_ARENA},
@@ -115,11 +114,9 @@ def fit_alone(
         fit(
             [Assignment(stage=stage, targets=(), title=stage.key, epochs=stage.epochs) for stage in stages],
             placed,
+            run=replace(recipe.run, max_failures=0),
             layout=WorkerPlan(workers, cpus / workers, use_gpu),
-            max_failures=0,
-            checkpoint_every=recipe.run.checkpoint_every,
-            checkpoint_every_steps=recipe.run.checkpoint_every_steps,
-            folder=storage.join(root, "checkpoints"),
+            root=root,
             mailbox=mailbox,
         )
 
@@ -149,8 +146,8 @@ def _run_stages(config: dict[str, Any]) -> InputError | None:
             partial(tracker.flush, wait=True),
         )
         try:
-            run_stage(assignment.stage, data, worker, tracker, **config["every"])
-        except (NotFiniteError, NotKeptError) as error:  # all workers raise it alike
+            run_stage(assignment.stage, data, worker, tracker, config["run"])
+        except (NotFiniteError, CheckpointWriteError) as error:  # all workers raise it alike
             return error
         except InputError as error:
             if worker.world_size == 1:

@@ -12,7 +12,6 @@ from stray.experiment.cells import Cell
 from stray.models.towers import image_coder, kept_projection
 from stray.recipe import dump_yaml
 from stray.stages.contrastive.exported import Classifier, save
-from stray.stages.spec import ImageStage
 from stray.track.mlflow import MlflowTracker
 
 
@@ -46,7 +45,7 @@ def export(
     }
     folder = model_folder(cell, root)
     config = cell.recipe.contrastive
-    trained = isinstance(cell.scored, ImageStage) and cell.scored.train
+    trained = cell.scored.epochs > 0
     projection = kept_projection(config) if trained else None
     save(folder, state, config.image, projection, probe, patch, dump_yaml(cell.recipe), facts)
     if probe is not None:

@@ -14,7 +14,6 @@ from stray.errors import InputError, Problem, raise_if_any
 from stray.experiment.cells import Cell, fold_title
 from stray.on_ray.failures import input_error
 from stray.on_ray.waiting import Need, patiently, running
-from stray.stages.spec import CodesStage
 
 
 def fit_panels(dataset: PairedDataset, cells: Sequence[Cell], say: Callable[[str], None] | None = None) -> None:
@@ -53,7 +52,7 @@ def panel_notes(dataset: PairedDataset, cells: Sequence[Cell]) -> tuple[str, ...
     for cell in cells:
         panel = cell.scored.gene.panel()
         found = panel.notes
-        if isinstance(cell.scored, CodesStage):
+        if cell.scored.codes_held_out:
             try:
                 found += check_coverage(dataset, panel, cell.fold.held_out)
             except InputError as error:

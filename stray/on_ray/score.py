@@ -18,14 +18,14 @@ from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
 from stray.errors import without_secrets
 from stray.evaluate import Evaluation, evaluate, probe_balanced_accuracy
-from stray.experiment.cells import Cell, Choice, Group, with_start
+from stray.experiment.cells import Cell, Choice, Group
 from stray.metrics.naming import INNER
 from stray.on_ray.models import export
 from stray.on_ray.tracking import Tracking, log_bytes
 from stray.on_ray.watch import Watch
 from stray.report.figures import confusion_figure
 from stray.stages.results import ResultFolder, digest
-from stray.stages.spec import CODES_FIGURE, STEPS, CodesStage, ImageStage, Stage
+from stray.stages.spec import CODES_FIGURE, STEPS, upstream
 from stray.track import records
 from stray.track.mlflow import MlflowTracker
 
@@ -126,10 +126,10 @@ class Scorer:
             self._folder(cell).write_json(SCORES, evaluation.metrics)
             log_evaluation(run, evaluation, cell.method)
             self._watch.say(f"{cell.title}: {evaluation.headline}")
-        elif isinstance(cell.scored, CodesStage):
-            model = cell.scored.gene.folder.path
-        else:
+        elif cell.scored.needs_patches:
             model = export(cell, self._dataset, *_features(cell), self._root, run)
+        else:
+            model = cell.scored.gene.folder.path
         self._end(cell, model)
         return model
 
@@ -184,19 +184,16 @@ def log_curves(run: Any, cell: Cell) -> None:
     """Log the training curves of the cell's stages, as these left them: by another cell, before this command, or sent
     as they went, of which a driver that was killed may have lost some.
     """
-    stages: list[tuple[str, Stage]] = [("contrastive", cell.scored)] if isinstance(cell.scored, ImageStage) else []
-    if cell.scored.needs_codes:
-        stages.append(("gene", cell.scored.gene))
-    for prefix, stage in stages:
-        if not stage.folder.is_done():  # one that was deleted is not made anew for its curves
+    for stage in (cell.scored, *cell.scored.inputs):
+        if not stage.prefix or not stage.folder.is_done():  # one that was deleted is not made anew for its curves
             continue
         points = [
-            (f"{prefix}/{name}", epoch, value)
+            (f"{stage.prefix}/{name}", epoch, value)
             for epoch, metrics in enumerate(stage.folder.read_json("history.json"), start=1)
             for name, value in metrics.items()
         ]
         if storage.exists(storage.join(stage.folder.path, STEPS)):  # an earlier version kept none
-            points += [(f"{prefix}/step_loss", step, value) for step, value in stage.folder.read_json(STEPS)]
+            points += [(f"{stage.prefix}/step_loss", step, value) for step, value in stage.folder.read_json(STEPS)]
         run.curves(points)
 
 
@@ -206,7 +203,7 @@ def log_codes(run: Any, cell: Cell) -> None:
     From there, because a cell may come to a stage that was done before, by another cell or before this command; one
     that an earlier version did has none.
     """
-    for gene in with_start(cell.scored.gene) if cell.scored.needs_codes else ():
+    for gene in upstream(cell.scored):
         path = storage.join(gene.folder.path, CODES_FIGURE)
         if storage.exists(path):
             log_bytes(run, f"codes_{gene.config.model.kind}.png", storage.read_bytes(path), "figures")

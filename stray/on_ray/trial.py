@@ -13,7 +13,6 @@ from typing import Any
 
 from ray import tune
 
-from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.split import Fold
 from stray.config import Recipe
@@ -30,7 +29,7 @@ from stray.on_ray.tracking import Tracking
 from stray.on_ray.waiting import patience
 from stray.recipe import for_method
 from stray.stages.results import digest
-from stray.stages.spec import GeneStage, Stage
+from stray.stages.spec import Stage
 
 METRIC = INNER
 """Metric that a search maximises."""
@@ -166,7 +165,7 @@ def _fit(trial: Cell, stages: Sequence[Stage], shared: Shared, tracker: MailboxT
         Assignment(
             stage=stage,
             targets=(key,),
-            title=f"{title}, gene stage" if isinstance(stage, GeneStage) else title,
+            title=f"{title}, {stage.title}" if stage.title else title,
             epochs=stage.epochs,
         )
         for stage in stages
@@ -174,11 +173,9 @@ def _fit(trial: Cell, stages: Sequence[Stage], shared: Shared, tracker: MailboxT
     fit(
         assignments,
         placed,
+        run=shared.recipe.run,
         layout=shared.layout,
-        max_failures=shared.recipe.run.max_failures,
-        checkpoint_every=shared.recipe.run.checkpoint_every,
-        checkpoint_every_steps=shared.recipe.run.checkpoint_every_steps,
-        folder=storage.join(shared.root, "checkpoints"),
+        root=shared.root,
         mailbox=shared.mailbox,
     )
 

@@ -13,7 +13,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from torch import Tensor
 
 from stray import collective
-from stray.errors import NotKeptError, Problem
+from stray.errors import CheckpointWriteError, Problem
 from stray.on_ray.checkpoints import STATE, newest, write
 
 
@@ -70,9 +70,9 @@ class RayWorker:
             self._on_restore(saved["state"]["epoch"], saved["state"].get("step", 0))
         return saved["state"]
 
-    def _not_kept(self, failure: OSError | None) -> NotKeptError:
+    def _not_kept(self, failure: OSError | None) -> CheckpointWriteError:
         kept = newest(self._filesystem, self._run)
         before = f"the one before it is whole ({kept})" if kept else "there is none before it"
         what = f"the checkpoint could not be written ({failure or 'by rank 0'}); {before}"
         remedy = "make room there, and run the same command again: it goes on from the last whole checkpoint"
-        return NotKeptError(Problem(self._run, what, remedy))
+        return CheckpointWriteError(Problem(self._run, what, remedy))

@@ -6,12 +6,13 @@ from functools import partial
 
 import torch
 
+from stray.config import RunConfig
 from stray.data.source import StageData
-from stray.stages.contrastive.run import _run_image
-from stray.stages.gene.run import _run_codes, _run_gene
-from stray.stages.spec import CodesStage, GeneStage, Stage
+from stray.stages.contrastive.run import run_image
+from stray.stages.gene.run import run_codes, run_gene
+from stray.stages.spec import CodesStage, GeneStage, ImageStage, Stage
 from stray.track.tracker import Tracker
-from stray.training.checkpoints import Every
+from stray.training.checkpoints import CheckpointInterval
 from stray.training.loop import fit
 from stray.training.worker import Worker
 
@@ -21,21 +22,24 @@ def run_stage(
     data: StageData,
     worker: Worker,
     tracker: Tracker,
-    *,
-    checkpoint_every: int = 1,
-    checkpoint_every_steps: int | None = None,
+    run: RunConfig | None = None,
 ) -> None:
-    """Run `stage` to its end and keep its results; every worker calls it. Returns at once when it was done before."""
+    """Run `stage` to its end and keep its results; every worker calls it. Returns at once when it was done before.
+
+    `run` says how often checkpoints are written; None: as often as the defaults say.
+    """
     if _agree(worker.rank == 0 and stage.folder.is_done(), worker):
         return
-    every = Every(epochs=checkpoint_every, steps=checkpoint_every_steps)
+    run = run or RunConfig()
+    every = CheckpointInterval(epochs=run.checkpoint_every, steps=run.checkpoint_every_steps)
     train = partial(fit, worker=worker, tracker=tracker, checkpoint_every=every, batches_ahead=data.batches_ahead)
-    if isinstance(stage, GeneStage):
-        _run_gene(stage, data, worker, train)
-    elif isinstance(stage, CodesStage):
-        _run_codes(stage, data, worker)
-    else:
-        _run_image(stage, data, worker, train)
+    match stage:
+        case GeneStage():
+            run_gene(stage, data, worker, train)
+        case CodesStage():
+            run_codes(stage, data, worker)
+        case ImageStage():
+            run_image(stage, data, worker, train)
 
 
 def _agree(done: bool, worker: Worker) -> bool:

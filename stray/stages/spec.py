@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
 from stray import storage
 from stray.cohort.panel import Panel
-from stray.config import ContrastiveConfig, GeneConfig, ScanviConfig, ScviConfig
+from stray.config import ContrastiveConfig, GeneConfig, ScanviConfig, ScviConfig, TrainsNothingConfig
 from stray.config.gene import without_classes
 from stray.data.streaming import Stream
 from stray.stages.results import ResultFolder, result_key
@@ -20,9 +21,35 @@ CODES_FIGURE = "codes.png"
 """Figure of the spots before and after a gene stage, in its folder."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """Amount of computation of a stage, by which its time is estimated."""
+
+    config: GeneConfig | ContrastiveConfig | None = None
+    """Settings of what is trained or embeds."""
+    spots: int = 0
+    """Spots that train, or are fitted in one pass where `epochs` is 0."""
+    epochs: int = 0
+    """Passes over them at most."""
+    embedded: int = 0
+    """Patches that pass through the image encoder without a gradient."""
+
+    def __str__(self) -> str:
+        if not self.spots:
+            return "embedding only" if self.embedded else "-"
+        return f"{self.spots:,} spots" + (f" x {self.epochs} epochs" if self.epochs else "")
+
+
 @dataclass(frozen=True, kw_only=True)
 class GeneStage:
     """Trains the gene encoder on `rows` and codes them."""
+
+    prefix: ClassVar[str] = "gene"
+    """Beginning of the names of its metrics, and of the paths of its settings."""
+    needs_counts: ClassVar[bool] = True
+    """Whether counts over the panel must be placed."""
+    needs_patches: ClassVar[bool] = False
+    """Whether patches must be placed."""
 
     config: GeneConfig
     rows: np.ndarray
@@ -44,6 +71,21 @@ class GeneStage:
     def epochs(self) -> int:
         """Epochs at most; 0 where nothing is trained step by step."""
         return self.config.epochs if isinstance(self.config.model, ScviConfig) else 0
+
+    @property
+    def title(self) -> str:
+        """Name of the stage beside those of its methods."""
+        return f"gene stage, {self.config.model.kind}"
+
+    @property
+    def work(self) -> Work:
+        """Amount of its computation."""
+        return Work(self.config, len(self.rows), self.epochs)
+
+    @property
+    def inputs(self) -> tuple[GeneStage, ...]:
+        """Stages whose results it reads: the scVI stage whose weights scANVI starts from."""
+        return () if self.start is None else (self.start,)
 
     @property
     def learns_labels(self) -> bool:
@@ -112,6 +154,15 @@ class GeneStage:
 class ImageStage:
     """Trains an image encoder against gene codes or counts (or leaves it untrained) and embeds `embed_rows`."""
 
+    prefix: ClassVar[str] = "contrastive"
+    """Beginning of the names of its metrics, and of the paths of its settings."""
+    needs_patches: ClassVar[bool] = True
+    """Whether patches must be placed."""
+    codes_held_out: ClassVar[bool] = False
+    """Whether counts of held-out patients are coded."""
+    title: ClassVar[str] = ""
+    """Name of the stage beside those of its methods: they say it."""
+
     config: ContrastiveConfig
     train: bool
     """False: the encoder stays as it was initialised."""
@@ -144,14 +195,25 @@ class ImageStage:
         return self.config.epochs if self.train else 0
 
     @property
+    def work(self) -> Work:
+        """Amount of its computation; views of a frozen encoder's patches are embedded once."""
+        if not self.train:
+            return Work(self.config, embedded=len(self.embed_rows))
+        embedded = len(self.embed_rows)
+        if isinstance(self.config.trains, TrainsNothingConfig):
+            embedded += len(self.rows) * max(1, self.config.trains.cached_views)
+        return Work(self.config, len(self.rows), self.epochs, embedded)
+
+    @property
     def needs_counts(self) -> bool:
-        """Whether the counts over the panel must be placed."""
+        """Whether counts over the panel must be placed."""
         return self.train and (self.config.gene_tower.kind != "frozen" or self.config.losses.expression.weight > 0)
 
     @property
-    def needs_codes(self) -> bool:
-        """Whether the gene stage must come first."""
-        return self.train and self.config.gene_tower.kind in ("frozen", "tuned")
+    def inputs(self) -> tuple[GeneStage, ...]:
+        """Stages whose results it reads: the gene stage, unless the tower learns from counts or nothing is trained."""
+        reads = self.train and self.config.gene_tower.kind in ("frozen", "tuned")
+        return (self.gene,) if reads else ()
 
     def at(self, places: np.ndarray) -> ImageStage:
         """Return the same stage on some of its rows, to be trained or watched; its results have no folder of their
@@ -168,7 +230,7 @@ class ImageStage:
             return "image-" + result_key(
                 self.config.image, self.source, self.gene.seed, self.gene.dataset, self.embed_rows
             )
-        genes = self.gene.key if self.needs_codes else [self.gene.panel_key, self.gene.seed]
+        genes = self.gene.key if self.inputs else [self.gene.panel_key, self.gene.seed]
         labels = [] if self.label is None else [self.label.tolist()]
         stream = [] if self.stream is None else [self.stream.key]
         return "image-" + result_key(self.config, self.source, genes, self.rows, self.embed_rows, *labels, *stream)
@@ -190,12 +252,25 @@ class CodesStage:
     root: str
     """Folder of all stages' results."""
 
-    epochs = 0
+    prefix: ClassVar[str] = ""
+    """It has no metrics and no settings of its own."""
+    epochs: ClassVar[int] = 0
     """Nothing is trained."""
-    needs_counts = True
-    """The counts over the panel must be placed."""
-    needs_codes = True
-    """The gene stage must come first."""
+    needs_counts: ClassVar[bool] = True
+    """Whether counts over the panel must be placed."""
+    needs_patches: ClassVar[bool] = False
+    """Whether patches must be placed."""
+    codes_held_out: ClassVar[bool] = True
+    """Whether counts of held-out patients are coded."""
+    title: ClassVar[str] = ""
+    """Name of the stage beside those of its methods: they say it."""
+    work: ClassVar[Work] = Work()
+    """It is over at once."""
+
+    @property
+    def inputs(self) -> tuple[GeneStage, ...]:
+        """Stages whose results it reads."""
+        return (self.gene,)
 
     @cached_property
     def key(self) -> str:
@@ -209,3 +284,8 @@ class CodesStage:
 
 
 Stage = GeneStage | ImageStage | CodesStage
+
+
+def upstream(stage: Stage) -> tuple[GeneStage, ...]:
+    """Return the stages that a stage's results depend on, each after those that it reads itself."""
+    return tuple(one for gene in stage.inputs for one in (*upstream(gene), gene))

@@ -11,7 +11,7 @@ from stray.training.worker import Worker
 
 
 @dataclass(frozen=True, kw_only=True)
-class Every:
+class CheckpointInterval:
     """Interval between checkpoints."""
 
     epochs: int = 1
@@ -23,10 +23,10 @@ class Every:
 class Checkpoints:
     """Writes the checkpoints of one training, and knows the last."""
 
-    def __init__(self, every: Every, worker: Worker, state: TrainState, steps: int) -> None:
+    def __init__(self, every: CheckpointInterval, worker: Worker, state: TrainState, steps: int) -> None:
         """`state` is where the training begins or goes on; an epoch has `steps` steps."""
         self._every, self._worker, self._state, self._steps = every, worker, state, steps
-        self.kept = Kept(state.epoch, None, state.step)
+        self.last = LastCheckpoint(state.epoch, None, state.step)
         """The last good checkpoint."""
 
     def due_after(self, step: int) -> bool:
@@ -53,10 +53,10 @@ class Checkpoints:
         state = self._state
         at = {"epoch": state.epoch} if state.step == 0 else {"epoch": state.epoch, "step": state.step}
         place = self._worker.report({**metrics, **at}, state.state_dict())
-        self.kept = Kept(state.epoch, place, state.step)
+        self.last = LastCheckpoint(state.epoch, place, state.step)
 
 
-class Kept(NamedTuple):
+class LastCheckpoint(NamedTuple):
     """The last good checkpoint."""
 
     epoch: int

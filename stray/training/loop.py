@@ -8,8 +8,8 @@ from stray.config import OptimConfig
 from stray.data.feed import DeviceFeed, Prefetcher, pinned
 from stray.noise import Noise
 from stray.track.tracker import Tracker
-from stray.training.checkpoints import Checkpoints, Every
-from stray.training.epoch import EpochSoFar, SpotsAt
+from stray.training.checkpoints import CheckpointInterval, Checkpoints
+from stray.training.epoch import EpochSoFar
 from stray.training.health import epochs_at_chance, warnings
 from stray.training.optim import learning_rate
 from stray.training.process import keep_freed_memory, peak_memory
@@ -23,7 +23,7 @@ STEP_LOSSES = 16
 """Steps of an epoch, evenly spaced, whose loss is logged: a gene stage takes a hundred steps a second, and to log each
 in the run of every method that shares the stage cost an MLflow store as much as the training.
 """
-EVERY_EPOCH = Every()
+EVERY_EPOCH = CheckpointInterval()
 
 
 def fit(
@@ -34,8 +34,7 @@ def fit(
     tracker: Tracker,
     prefix: str,
     seed: int,
-    spots_at: SpotsAt,
-    checkpoint_every: Every = EVERY_EPOCH,
+    checkpoint_every: CheckpointInterval = EVERY_EPOCH,
     batches_ahead: int = 1,
     selection: Selection | None = None,
     scaler: GradScaler | None = None,
@@ -47,9 +46,8 @@ def fit(
     `STEP_LOSSES` steps an epoch at most; every epoch ends with `worker.report`, with a checkpoint as often as
     `checkpoint_every` says and at the end. `batches_ahead` batches are gathered beside the step.
 
-    Raises NotFiniteError on every rank when the loss or a gradient is not finite, naming the step, the sections of the
-    spots at fault (by `spots_at`, which knows the spots at places among the task's rows) and the last good checkpoint:
-    none is left from that step on.
+    Raises NonFiniteStep on every rank alike when the loss or a gradient is not finite; no checkpoint is left from that
+    step on.
     """
     keep_freed_memory()
     state = TrainState.start(task.module.to(worker.device), optim, scaler)
@@ -65,7 +63,7 @@ def fit(
             lambda noise, batches=batches: pinned(task.gather(batches[noise.step][noise.rows], noise), worker.device),
             batches_ahead,
         )
-        so_far = EpochSoFar(prefix, epoch, worker, data, state.so_far)
+        so_far = EpochSoFar(epoch, worker, data, state.so_far)
         task.module.train()
         for noise, batch in DeviceFeed(worker.device).over(data.over(noises[state.step :])):
             rate = factor * learning_rate(optim, epoch * steps + noise.step, task.epochs * steps)
@@ -74,10 +72,10 @@ def fit(
             task.after_step()
             state.after_step()
             if checkpoints.due_after(noise.step):
-                so_far.check(task, spots_at, checkpoints.kept)
+                so_far.check(steps, checkpoints.last)
                 state.between_steps(noise.step + 1, so_far.state_dict())
                 checkpoints.within()
-        losses, norms = so_far.check(task, spots_at, checkpoints.kept)
+        losses, norms = so_far.check(steps, checkpoints.last)
         seconds = so_far.seconds
         metrics = {
             "loss": float(losses.mean()),

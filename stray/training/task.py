@@ -56,12 +56,6 @@ class Task(Protocol):
         """
         ...
 
-    def spots(self, name: str, epoch: int, step: int) -> np.ndarray:
-        """Return the spots whose finiteness `StepOutput.finite[name]` told at this step, over all ranks and in their
-        order: places among the rows of the stage.
-        """
-        ...
-
     def after_step(self) -> None:
         """Clamp parameters after the optimiser's step."""
         ...

@@ -73,7 +73,7 @@ def train(job: Job) -> dict[str, Any]:
     dataset = PairedDataset.open(job.dataset)
     data = InMemoryData(dataset) if job.what == "train in memory" else LoaderData(dataset, job.processes)
     device = f"cuda:{dist.get_rank() if job.workers > 1 else 0}" if torch.cuda.is_available() else "cpu"
-    run_stage(job.stage, data, LocalWorker(device=device), NullTracker(), checkpoint_every=job.stage.epochs)
+    run_stage(job.stage, data, LocalWorker(device=device), NullTracker(), RunConfig(checkpoint_every=job.stage.epochs))
     return {}
 
 

@@ -16,19 +16,19 @@ import torch
 from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.split import folds
-from stray.config import Recipe
+from stray.config import Recipe, RunConfig
 from stray.data.blocks import Counts
 from stray.data.local import LocalData
 from stray.errors import InputError, Problem, raise_if_any
 from stray.evaluate import evaluate
-from stray.experiment.cells import Cell, cell, with_start
+from stray.experiment.cells import Cell, cell
 from stray.noise import Noise
 from stray.recipe import for_method
 from stray.stages.gene.run import CHUNK
 from stray.stages.gene.task import GeneTask
 from stray.stages.results import ResultFolder, digest
 from stray.stages.run import run_stage
-from stray.stages.spec import GeneStage
+from stray.stages.spec import GeneStage, upstream
 from stray.track.tracker import NullTracker
 from stray.training.worker import LocalWorker
 from stray.versus import scvi_tools
@@ -103,7 +103,7 @@ class Job:
         dataset = PairedDataset.open(self.dataset)
         for one in self.cells:
             if not storage.exists(self.path(one)):
-                for stage in with_start(one.scored.gene):
+                for stage in upstream(one.scored):
                     train(self.side, stage, dataset, self.root)
                 result = score(self.side, one, dataset, self.root)
                 storage.write_bytes(self.path(one), json.dumps(asdict(result), indent=1).encode())
@@ -149,7 +149,7 @@ def train(side: Side, stage: GeneStage, dataset: PairedDataset, root: str) -> No
         scvi_tools.run_stage(stage, LocalData(dataset), root_of(root, side))
     else:
         # A checkpoint an epoch would be a copy of the weights that nobody keeps.
-        run_stage(stage, LocalData(dataset), LocalWorker(), NullTracker(), checkpoint_every=stage.epochs)
+        run_stage(stage, LocalData(dataset), LocalWorker(), NullTracker(), RunConfig(checkpoint_every=stage.epochs))
 
 
 def score(side: Side, one: Cell, dataset: PairedDataset, root: str) -> Result:

@@ -91,7 +91,7 @@ def places(dataset: PairedDataset, folder: Path, tmp_path_factory: pytest.TempPa
     counts = LocalData(dataset).counts(stage.panel(), stage.rows)
     task = GeneTask(stage.config, counts, stage.batch, stage.label, seed=0, device=LocalWorker().device)
     pairs = BatchPlan(len(stage.rows), 32, 0, keep_remainder=False).batches(0)[1]
-    return {"gene": int(task.spots("", 0, 1)[LAST_OF_RANK_1]), "contrastive": int(pairs[LAST_OF_RANK_1])}
+    return {"gene": int(task.places(None, 0, 1)[LAST_OF_RANK_1]), "contrastive": int(pairs[LAST_OF_RANK_1])}
 
 
 @pytest.fixture(scope="module")

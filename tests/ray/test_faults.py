@@ -25,12 +25,12 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from stray.errors import NotKeptError
+from stray.errors import CheckpointWriteError
 from stray.on_ray.checkpoints import LIST, PREFIX, STATE
 from stray.on_ray.fit import Assignment
 from stray.on_ray.session import SessionInfo
 from stray.stages.contrastive.task import ContrastiveTask
-from stray.stages.spec import ImageStage
+from stray.stages.spec import GeneStage, ImageStage
 from stray.track.mlflow_reader import MlflowReader
 from tests.ray.test_training import EPOCHS, Heard, Setup
 
@@ -62,11 +62,11 @@ class Killed(ImageStage):
         return Killed(**known, driver=os.getpid(), **facts)
 
     @property
-    def needs_codes(self) -> bool:
+    def inputs(self) -> tuple[GeneStage, ...]:
         """Asked for by every worker before it trains: the worker's own step is exchanged then."""
         if os.getpid() != self.driver:
             self._lay_trap()
-        return super().needs_codes
+        return super().inputs
 
     def _lay_trap(self) -> None:
         original = ContrastiveTask.step
@@ -208,7 +208,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_whole_says_so_and_the_training_
     setup: Setup, whole: Heard, small_disk: Path
 ) -> None:
     started = time.monotonic()
-    with pytest.raises(NotKeptError, match="No space left on device") as caught:
+    with pytest.raises(CheckpointWriteError, match="No space left on device") as caught:
         setup.train(setup.image("full"), "full", workers=2, failures=3)
     assert time.monotonic() - started < 600
     (problem,) = caught.value.problems

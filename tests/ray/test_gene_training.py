@@ -12,7 +12,7 @@ import pytest
 import ray.train
 import torch
 
-from stray.config import Recipe
+from stray.config import Recipe, RunConfig
 from stray.on_ray.data import Placed, place_counts
 from stray.on_ray.fit import Assignment, fit
 from stray.on_ray.logger import Letter, heard_by
@@ -109,9 +109,8 @@ class Setup:
                 [Assignment(stage=stage, targets=(), title=name, epochs=EPOCHS)],
                 Placed(self.dataset, (), Announced(self.counts, str(ranks))),
                 layout=WorkerPlan(2, 1, False),
-                max_failures=failures,
-                checkpoint_every=1,
-                folder=str(self.folder / "checkpoints" / name),
+                run=RunConfig(max_failures=failures),
+                root=str(self.folder / "checkpoints" / name),
                 mailbox=mailbox,
             )
         return stage

@@ -28,7 +28,7 @@ from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.search import search
 from stray.on_ray.session import SessionInfo
 from stray.recipe import apply
-from stray.stages.spec import ImageStage
+from stray.stages.spec import GeneStage, ImageStage
 from tests.small_cohort import small_cell, small_dataset, small_recipe
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(600)]
@@ -99,10 +99,8 @@ class Setup:
                 assignments,
                 self.placed,
                 layout=WorkerPlan(workers, 1, False),
-                max_failures=failures,
-                checkpoint_every=1,
-                checkpoint_every_steps=every_steps,
-                folder=str(self.folder / "checkpoints" / name),
+                run=RunConfig(max_failures=failures, checkpoint_every_steps=every_steps),
+                root=str(self.folder / "checkpoints" / name),
                 mailbox=mailbox,
             )
         return heard
@@ -197,7 +195,7 @@ class Faulty(ImageStage):
     driver: int
 
     @property
-    def needs_codes(self) -> bool:
+    def inputs(self) -> tuple[GeneStage, ...]:
         if os.getpid() != self.driver:
             import ray.train
 
@@ -205,7 +203,7 @@ class Faulty(ImageStage):
                 with open(self.marks, "a") as marks:
                     marks.write("tried\n")
                 raise InputError(Problem("P2", "is at fault"))
-        return super().needs_codes
+        return super().inputs
 
 
 def test_a_fault_of_the_input_that_one_worker_finds_is_not_tried_again(setup: Setup) -> None:

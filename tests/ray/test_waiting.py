@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from stray.config import RunConfig
 from stray.errors import InputError
 from stray.on_ray import waiting
 from stray.on_ray.data import Placed
@@ -96,9 +97,8 @@ def test_a_worker_group_waits_for_what_another_job_holds(
                 [assignment],
                 Placed(dataset),
                 layout=WorkerPlan(2, 1, False),
-                max_failures=0,
-                checkpoint_every=1,
-                folder=str(tmp_path / "checkpoints"),
+                run=RunConfig(max_failures=0),
+                root=str(tmp_path),
                 mailbox=mailbox,
             )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stray.errors import NotKeptError
+from stray.errors import CheckpointWriteError
 from stray.on_ray.checkpoints import LIST, PREFIX, STATE, newest, tidy, write
 from stray.on_ray.failures import full_storage
 from stray.storage import resolve
@@ -112,7 +112,7 @@ def test_an_error_for_want_of_room_is_found_behind_others_and_told_with_its_reme
     assert "runs/checkpoints: [Errno 28] No space left on device" in str(found)
     assert "run the same command again" in str(found)
     again = pickle.loads(pickle.dumps(found))
-    assert isinstance(again, NotKeptError)
+    assert isinstance(again, CheckpointWriteError)
     assert again.problems == found.problems
     assert full_storage(Wrapped(OSError(errno.EACCES, "Permission denied")), "runs") is None
     assert full_storage(ValueError("other"), "runs") is None

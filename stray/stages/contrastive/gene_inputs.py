@@ -17,9 +17,9 @@ from stray.losses.expression import Explained, expression_loss
 from stray.models.frozen_decoder import FrozenDecoder
 from stray.models.gene_vae import GeneVae
 from stray.models.towers import TunedTower
+from stray.stages.faults import sections
 from stray.stages.gene.encoder import load_gene_encoder
 from stray.stages.spec import ImageStage
-from stray.training.epoch import sections
 
 
 def tower_input(stage: ImageStage, data: StageData) -> tuple[Tensor | Counts, TunedTower | None]:
@@ -29,7 +29,7 @@ def tower_input(stage: ImageStage, data: StageData) -> tuple[Tensor | Counts, Tu
     Raises InputError when a tower needs a gene stage that has left no trained encoder, or codes that are not finite.
     """
     tower = stage.config.gene_tower
-    if not stage.needs_codes:
+    if not stage.inputs:
         return data.counts(stage.gene.panel(), stage.rows), None
     codes_NZ = _codes(stage, data)
     if not isinstance(tower, TunedTowerConfig):

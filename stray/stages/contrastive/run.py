@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 
 import numpy as np
 import torch
@@ -19,13 +18,15 @@ from stray.stages.contrastive.encoder_checks import check_encoder
 from stray.stages.contrastive.gene_inputs import expression_data, tower_input
 from stray.stages.contrastive.monitor import PairWatch
 from stray.stages.contrastive.task import ContrastiveTask, embed
+from stray.stages.faults import naming_spots
 from stray.stages.results import keep_rate
 from stray.stages.spec import STEPS, ImageStage
 from stray.training.state import TrainState
 from stray.training.worker import Worker
 
 
-def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callable[..., TrainState]) -> None:
+def run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callable[..., TrainState]) -> None:
+    """Train the image encoder by `train`, or leave it as it was initialised, and embed patches with it."""
     history: list[dict[str, float]] = []
     steps: list[tuple[int, float]] = []
     if stage.train:
@@ -44,8 +45,12 @@ def _run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callab
             tuned=tuned,
             watch=None if watched is None else _watch(watched, data),
         )
-        train = partial(train, spots_at=lambda places: data.spots(trained.rows[places]))
-        state = train(task, stage.config.optim, prefix="contrastive", seed=stage.gene.seed, scaler=task.scaler())
+        with naming_spots(
+            stage.prefix,
+            lambda term, epoch, step: task.plan.batches(epoch)[step],
+            lambda places: data.spots(trained.rows[places]),
+        ):
+            state = train(task, stage.config.optim, prefix=stage.prefix, seed=stage.gene.seed, scaler=task.scaler())
         history, steps = state.history, state.step_losses
         encoder = task.module.coder()
     else:

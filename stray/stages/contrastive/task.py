@@ -167,10 +167,6 @@ class ContrastiveTask:
         """Return the loss scaler of fp16; None in other precisions."""
         return torch.amp.GradScaler(self.device.type) if self._half == torch.float16 else None
 
-    def spots(self, name: str, epoch: int, step: int) -> np.ndarray:
-        """Return places among the paired spots of the step's batch."""
-        return self.plan.batches(epoch)[step]
-
     def _explain(self, z_nZ: Tensor | None, batch: PairedBatch) -> Explained | None:
         """Return the decoder's output for the pictures, where a loss asks for it."""
         if self._expression is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from stray.data.source import StageData
 from stray.errors import InputError, Problem
 from stray.models.pca import Pca
 from stray.models.scanvi import Scanvi
+from stray.stages.faults import naming_spots
 from stray.stages.gene.encoder import GeneModel, build_gene_model, load_gene_encoder
 from stray.stages.gene.figure import draw_codes
 from stray.stages.gene.task import GeneTask
@@ -32,7 +32,8 @@ CHUNK = 1024
 """Spots that are coded at a time."""
 
 
-def _run_gene(stage: GeneStage, data: StageData, worker: Worker, train: Callable[..., TrainState]) -> None:
+def run_gene(stage: GeneStage, data: StageData, worker: Worker, train: Callable[..., TrainState]) -> None:
+    """Train the gene encoder by `train` (or fit it in one pass) and code the stage's spots."""
     panel = stage.panel()
     counts = data.counts(panel, stage.rows)
     probability_NK, batches, classes = None, [], []
@@ -45,9 +46,9 @@ def _run_gene(stage: GeneStage, data: StageData, worker: Worker, train: Callable
         if stage.start is not None:
             task.module.load_state_dict(stage.start.folder.read_weights("weights.pt"), strict=False)
         selection = _selection(stage, task)
-        train = partial(train, selection=selection, spots_at=lambda places: data.spots(stage.rows[places]))
-        with matrix_products(stage.config.precision):
-            state = train(task, stage.config.optim, prefix="gene", seed=stage.seed)
+        naming = naming_spots(stage.prefix, task.places, lambda places: data.spots(stage.rows[places]))
+        with matrix_products(stage.config.precision), naming:
+            state = train(task, stage.config.optim, prefix=stage.prefix, seed=stage.seed, selection=selection)
             history, steps = state.history, state.step_losses
             best = selection.best(history) if selection is not None and stage.config.keep == "best" else None
             task.finish(len(history) if best is None else best + 1)
@@ -110,7 +111,8 @@ def _fitted(stage: GeneStage, counts: Counts) -> GeneModel:
     return module
 
 
-def _run_codes(stage: CodesStage, data: StageData, worker: Worker) -> None:
+def run_codes(stage: CodesStage, data: StageData, worker: Worker) -> None:
+    """Code spots with the encoder that a gene stage left."""
     encoder = load_gene_encoder(stage.gene.folder.path)
     counts = data.counts(encoder.panel, stage.embed_rows)
     codes_NZ = _over_all(encoder.model.to(worker.device).encode, counts, worker)

@@ -156,9 +156,11 @@ class GeneTask:
         sums["kl_weight"] = torch.full_like(sums["elbo"], weight * len(batch.x))
         return StepOutput(loss, sums, len(batch.x), finite)
 
-    def spots(self, name: str, epoch: int, step: int) -> np.ndarray:
-        """Return places among all spots of the counts: of the step's batch, or of its labelled batch."""
-        if name == LABELLED and self._labelled is not None:
+    def places(self, term: str | None, epoch: int, step: int) -> np.ndarray:
+        """Return places among all spots of the counts of the global batch that a term of a step is over: the step's
+        batch, or its labelled batch.
+        """
+        if term == LABELLED and self._labelled is not None:
             return self._labelled.batch(epoch, step)
         return self._train[self.plan.batches(epoch)[step]]
 

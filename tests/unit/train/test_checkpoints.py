@@ -13,9 +13,10 @@ import torch
 from stray.config import ContrastiveOptimConfig, OptimConfig
 from stray.errors import NotFiniteError, Problem
 from stray.stages.contrastive.task import ContrastiveTask
+from stray.stages.faults import naming_spots
 from stray.stages.gene.task import GeneTask
 from stray.track.tracker import MemoryTracker
-from stray.training.checkpoints import Every
+from stray.training.checkpoints import CheckpointInterval
 from stray.training.loop import fit
 from stray.training.selection import Selection
 from stray.training.state import TrainState
@@ -41,7 +42,7 @@ def task_of(stage: str) -> GeneTask | ContrastiveTask:
 
 def train(
     stage: str,
-    every: Every,
+    every: CheckpointInterval,
     *,
     checkpoint: Path | None = None,
     end_at: int | None = None,
@@ -67,7 +68,6 @@ def train(
         tracker=tracker or MemoryTracker(),
         prefix=stage,
         seed=5,
-        spots_at=lambda places: pytest.fail(f"{places}: every loss is finite"),
         checkpoint_every=every,
         selection=Selection("validation_elbo", keep_best=True) if stage == "gene" else None,
         scaler=task.scaler() if isinstance(task, ContrastiveTask) else None,
@@ -99,7 +99,7 @@ def assert_equal(found: Any, expected: Any, place: str = "state") -> None:
 def whole(request: pytest.FixtureRequest) -> tuple[str, TrainState, MemoryTracker]:
     """An uninterrupted training without checkpoints."""
     tracker = MemoryTracker()
-    return request.param, train(request.param, Every(epochs=100), tracker=tracker), tracker
+    return request.param, train(request.param, CheckpointInterval(epochs=100), tracker=tracker), tracker
 
 
 @pytest.mark.parametrize("n", [1, 3, 4])
@@ -112,11 +112,11 @@ def test_a_training_ended_at_a_random_step_goes_on_to_the_same_state_and_metrics
     end = int(np.random.default_rng([n, len(stage)]).integers(n + 1, 4 * steps - 1))
     tracker, again = MemoryTracker(), MemoryTracker()
     with pytest.raises(Interrupted):
-        train(stage, Every(epochs=100, steps=n), checkpoint=tmp_path / "s.pt", end_at=end, tracker=tracker)
+        train(stage, CheckpointInterval(epochs=100, steps=n), checkpoint=tmp_path / "s.pt", end_at=end, tracker=tracker)
     saved = LocalWorker(tmp_path / "s.pt").restore()
     assert saved is not None
     assert saved["epoch"] * steps + saved["step"] == end // n * n
-    found = train(stage, Every(epochs=100, steps=n), checkpoint=tmp_path / "s.pt", tracker=again)
+    found = train(stage, CheckpointInterval(epochs=100, steps=n), checkpoint=tmp_path / "s.pt", tracker=again)
     assert_equal(found.state_dict(), expected.state_dict())
     for name in (f"{stage}/step_loss", f"{stage}/loss", f"{stage}/gradient_norm", f"{stage}/learning_rate"):
         # An epoch that was over after the checkpoint is said again, to the last digit; a store keeps it once.
@@ -146,14 +146,14 @@ def test_a_checkpoint_holds_all_that_the_uninterrupted_training_has_at_that_step
 
         resumed = False
 
-    train(stage, Every(steps=2), worker=Keeper(tmp_path / "whole.pt"))
+    train(stage, CheckpointInterval(steps=2), worker=Keeper(tmp_path / "whole.pt"))
     steps = task_of(stage).plan.steps
     assert {epoch * steps + step for epoch, step in states} >= set(range(2, 4 * steps, 2))
     with pytest.raises(Interrupted):
-        train(stage, Every(steps=2), checkpoint=tmp_path / "ended.pt", end_at=steps + 4)
+        train(stage, CheckpointInterval(steps=2), checkpoint=tmp_path / "ended.pt", end_at=steps + 4)
     worker = Keeper(tmp_path / "ended.pt")
     worker.resumed = True
-    train(stage, Every(steps=2), worker=worker)  # every later checkpoint is compared with its twin
+    train(stage, CheckpointInterval(steps=2), worker=worker)  # every later checkpoint is compared with its twin
     middle = states[1, 2 if steps % 2 == 0 else 1]
     assert middle["optimizer"]["state"]
     assert len(middle["so_far"]["steps"]) == middle["step"]
@@ -174,10 +174,10 @@ def test_checkpoints_fall_on_every_nth_step_of_the_training_and_on_the_ends_that
             return super().report(metrics, state)
 
     for every, expected in {
-        Every(): [(1, 0), (2, 0), (3, 0), (4, 0)],
-        Every(epochs=3): [(3, 0), (4, 0)],
-        Every(epochs=9, steps=4): [(0, 4), (1, 2), (2, 0), (2, 4), (3, 2), (4, 0)],
-        Every(epochs=2, steps=6): [(1, 0), (2, 0), (3, 0), (4, 0)],
+        CheckpointInterval(): [(1, 0), (2, 0), (3, 0), (4, 0)],
+        CheckpointInterval(epochs=3): [(3, 0), (4, 0)],
+        CheckpointInterval(epochs=9, steps=4): [(0, 4), (1, 2), (2, 0), (2, 4), (3, 2), (4, 0)],
+        CheckpointInterval(epochs=2, steps=6): [(1, 0), (2, 0), (3, 0), (4, 0)],
     }.items():
         kept: list[tuple[int, int]] = []
         worker = Told()
@@ -197,7 +197,8 @@ def test_a_step_that_is_not_finite_leaves_the_checkpoint_before_it_which_is_name
         return replace(output, loss=output.loss * torch.nan) if (noise.epoch, noise.step) == (1, 4) else output
 
     task.step = step
-    with pytest.raises(NotFiniteError) as caught:
+    places = lambda term, epoch, step: task.plan.batches(epoch)[step]  # noqa: E731
+    with pytest.raises(NotFiniteError) as caught, naming_spots("contrastive", places, lambda places: SPOTS_AT):
         fit(
             task,
             task.config.optim,
@@ -205,8 +206,7 @@ def test_a_step_that_is_not_finite_leaves_the_checkpoint_before_it_which_is_name
             tracker=MemoryTracker(),
             prefix="contrastive",
             seed=5,
-            spots_at=lambda places: pytest.fail("no spot's own terms are at fault") if len(places) != 10 else SPOTS_AT,
-            checkpoint_every=Every(steps=2),
+            checkpoint_every=CheckpointInterval(steps=2),
         )
     told = str(caught.value)
     assert "contrastive epoch 2, step 5 of 6: loss nan" in told

@@ -10,6 +10,7 @@ import torch
 
 from stray.config import ContrastiveOptimConfig
 from stray.errors import NotFiniteError
+from stray.stages.faults import naming_spots
 from stray.track.tracker import MemoryTracker
 from stray.training.loop import fit
 from stray.training.state import TrainState
@@ -95,7 +96,9 @@ def test_a_gradient_that_overflows_without_any_scale_is_at_fault_itself() -> Non
 
     task.step = step
     spots: Any = type("Spots", (), {"section": np.array(["S"] * 10), "spot_id": np.array(["s"] * 10)})
-    with pytest.raises(NotFiniteError, match=r"contrastive epoch 1, step 4 of 6: loss .*, gradient norm nan"):
+    match = r"contrastive epoch 1, step 4 of 6: loss .*, gradient norm nan"
+    places = lambda term, epoch, step: task.plan.batches(epoch)[step]  # noqa: E731
+    with pytest.raises(NotFiniteError, match=match), naming_spots("contrastive", places, lambda places: spots):
         fit(
             task,
             task.config.optim,
@@ -103,7 +106,6 @@ def test_a_gradient_that_overflows_without_any_scale_is_at_fault_itself() -> Non
             tracker=MemoryTracker(),
             prefix="contrastive",
             seed=5,
-            spots_at=lambda places: spots,
             scaler=torch.amp.GradScaler("cpu", init_scale=8.0),  # three halvings
         )
 
@@ -117,7 +119,6 @@ def trained(**changes: Any) -> tuple[TrainState, list[float]]:
         tracker=tracker,
         prefix="contrastive",
         seed=5,
-        spots_at=lambda places: pytest.fail(f"{places}: every loss is finite"),
         scaler=task.scaler(),
     )
     return state, [value for _, value in tracker.series("contrastive/step_loss")]

@@ -133,7 +133,7 @@ def test_the_expression_loss_decodes_each_spots_own_counts_for_its_own_patient(
 ) -> None:
     stage = made(recipe, dataset, root, expression__weight=1).scored
     assert isinstance(stage, ImageStage)
-    assert stage.needs_codes
+    assert stage.inputs
     assert stage.needs_counts
     # Fewer spots have a picture than have counts: rows of the gene stage and of this one are not the same.
     stage = replace(stage, rows=stage.rows[5::3])

@@ -56,7 +56,7 @@ def test_a_spot_whose_counts_are_not_finite_is_named_with_its_section_and_the_la
     stage = made.scored.gene
     counts = LocalData(dataset).counts(stage.panel(), stage.rows)
     bad = GeneTask(stage.config, counts, stage.batch, stage.label, seed=0, device=CPU)
-    place = int(bad.spots("", 0, 1)[3])  # the fourth spot of the second step
+    place = int(bad.places(None, 0, 1)[3])  # the fourth spot of the second step
     spots = dataset.spots().take(stage.rows)
     with pytest.raises(NotFiniteError) as caught:
         run_stage(stage, NanCounts(dataset, place, from_gather=11), LocalWorker(state), MemoryTracker())
