@@ -15,8 +15,8 @@ from stray.data.blocks import Counts, Patches
 from stray.models.frozen_decoder import FrozenDecoder
 from stray.models.gene_vae import GeneVae
 from stray.models.norm import globalise
-from stray.stages.contrastive.gene_inputs import ExpressionData
-from stray.stages.contrastive.task import ContrastiveTask
+from stray.stages.contrastive.gene_inputs import ExpressionData, GeneInput
+from stray.stages.contrastive.task import ContrastiveTask, PatchInput
 from stray.stages.gene.task import GeneTask
 
 CPU = torch.device("cpu")
@@ -83,13 +83,10 @@ def image_task(norm: nn.Module | None = None, **changes: Any) -> ContrastiveTask
     )
     task = ContrastiveTask(
         config,
-        patches,
-        genes,
+        PatchInput(patches, label(), patient()),
+        GeneInput(genes, expression=_expression() if config.losses.expression.weight > 0 else None),
         seed=5,
         device=CPU,
-        label_N=label(),
-        patient_N=patient(),
-        expression=_expression() if config.losses.expression.weight > 0 else None,
     )
     torch.manual_seed(2)
     small: Any = net(nn.BatchNorm2d(4) if norm is None else norm)

@@ -23,8 +23,8 @@ from stray.models.frozen_decoder import FrozenDecoder
 from stray.models.gene_vae import GeneVae
 from stray.models.towers import TunedTower
 from stray.noise import Noise
-from stray.stages.contrastive.gene_inputs import ExpressionData
-from stray.stages.contrastive.task import ContrastiveTask
+from stray.stages.contrastive.gene_inputs import ExpressionData, GeneInput
+from stray.stages.contrastive.task import ContrastiveTask, PatchInput
 from stray.stages.gene.task import GeneTask
 from stray.stages.results import digest, measured_rate
 from stray.stages.spec import Stage
@@ -119,14 +119,10 @@ class Estimator:
         patient_n = np.arange(n) % max(2, config.batches.patients_per_batch or 2)
         return ContrastiveTask(
             replace(config, compile=False),
-            patches,
-            genes,
+            PatchInput(patches, label_n, patient_n),
+            GeneInput(genes, tuned, expression),
             seed=0,
             device=device,
-            label_N=label_n,
-            patient_N=patient_n,
-            expression=expression,
-            tuned=tuned,
         )
 
 

@@ -21,6 +21,9 @@ from stray.stages.faults import sections
 from stray.stages.gene.encoder import load_gene_encoder
 from stray.stages.spec import ImageStage
 
+CHANCE_SPOTS = 1024
+"""Spots, evenly spaced among those of training, over which the chance level is taken."""
+
 
 def tower_input(stage: ImageStage, data: StageData) -> tuple[Tensor | Counts, TunedTower | None]:
     """Return the gene-tower input for the stage's rows: frozen codes (N, Z), or counts over the panel when the tower is
@@ -55,10 +58,6 @@ def _codes(stage: ImageStage, data: StageData) -> Tensor:
         remedy = "remove the folder, and train the gene stage with a lower gene.optim.lr"
         raise InputError(Problem(folder.path, what, remedy))
     return torch.from_numpy(codes_NZ)
-
-
-CHANCE_SPOTS = 1024
-"""Spots, evenly spaced among those of training, over which the chance level is taken."""
 
 
 @dataclass(frozen=True)
@@ -102,3 +101,30 @@ def expression_data(stage: ImageStage, data: StageData, device: torch.device) ->
     of_spot = stage.gene.batch[np.searchsorted(stage.gene.rows, stage.rows)].astype(str)
     batch_N = torch.from_numpy(np.searchsorted(np.array(gene.batches), of_spot).astype(np.int64))
     return ExpressionData(FrozenDecoder(gene.model).to(device), data.counts(gene.panel, stage.rows), batch_N)
+
+
+@dataclass(frozen=True)
+class GeneInput:
+    """Gene side of N training spots."""
+
+    tower: Tensor | Counts
+    """Input of the gene tower: frozen codes (N, Z), or counts where the tower learns."""
+    tuned: TunedTower | None = None
+    """The gene stage's encoder, where it is the tower and trains on."""
+    expression: ExpressionData | None = None
+    """Counts and decoder, where the expression loss has a weight."""
+
+    def gather(self, positions: np.ndarray) -> tuple[Tensor, SparseCounts | None, Tensor | None]:
+        """Return codes (n, Z) or counts (n, G) of the spots at `positions`; and for the expression loss their counts
+        and batches (n,).
+        """
+        tower = self.tower
+        genes_nX = tower[torch.from_numpy(positions)] if isinstance(tower, Tensor) else tower.gather(positions)
+        x, batch_n = (None, None) if self.expression is None else self.expression.gather(positions)
+        return genes_nX, x, batch_n
+
+
+def gene_input(stage: ImageStage, data: StageData, device: torch.device) -> GeneInput:
+    """Return the gene side of the stage's rows. Raises InputError as `tower_input` and `expression_data` do."""
+    tower, tuned = tower_input(stage, data)
+    return GeneInput(tower, tuned, expression_data(stage, data, device))

@@ -15,9 +15,9 @@ from stray.data.source import StageData
 from stray.models.image_encoder import ImageEncoder
 from stray.noise import numpy_generator, torch_generator
 from stray.stages.contrastive.encoder_checks import check_encoder
-from stray.stages.contrastive.gene_inputs import expression_data, tower_input
+from stray.stages.contrastive.gene_inputs import gene_input, tower_input
 from stray.stages.contrastive.monitor import PairWatch
-from stray.stages.contrastive.task import ContrastiveTask, embed
+from stray.stages.contrastive.task import ContrastiveTask, PatchInput, embed
 from stray.stages.faults import naming_spots
 from stray.stages.results import keep_rate
 from stray.stages.spec import STEPS, ImageStage
@@ -31,18 +31,12 @@ def run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callabl
     steps: list[tuple[int, float]] = []
     if stage.train:
         trained, watched = _split(stage)
-        genes, tuned = tower_input(trained, data)
         task = ContrastiveTask(
             trained.config,
-            data.patches(trained.rows),
-            genes,
+            PatchInput(data.patches(trained.rows), trained.label, trained.patient, trained.stream),
+            gene_input(trained, data, worker.device),
             seed=trained.gene.seed,
             device=worker.device,
-            label_N=trained.label,
-            patient_N=trained.patient,
-            expression=expression_data(trained, data, worker.device),
-            stream=trained.stream,
-            tuned=tuned,
             watch=None if watched is None else _watch(watched, data),
         )
         with naming_spots(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stray.collective import share
 from stray.config import ContrastiveConfig, FrozenTowerConfig, MlpTowerConfig, TunedTowerConfig
+from stray.data.batches import BatchPlan
 from stray.data.blocks import Counts
 from stray.data.feed import DeviceFeed, Prefetcher, pinned
 from stray.data.sampling import SampledPlan, plan_of
@@ -26,7 +27,7 @@ from stray.stages.contrastive.accumulate import check_batch_norm, in_chunks
 from stray.stages.contrastive.augment import augment
 from stray.stages.contrastive.encoder_checks import check_encoder
 from stray.stages.contrastive.frozen_features import FrozenFeatures
-from stray.stages.contrastive.gene_inputs import ExpressionData
+from stray.stages.contrastive.gene_inputs import GeneInput
 from stray.stages.contrastive.monitor import PairWatch, collapse
 from stray.training.averages import Averages
 from stray.training.process import half_precision
@@ -47,55 +48,65 @@ class PairedBatch:
     batch_n: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class PatchInput:
+    """Image side of N training spots, and what batches of them are drawn by."""
+
+    source: PatchSource
+    label_N: np.ndarray | None = None
+    """Classes, empty where they are not known; where a loss is guided by them or batches are balanced over them."""
+    patient_N: np.ndarray | None = None
+    """Patients, where batches are not drawn from all spots alike."""
+    stream: Stream | None = None
+    """Stream of the patches, where they fit no memory."""
+
+    def plan(self, config: ContrastiveConfig, seed: int) -> BatchPlan:
+        """Return the plan of batches. Raises InputError when they cannot be drawn as `config` says."""
+        if self.stream is None:
+            return plan_of(config, len(self.source), seed, self.patient_N, self.label_N)
+        return StreamPlan(len(self.source), config.batch_size, seed, keep_remainder=False, stream=self.stream)
+
+    def class_indices(self) -> Tensor:
+        """Return the class of each spot (N,) among the sorted names of classes, -1 where it is not known."""
+        assert self.label_N is not None
+        classes = np.unique(self.label_N[self.label_N != ""])
+        return torch.from_numpy(np.where(self.label_N == "", -1, np.searchsorted(classes, self.label_N)))
+
+
 class ContrastiveTask:
     """Minimises the weighted sum of losses between the towers."""
 
     def __init__(
         self,
         config: ContrastiveConfig,
-        patches: PatchSource,
-        genes: Tensor | Counts,
+        patches: PatchInput,
+        genes: GeneInput,
         *,
         seed: int,
         device: torch.device,
-        label_N: np.ndarray | None = None,
-        patient_N: np.ndarray | None = None,
-        expression: ExpressionData | None = None,
-        stream: Stream | None = None,
-        tuned: TunedTower | None = None,
         watch: PairWatch | None = None,
     ) -> None:
-        """`patches` of the training spots, and for the same rows their frozen gene codes (N, Z) or their counts, with
-        the gene tower where it is tuned; their classes, empty where they are not known, where a loss is guided by them
-        or batches are balanced over them; their patients, where batches are not plain; their counts and decoder, where
-        a loss decodes; and how they are streamed, where they are. `watch` holds spots that do not train.
+        """`patches` and `genes` are of the same training spots; `watch` holds spots that do not train.
 
         Raises InputError when batches cannot be drawn, or not be taken in chunks, as `config` says.
         """
         self.config, self.device, self.epochs = config, device, config.epochs
-        self._patches, self._genes, self._watch = patches, genes, watch
+        self._patches, self._genes, self._watch = patches.source, genes, watch
         self._told = -1  # the epoch whose batches `patches` expects
         self._last: tuple[Tensor, Tensor] | None = None
         self._half = half_precision(config.precision, device)
-        self._class_N = None
-        if config.losses.guided.weight > 0:
-            assert label_N is not None
-            classes = np.unique(label_N[label_N != ""])
-            self._class_N = torch.from_numpy(np.where(label_N == "", -1, np.searchsorted(classes, label_N)))
-        self._expression = expression
-        self._chance = 0.0 if expression is None else expression.chance(device)
-        self.plan = (
-            plan_of(config, len(patches), seed, patient_N, label_N)
-            if stream is None
-            else StreamPlan(len(patches), config.batch_size, seed, keep_remainder=False, stream=stream)
-        )
-        n_latent = None if expression is None else expression.decoder.dim
-        self.module = build(config, genes, seed, n_latent, tuned).to(memory_format=torch.channels_last)
-        check_encoder(self.module.encoder, patches, device)
+        self._class_N = patches.class_indices() if config.losses.guided.weight > 0 else None
+        self._expression = genes.expression
+        self._chance = 0.0 if genes.expression is None else genes.expression.chance(device)
+        self.plan = patches.plan(config, seed)
+        n_latent = None if genes.expression is None else genes.expression.decoder.dim
+        module = build(config, genes.tower, seed, n_latent, genes.tuned)
+        self.module = module.to(memory_format=torch.channels_last)
+        check_encoder(self.module.encoder, patches.source, device)
         self._features = None
         if config.trains.kind == "nothing":
             encoder = self.module.encoder.to(device).to(memory_format=torch.channels_last)
-            self._features = FrozenFeatures(encoder, patches, config, seed, device, self._half)
+            self._features = FrozenFeatures(encoder, patches.source, config, seed, device, self._half)
         if config.accumulate > 1 and config.accumulate_batch_norm == "refuse":
             check_batch_norm(self.module)
         if config.compile:
@@ -109,14 +120,9 @@ class ContrastiveTask:
             patches = self._patches.gather(positions)
         else:
             patches = self._features.gather(positions, noise.epoch)
-        genes = (
-            self._genes[torch.from_numpy(positions)]
-            if isinstance(self._genes, Tensor)
-            else self._genes.gather(positions)
-        )
+        genes_nX, x, batch_n = self._genes.gather(positions)
         class_n = None if self._class_N is None else self._class_N[torch.from_numpy(positions)]
-        x, batch_n = (None, None) if self._expression is None else self._expression.gather(positions)
-        return PairedBatch(patches, genes, class_n, x, batch_n)
+        return PairedBatch(patches, genes_nX, class_n, x, batch_n)
 
     def _tell(self, noise: Noise) -> None:
         """Tell the patches which batches of the epoch are to come, once."""

@@ -21,7 +21,8 @@ from stray.data.feed import Prefetcher
 from stray.data.local import LocalData
 from stray.errors import InputError
 from stray.noise import Noise
-from stray.stages.contrastive.task import ContrastiveTask
+from stray.stages.contrastive.gene_inputs import GeneInput
+from stray.stages.contrastive.task import ContrastiveTask, PatchInput
 from stray.stages.spec import ImageStage
 from tests.small_cohort import small_cell, small_recipe
 
@@ -98,7 +99,13 @@ def test_a_stage_sees_the_same_batches_whichever_the_residence(folder: Path, dat
     codes_NZ = torch.arange(2.0 * len(stage.rows)).reshape(-1, 2)
     kept: tuple[Residence, ...] = ("decoded", "encoded", "streamed")
     tasks = [
-        ContrastiveTask(stage.config, LocalData(dataset, one).patches(stage.rows), codes_NZ, seed=0, device=CPU)
+        ContrastiveTask(
+            stage.config,
+            PatchInput(LocalData(dataset, one).patches(stage.rows)),
+            GeneInput(codes_NZ),
+            seed=0,
+            device=CPU,
+        )
         for one in kept
     ]
     for step, batch in enumerate(tasks[0].plan.batches(0)):

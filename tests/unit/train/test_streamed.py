@@ -19,7 +19,8 @@ from stray.data.streaming import Stream, StreamedPatches, StreamPlan, shard_orde
 from stray.errors import InputError
 from stray.noise import Noise, numpy_generator
 from stray.recipe import apply
-from stray.stages.contrastive.task import ContrastiveTask
+from stray.stages.contrastive.gene_inputs import GeneInput
+from stray.stages.contrastive.task import ContrastiveTask, PatchInput
 from stray.stages.spec import ImageStage
 from tests.small_cohort import small_cell, small_dataset, small_recipe
 
@@ -147,11 +148,10 @@ def test_a_stage_is_streamed_past_the_budget_and_its_key_says_so(folder: Path, d
     tasks = [
         ContrastiveTask(
             stages[2].config,
-            LocalData(dataset, kept).patches(stages[2].rows),
-            codes_NZ,
+            PatchInput(LocalData(dataset, kept).patches(stages[2].rows), stream=stages[2].stream),
+            GeneInput(codes_NZ),
             seed=0,
             device=torch.device("cpu"),
-            stream=stages[2].stream,
         )
         for kept in residences
     ]

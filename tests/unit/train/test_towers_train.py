@@ -25,8 +25,8 @@ from stray.recipe import apply
 from stray.stages.contrastive import exported as model_folder
 from stray.stages.contrastive.augment import augment
 from stray.stages.contrastive.frozen_features import FrozenFeatures
-from stray.stages.contrastive.gene_inputs import tower_input
-from stray.stages.contrastive.task import ContrastiveTask, embed
+from stray.stages.contrastive.gene_inputs import GeneInput, tower_input
+from stray.stages.contrastive.task import ContrastiveTask, PatchInput, embed
 from stray.stages.run import run_stage
 from stray.stages.spec import ImageStage
 from stray.track.tracker import MemoryTracker
@@ -78,7 +78,9 @@ def run(stage: ImageStage, dataset: PairedDataset, worker: LocalWorker | None = 
 def task_of(stage: ImageStage, dataset: PairedDataset) -> ContrastiveTask:
     genes, tuned = tower_input(stage, LocalData(dataset))
     patches = LocalData(dataset).patches(stage.rows)
-    return ContrastiveTask(stage.config, patches, genes, seed=0, device=torch.device("cpu"), tuned=tuned)
+    return ContrastiveTask(
+        stage.config, PatchInput(patches), GeneInput(genes, tuned), seed=0, device=torch.device("cpu")
+    )
 
 
 @pytest.mark.parametrize("name", TRAINS)
