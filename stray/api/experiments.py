@@ -14,7 +14,7 @@ from stray.errors import InputError, Problem
 from stray.recipe import apply, load_recipe
 
 if TYPE_CHECKING:
-    from stray.on_ray.watch import Watch
+    from stray.on_ray.progress import Progress
     from stray.report.tables import Comparison
 
 
@@ -62,7 +62,7 @@ def train(
     set: Mapping[str, Any] | None = None,
     methods: Sequence[str] = (),
     folds: str | Sequence[str] | None = None,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
 ) -> TrainResult:
     """Train and score every method of a recipe on patients that it has not seen.
 
@@ -74,17 +74,17 @@ def train(
         set: Settings by dotted path, such as `{"contrastive.optim.lr": 3e-4}`.
         methods: Only these methods; none: all.
         folds: "all" (each patient in turn), "none" (train on all patients), or the patients to hold out.
-        watch: Told of the progress.
+        progress: Shows the progress of every stage.
     """
-    return run_experiment(choose(recipe_with(recipe, dataset, set), methods, folds), watch=watch)
+    return run_experiment(choose(recipe_with(recipe, dataset, set), methods, folds), progress=progress)
 
 
-def run_experiment(recipe: Recipe, *, score_only: bool = False, watch: Watch | None = None) -> TrainResult:
+def run_experiment(recipe: Recipe, *, score_only: bool = False, progress: Progress | None = None) -> TrainResult:
     """Train and score what is left of a recipe, or only score again what is trained."""
     from stray.on_ray import experiment, session
 
     with session.session():
-        outcome = experiment.run(recipe, watch=watch, train=not score_only)
+        outcome = experiment.run(recipe, progress=progress, train=not score_only)
     return TrainResult(uri=outcome.uri, experiment=outcome.experiment, models=outcome.models)
 
 
@@ -93,7 +93,7 @@ def search(
     *,
     dataset: PairedDataset | str | None = None,
     set: Mapping[str, Any] | None = None,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
 ) -> SearchResult:
     """Search the hyperparameters of `search.space`; the arguments are those of `train`."""
     from stray.on_ray import search as ray_search
@@ -101,7 +101,7 @@ def search(
 
     resolved = recipe_with(recipe, dataset, set)
     with session.session():
-        found = ray_search.search(resolved, watch=watch)
+        found = ray_search.search(resolved, progress=progress)
     trials = [{"trial": trial.name, **trial.settings, "score": trial.score} for trial in found.trials]
     return SearchResult(table=pd.DataFrame(trials), recipe=found.recipe, path=found.path, uri=found.uri)
 

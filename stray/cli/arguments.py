@@ -6,7 +6,7 @@ import argparse
 import os
 from contextlib import AbstractContextManager
 
-from stray.cli.console import Progress
+from stray.cli.console import ConsoleProgress
 from stray.config import Recipe, RunConfig
 from stray.errors import InputError, Problem
 from stray.recipe import load_recipe, shipped_recipes
@@ -67,7 +67,7 @@ def add_wait(parser: argparse.ArgumentParser) -> None:
 
 
 def patient(
-    args: argparse.Namespace, progress: Progress, config: RunConfig | None = None
+    args: argparse.Namespace, progress: ConsoleProgress, config: RunConfig | None = None
 ) -> AbstractContextManager[None]:
     """Have what waits for room on the cluster say so, and end after `--wait-minutes`, or what `config` says."""
     from stray.on_ray.waiting import patience

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from stray.cli import benchmark_contrastive, benchmark_gene, benchmark_quality, benchmark_scale
 from stray.cli.arguments import add_recipe, all_cpus, recipe_from
-from stray.cli.console import Progress, say, stdout
+from stray.cli.console import ConsoleProgress, say, stdout
 
 HELP = "measure stray: its speed on this machine, its gene codes against scvi-tools'"
 
@@ -90,12 +90,12 @@ def _stages(args: argparse.Namespace) -> int:
     with (
         tempfile.TemporaryDirectory() as folder,
         session.session(num_cpus=args.cpus),
-        Progress() as progress,
+        ConsoleProgress() as progress,
         patience(recipe.run.wait_minutes, progress.say),
     ):
         recipe = with_dataset(recipe, folder, progress)
         short = benchmark.shortened(recipe, max(2, args.epochs))
-        found = benchmark.measure(short, root=f"{folder}/results", cpus=args.cpus, watch=progress)
+        found = benchmark.measure(short, root=f"{folder}/results", cpus=args.cpus, progress=progress)
     table = Table(
         title=f"{args.cpus} threads, {max(2, args.epochs)} epochs of pictures, medians after the first",
         title_justify="left",

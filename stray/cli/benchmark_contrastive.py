@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from stray.cli.arguments import all_cpus, recipe_from
-from stray.cli.console import Progress, say, stdout
+from stray.cli.console import ConsoleProgress, say, stdout
 
 if TYPE_CHECKING:
     from stray.versus.image_speed import ImageSpeed, Loaded, Trained
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     with (
         tempfile.TemporaryDirectory() as folder,
         session.session(num_cpus=loading_cpus),
-        Progress() as progress,
+        ConsoleProgress() as progress,
         patience(recipe.run.wait_minutes, progress.say),
     ):
         recipe = with_dataset(recipe, folder, progress)
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
             loading_cpus=loading_cpus,
             rounds=args.rounds,
             epochs=max(1, args.epochs),
-            watch=progress,
+            progress=progress,
         )
     if args.json:
         storage.write_bytes(args.json, json.dumps(asdict(found), indent=1).encode())

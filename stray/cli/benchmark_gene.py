@@ -9,7 +9,7 @@ from dataclasses import replace
 from rich.table import Table
 
 from stray.cli.arguments import recipe_from
-from stray.cli.console import Progress, say, stdout
+from stray.cli.console import ConsoleProgress, say, stdout
 
 SPOTS = 13_620
 """Spots of the drawn matrix: as many as HER2ST has."""
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         counts, batch = gene_speed.drawn(SPOTS, args.genes, 8)
     names = ["stray", "stray, compiled", "stray, fp32", *([args.against] if args.against else [])]
     names += ["products", "products, sparse first layer", "products, fp32"]
-    with Progress() as progress:
+    with ConsoleProgress() as progress:
         progress.start("race", "rounds", total=args.rounds * len(names))
         done = iter(range(args.rounds * len(names)))
         raced = gene_speed.race(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from stray.cli.arguments import all_cpus, recipe_from
-from stray.cli.console import Progress, say, stdout
+from stray.cli.console import ConsoleProgress, say, stdout
 from stray.cli.text_tables import drawn
 from stray.report.tables import number
 from stray.report.text import TextTable, markdown
@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
 
     workers = args.workers or all_cpus()
     waiting = recipe.run.wait_minutes
-    with session.session(num_cpus=workers), Progress() as progress, patience(waiting, progress.say):
-        found = quality.compare_quality(recipe, methods=args.methods, workers=workers, watch=progress)
+    with session.session(num_cpus=workers), ConsoleProgress() as progress, patience(waiting, progress.say):
+        found = quality.compare_quality(recipe, methods=args.methods, workers=workers, progress=progress)
     path = args.json or storage.join(quality.results_folder(recipe), "quality.json")
     storage.write_bytes(path, json.dumps(_without_nan(asdict(found)), indent=1).encode())
     for table in (_overview(found), _gaps(found), _patients(found)):

@@ -8,7 +8,7 @@ import tempfile
 from rich.table import Table
 
 from stray.cli.arguments import recipe_from
-from stray.cli.console import Progress, say, stdout
+from stray.cli.console import ConsoleProgress, say, stdout
 from stray.errors import InputError, Problem
 
 GIB = 2**30
@@ -43,11 +43,11 @@ def run(args: argparse.Namespace) -> int:
         with (
             tempfile.TemporaryDirectory() as folder,
             session.session(num_cpus=args.cpus),
-            Progress() as progress,
+            ConsoleProgress() as progress,
             patience(recipe.run.wait_minutes, progress.say),
         ):
             sizes = {"spots": spots, "genes": args.genes, "epochs": 2}
-            found.append(scale.measure(recipe, **sizes, folder=folder, cpus=args.cpus, watch=progress))
+            found.append(scale.measure(recipe, **sizes, folder=folder, cpus=args.cpus, progress=progress))
     stdout.print(table(found))
     say(
         "spots/s: of the spots that train, through Ray Data and Ray Train; ratio: seconds a spot of the last epoch over"

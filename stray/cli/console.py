@@ -187,12 +187,12 @@ class _Task:
     row: int | None = None
 
 
-class Progress:
+class ConsoleProgress:
     """Tasks that advance, by name. Safe to call from several threads.
 
     On a terminal a live display; elsewhere a line when a task starts and ends, and one every ten seconds between.
 
-        with Progress() as progress:
+        with ConsoleProgress() as progress:
             progress.start("gene/A", "gene stage, fold A", total=40)
             progress.update("gene/A", 12, "ELBO -812.4")
             progress.finish("gene/A")
@@ -220,7 +220,7 @@ class Progress:
                 expand=True,
             )
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ConsoleProgress:
         if self._live:
             self._live.start()
         return self

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from stray import storage
 from stray.cli.arguments import add_overrides
-from stray.cli.console import Progress, say, stdout
+from stray.cli.console import ConsoleProgress, say, stdout
 from stray.recipe import load_recipe
 
 HELP = "see all of it on a synthetic cohort, in minutes"
@@ -52,15 +52,15 @@ def run(args: argparse.Namespace) -> int:
     from stray.on_ray import experiment, ingest, search, session
     from stray.on_ray.waiting import patience
 
-    with Progress() as progress, contextlib.ExitStack() as stack:
+    with ConsoleProgress() as progress, contextlib.ExitStack() as stack:
         progress.say("1/4  a cohort is drawn and becomes a paired dataset")
         stack.enter_context(session.session())
         stack.enter_context(patience(recipe.run.wait_minutes, progress.say))
         ingest.ingest(recipe.ingest, recipe.dataset, on_event=lambda event: show_event(progress, event))
         progress.say("2/4  three methods train on patients P1-P4 and one more, and are scored on the one left out")
-        outcome = experiment.run(recipe, watch=progress)
+        outcome = experiment.run(recipe, progress=progress)
         progress.say(f"3/4  a search of {recipe.search.trials} trials, which sees neither of the patients held out")
-        found = search.search(recipe, watch=progress)
+        found = search.search(recipe, progress=progress)
         progress.say("4/4  the comparison")
     page = storage.join(out, f"comparison-{args.seed}.html")
     show(compare(outcome.uri, outcome.experiment, page), stdout)

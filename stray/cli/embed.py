@@ -18,7 +18,7 @@ import argparse
 
 from stray import storage
 from stray.cli.arguments import add_wait, patient
-from stray.cli.console import Progress, say
+from stray.cli.console import ConsoleProgress, say
 from stray.cohort.coded import SUFFIXES, Coded, check_suffix, write_coded
 from stray.cohort.dataset import PairedDataset
 
@@ -77,7 +77,7 @@ def code_pictures(args: argparse.Namespace, dataset: PairedDataset) -> Coded:
 
     path = storage.absolute(args.model)
     model = load(path, trust_code=args.trust_code)
-    with Progress() as progress, patient(args, progress):
+    with ConsoleProgress() as progress, patient(args, progress):
         progress.start("embed", "coding pictures", total=int(dataset.spots().has_image.sum()))
         coded = coding.code_pictures(
             model, path, dataset, trust_code=args.trust_code, on_progress=lambda done: progress.update("embed", done)
@@ -90,7 +90,7 @@ def code_genes(args: argparse.Namespace, dataset: PairedDataset) -> Coded:
     """Code the spots with counts, and say which genes of the panel the dataset lacks."""
     from stray.api import coding
 
-    with Progress() as progress, patient(args, progress):
+    with ConsoleProgress() as progress, patient(args, progress):
         progress.start("embed", "coding counts", total=int(dataset.spots().has_counts.sum()))
         coded, missing = coding.code_genes(
             storage.absolute(args.model), dataset, on_progress=lambda done: progress.update("embed", done)

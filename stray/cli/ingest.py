@@ -26,7 +26,7 @@ from typing import Any
 
 from stray import storage
 from stray.cli.arguments import add_wait, connecting, patient
-from stray.cli.console import Progress, plain, say
+from stray.cli.console import ConsoleProgress, plain, say
 from stray.cohort.plausible import WARNING
 from stray.cohort.section import plural
 from stray.config import IngestConfig, Recipe
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     config, waiting = config_from(args), load_recipe(args.recipe).run
     if args.workers is not None and args.workers < 1:
         raise InputError(Problem("--workers", f"is {args.workers}", "give 1 or more"))
-    with Progress() as progress:
+    with ConsoleProgress() as progress:
         progress.say(connecting())
         from stray.on_ray import ingest, session
 
@@ -167,7 +167,7 @@ def _as_tree(values: tuple[Any, ...]) -> list[Any]:
     return [asdict(value) if is_dataclass(value) and not isinstance(value, type) else value for value in values]
 
 
-def with_dataset(recipe: Recipe, folder: str, progress: Progress) -> Recipe:
+def with_dataset(recipe: Recipe, folder: str, progress: ConsoleProgress) -> Recipe:
     """Return the recipe as it is where it names a dataset; else with the one that it says how to make, made in
     `folder`.
 
@@ -182,7 +182,7 @@ def with_dataset(recipe: Recipe, folder: str, progress: Progress) -> Recipe:
     return made
 
 
-def show_event(progress: Progress, event: dict[str, Any]) -> None:
+def show_event(progress: ConsoleProgress, event: dict[str, Any]) -> None:
     """Show an event of the ingest, on the terminal or as a line."""
     match event["event"]:
         case "plan":

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from stray.cli import dataset_card, dataset_pictures
-from stray.cli.console import Progress, stdout
+from stray.cli.console import ConsoleProgress, stdout
 from stray.cohort.dataset import PairedDataset
 
 HELP = "show what a dataset holds; verify its checksums, draw its sections"
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         stdout.print(part)
     if args.pictures is not None:
         folder = Path(args.pictures).expanduser().resolve()
-        with Progress() as progress:
+        with ConsoleProgress() as progress:
             progress.start("pictures", "pictures", total=len(dataset.manifest.sections) + 1)
             written = 0
             for path in dataset_pictures.write_pictures(dataset, folder):

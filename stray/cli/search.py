@@ -16,7 +16,7 @@ from rich.table import Table
 
 from stray.api.experiments import require_dataset
 from stray.cli.arguments import add_recipe, connecting, recipe_from
-from stray.cli.console import Progress, say, stdout
+from stray.cli.console import ConsoleProgress, say, stdout
 
 HELP = "search hyperparameters with Ray Tune and Optuna"
 
@@ -33,12 +33,12 @@ def run(args: argparse.Namespace) -> int:
         args.set = [*args.set, f"search.trials={args.trials}"]
     recipe = recipe_from(args)
     require_dataset(recipe)
-    with Progress() as progress:
+    with ConsoleProgress() as progress:
         progress.say(connecting())
         from stray.on_ray import search, session
 
         with session.session():
-            found = search.search(recipe, watch=progress)
+            found = search.search(recipe, progress=progress)
     show_trials(found.trials)
     say(f"best recipe: {found.path}   (train it: stray train {found.path})")
     say(f"MLflow: {found.uri}")

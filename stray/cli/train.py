@@ -15,7 +15,7 @@ import argparse
 
 from stray.api.experiments import choose, require_dataset, run_experiment
 from stray.cli.arguments import add_recipe, connecting, recipe_from
-from stray.cli.console import Progress, say
+from stray.cli.console import ConsoleProgress, say
 from stray.config import Recipe
 
 HELP = "train and score every method of a recipe on patients that it has not seen"
@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
 
 def report(recipe: Recipe, *, score_only: bool = False) -> int:
     """Run the experiment and say where its results are."""
-    with Progress() as progress:
+    with ConsoleProgress() as progress:
         progress.say(connecting())
-        outcome = run_experiment(recipe, score_only=score_only, watch=progress)
+        outcome = run_experiment(recipe, score_only=score_only, progress=progress)
     for model in outcome.models:
         verb = "embed" if model.rpartition("/")[2].startswith("gene-") else "predict"
         say(f"model: {model}   (use it: stray {verb} {model} DATASET)")

@@ -17,7 +17,7 @@ from stray.experiment.cells import cell
 from stray.on_ray.data import place_counts, place_patches
 from stray.on_ray.fit import fit_alone
 from stray.on_ray.panels import fit_panels
-from stray.on_ray.watch import Watch
+from stray.on_ray.progress import Progress
 from stray.stages.spec import GeneStage, ImageStage, Stage, upstream
 
 GENE_EPOCHS = 25
@@ -45,7 +45,7 @@ class Measured:
         return self.spots_per_second / self.plain_spots_per_second
 
 
-def measure(recipe: Recipe, *, root: str, cpus: int, watch: Watch) -> list[Measured]:
+def measure(recipe: Recipe, *, root: str, cpus: int, progress: Progress) -> list[Measured]:
     """Train both stages on all patients of `recipe.dataset`, with one worker of `cpus` CPUs, and again in one plain
     process.
 
@@ -57,7 +57,7 @@ def measure(recipe: Recipe, *, root: str, cpus: int, watch: Watch) -> list[Measu
         where: cell(recipe, dataset, fold, 0, storage.join(root, where), method="benchmark")
         for where in ("ray", "plain")
     }
-    fit_panels(dataset, list(made.values()), watch.say)
+    fit_panels(dataset, list(made.values()), progress.say)
     gene = made["ray"].scored.gene
     placed = place_patches(dataset, recipe.run)
     panel = gene.panel()
@@ -67,12 +67,12 @@ def measure(recipe: Recipe, *, root: str, cpus: int, watch: Watch) -> list[Measu
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     for where, one in made.items():
         stages: Sequence[Stage] = (*upstream(one.scored.gene), one.scored.gene, one.scored)
-        watch.start(where, f"both stages, {'Ray Data and Ray Train' if where == 'ray' else 'one plain process'}")
+        progress.start(where, f"both stages, {'Ray Data and Ray Train' if where == 'ray' else 'one plain process'}")
         if where == "ray":
             found[where] = _through_ray(stages, placed, root, cpus, recipe)
         else:
             found[where] = ray.get(_plain.options(num_cpus=cpus).remote(stages, recipe.dataset, cpus))
-        watch.finish(where)
+        progress.finish(where)
     return [
         Measured(
             stage=prefix,

@@ -21,15 +21,15 @@ from stray.experiment.cells import Cell, Group, fold_title
 from stray.experiment.grid import Grid, recipe_folds
 from stray.lease import lease
 from stray.on_ray.data import Placed, place_counts, place_patches
+from stray.on_ray.events import listen
 from stray.on_ray.fit import Assignment, fit
-from stray.on_ray.logger import heard_by
 from stray.on_ray.panels import fit_panels
+from stray.on_ray.progress import NullProgress, Progress
 from stray.on_ray.resources import plan_workers
 from stray.on_ray.score import Scorer
 from stray.on_ray.tracking import Tracking
 from stray.on_ray.visibility import check_paths_visible
 from stray.on_ray.waiting import patience
-from stray.on_ray.watch import NoWatch, Watch
 from stray.stages.results import digest
 from stray.stages.spec import Stage
 from stray.track.place import experiment_name
@@ -52,16 +52,16 @@ def results_folder(recipe: Recipe) -> str:
     return storage.join(storage.absolute(recipe.output), recipe.name)
 
 
-def run(recipe: Recipe, *, watch: Watch | None = None, train: bool = True) -> Outcome:
+def run(recipe: Recipe, *, progress: Progress | None = None, train: bool = True) -> Outcome:
     """Run what is left of `recipe` on the cluster that this process is connected to.
 
     train=False scores what is trained already and raises InputError where a cell is not. Raises InputError for
     everything that is at fault in the input, before anything is trained where it can be known, and when another
     command works on the same results.
     """
-    watch = watch or NoWatch()
-    with patience(recipe.run.wait_minutes, watch.say), results_held(recipe, "train" if train else "evaluate"):
-        return _run(recipe, watch, train)
+    progress = progress or NullProgress()
+    with patience(recipe.run.wait_minutes, progress.say), results_held(recipe, "train" if train else "evaluate"):
+        return _run(recipe, progress, train)
 
 
 def results_held(recipe: Recipe, verb: str) -> AbstractContextManager[None]:
@@ -71,18 +71,18 @@ def results_held(recipe: Recipe, verb: str) -> AbstractContextManager[None]:
     return lease(results_folder(recipe), f"stray {verb}", remedy)
 
 
-def _run(recipe: Recipe, watch: Watch, train: bool) -> Outcome:
+def _run(recipe: Recipe, progress: Progress, train: bool) -> Outcome:
     dataset = PairedDataset.open(recipe.dataset)
     root = results_folder(recipe)
     state = _State()
     groups = Grid(recipe, dataset, recipe_folds(recipe, dataset), root, state.see)
-    say_damage(state.damage, watch)
+    say_damage(state.damage, progress)
     if not train:
         raise_if_any(state.missing)
     key = "experiment-" + digest(recipe.name, [list(groups.keys)], recipe.eval)
-    tracking = Tracking(recipe, kind="experiment", key=key, dataset=dataset.manifest.digest, watch=watch)
+    tracking = Tracking(recipe, kind="experiment", key=key, dataset=dataset.manifest.digest, progress=progress)
     with tracking, dataset.unchanged():
-        models = _Experiment(recipe, dataset, tracking, watch, root, rescore=not train).run(groups)
+        models = _Experiment(recipe, dataset, tracking, progress, root, rescore=not train).run(groups)
     return Outcome(tracking.uri, experiment_name(recipe), tuple(models))
 
 
@@ -103,18 +103,31 @@ class _State:
                 self.missing.append(Problem(f"cell {cell.title}", "is not trained", remedy))
 
 
-def say_damage(damage: Mapping[str, str], watch: Watch) -> None:
+def say_damage(damage: Mapping[str, str], progress: Progress) -> None:
     """Say which results are damaged (by their place); they count as not done."""
     for place, what in damage.items():
-        watch.say(f"{place} is damaged: {what}; it is made anew")
+        progress.say(f"{place} is damaged: {what}; it is made anew")
 
 
 class _Experiment:
     def __init__(
-        self, recipe: Recipe, dataset: PairedDataset, tracking: Tracking, watch: Watch, root: str, *, rescore: bool
+        self,
+        recipe: Recipe,
+        dataset: PairedDataset,
+        tracking: Tracking,
+        progress: Progress,
+        root: str,
+        *,
+        rescore: bool,
     ) -> None:
-        self._recipe, self._dataset, self._tracking, self._watch, self._root = recipe, dataset, tracking, watch, root
-        self._scorer = Scorer(recipe, dataset, tracking, watch, root, again=rescore)
+        self._recipe, self._dataset, self._tracking, self._progress, self._root = (
+            recipe,
+            dataset,
+            tracking,
+            progress,
+            root,
+        )
+        self._scorer = Scorer(recipe, dataset, tracking, progress, root, again=rescore)
         self._patches: Placed | None = None
 
     def run(self, groups: Grid) -> list[str]:
@@ -122,10 +135,10 @@ class _Experiment:
         scored: list[Future[list[str]]] = []
         pool = ThreadPoolExecutor(1, thread_name_prefix="score")
         try:
-            self._watch.start("all", "folds and seeds", total=len(groups))
+            self._progress.start("all", "folds and seeds", total=len(groups))
             for number, group in enumerate(groups):
                 self._train(group)
-                self._watch.update("all", number + 1)
+                self._progress.update("all", number + 1)
                 if len(scored) > 1:
                     # The groups that wait for their scores are held in memory.
                     scored[-2].result()
@@ -134,7 +147,7 @@ class _Experiment:
                     if future.done():
                         future.result()  # an error ends the experiment now, not after the last fold
             models = [model for future in scored for model in future.result()]
-            self._watch.finish("all")
+            self._progress.finish("all")
             return models
         finally:
             # Who is told to end does not wait for a score; the same command makes it.
@@ -147,7 +160,7 @@ class _Experiment:
         if not stages:
             return
         see_counts = _see_counts(group)
-        fit_panels(self._dataset, see_counts, self._watch.say)
+        fit_panels(self._dataset, see_counts, self._progress.say)
         placed = self._place(group, see_counts)
         for cell in group.trained:
             self._scorer.open(cell)
@@ -157,15 +170,15 @@ class _Experiment:
             title = f"{fold_title(users[0].fold)}, seed {users[0].seed}: {_who(stage, users)}"
             targets = tuple(self._scorer.run_key(c) for c in users)
             assignments.append(Assignment(stage=stage, targets=targets, title=title, epochs=stage.epochs))
-        self._watch.say(f"{fold_title(group.cells[0].fold)}: workers start")
+        self._progress.say(f"{fold_title(group.cells[0].fold)}: workers start")
         train_on_workers(assignments, placed, self._recipe, self._root, self._tracking)
 
     def _place(self, group: Group, see_counts: Sequence[Cell]) -> Placed:
         pictures = any(cell.scored.needs_patches for cell in group.trained)
         if self._patches is None and pictures:
-            self._watch.start("place", "patches to the object store")
+            self._progress.start("place", "patches to the object store")
             self._patches = place_patches(self._dataset, self._recipe.run)
-            self._watch.finish("place")
+            self._progress.finish("place")
         placed = self._patches or Placed(self._dataset)
         panels, patients = {}, defaultdict(set)
         for cell in see_counts:
@@ -195,14 +208,14 @@ def train_on_workers(
     tracking: Tracking,
 ) -> None:
     """Run stages on one worker group, with what they report going to `tracking` as they go."""
-    with heard_by(tracking.deliver) as mailbox:
+    with listen(tracking.deliver) as events:
         fit(
             assignments,
             placed,
             run=recipe.run,
             layout=plan_workers(recipe.run),
             root=root,
-            mailbox=mailbox,
+            events=events,
         )
 
 

@@ -17,8 +17,8 @@ from stray.config import Recipe, RunConfig
 from stray.errors import CheckpointWriteError, InputError, NotFiniteError
 from stray.on_ray.checkpoints import tidy
 from stray.on_ray.data import Placed, PlacedData
+from stray.on_ray.events import Event, EventTracker, listen
 from stray.on_ray.failures import full_storage, input_error
-from stray.on_ray.logger import Letter, MailboxTracker, heard_by
 from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.waiting import Need, patiently, running
 from stray.on_ray.worker import RayWorker
@@ -30,13 +30,13 @@ from stray.training.process import ONE_ARENA
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """One stage, and who hears of it."""
+    """One stage, and the runs that it reports to."""
 
     stage: Stage
     targets: tuple[str, ...]
     """Keys of the MLflow runs that its metrics go to."""
     title: str
-    """For the person who watches."""
+    """Title in the progress display."""
     epochs: int
     """0 where nothing is trained."""
 
@@ -48,7 +48,7 @@ def fit(
     run: RunConfig,
     layout: WorkerPlan,
     root: str,
-    mailbox: Any,
+    events: Any,
     callbacks: Sequence[Any] = (),
 ) -> None:
     """Run the stages in their order on one worker group; a group that loses a worker goes on from its last whole
@@ -68,7 +68,7 @@ def fit(
         train_loop_config={
             "assignments": tuple(assignments),
             "placed": placed,
-            "mailbox": mailbox,
+            "events": events,
             "group": name,
             "run": run,
         },
@@ -105,19 +105,19 @@ def fit_alone(
     *,
     workers: int = 1,
     use_gpu: bool = False,
-    hear: Callable[[Letter], None] = lambda letter: None,
+    hear: Callable[[Event], None] = lambda event: None,
 ) -> None:
     """Run the stages for a measurement: by workers of `cpus` CPUs in all that get no second try, with checkpoints below
     `root`; `hear` is told what they report, as they go.
     """
-    with heard_by(hear) as mailbox:
+    with listen(hear) as events:
         fit(
             [Assignment(stage=stage, targets=(), title=stage.key, epochs=stage.epochs) for stage in stages],
             placed,
             run=replace(recipe.run, max_failures=0),
             layout=WorkerPlan(workers, cpus / workers, use_gpu),
             root=root,
-            mailbox=mailbox,
+            events=events,
         )
 
 
@@ -133,13 +133,13 @@ def _run_stages(config: dict[str, Any]) -> InputError | None:
     Where one worker of several may have found it alone, the others wait for it in an exchange: it is raised to end the
     group, whose successor returns it.
     """
-    fault: Any = ray.get(config["mailbox"].fault.remote(config["group"]))
+    fault: Any = ray.get(config["events"].fault.remote(config["group"]))
     if fault is not None:
         return fault
     data = PlacedData(config["placed"])
     for assignment in config["assignments"]:
         facts = {"title": assignment.title, "epochs": assignment.epochs}
-        tracker = MailboxTracker(config["mailbox"], list(assignment.targets), facts)
+        tracker = EventTracker(config["events"], list(assignment.targets), facts)
         worker = RayWorker(
             assignment.stage.key,
             lambda *at, t=tracker: t.note(f"goes on after {_place(*at)}"),
@@ -152,7 +152,7 @@ def _run_stages(config: dict[str, Any]) -> InputError | None:
         except InputError as error:
             if worker.world_size == 1:
                 return error
-            ray.get(config["mailbox"].blame.remote(config["group"], error))
+            ray.get(config["events"].blame.remote(config["group"], error))
             raise
         if worker.rank == 0:
             tracker.note("done")

@@ -22,8 +22,8 @@ from stray.experiment.cells import Group, cell
 from stray.on_ray.data import Placed, PlacedData, place_counts, place_patches
 from stray.on_ray.fit import fit_alone
 from stray.on_ray.panels import fit_panels
+from stray.on_ray.progress import Progress
 from stray.on_ray.resources import resources
-from stray.on_ray.watch import Watch
 from stray.stages.spec import ImageStage
 from stray.versus.image_contender import Job, per_second
 from stray.versus.image_speed import ImageSpeed, Loaded, Trained, run_job, trained
@@ -47,7 +47,7 @@ def measure(
     loading_cpus: int,
     rounds: int,
     epochs: int,
-    watch: Watch,
+    progress: Progress,
 ) -> ImageSpeed:
     """Compare on all patients of `recipe.dataset`, with `workers` of `cpus` CPUs in all: `rounds` times an epoch and
     then `epochs` that count; loading alone has `loading_cpus`. Results go under `root`, which should be fresh.
@@ -56,22 +56,22 @@ def measure(
     """
     if workers > cpus:
         raise InputError(Problem("--workers", f"{workers} workers on {cpus} CPUs", f"at most {cpus}"))
-    race = _prepare(recipe, root, workers, cpus, loading_cpus, epochs, watch)
+    race = _prepare(recipe, root, workers, cpus, loading_cpus, epochs, progress)
     found: dict[str, list[list[dict[str, float]]]] = {name: [] for name in (MEMORY, STRAY, *LOADERS)}
     loads: dict[str, list[float]] = {name: [] for name in (COLD, *COLD_LOADERS, *race.resident, *LOADERS, *DECODERS)}
-    watch.start("race", "rounds", total=rounds * (len(found) + len(loads)))
+    progress.start("race", "rounds", total=rounds * (len(found) + len(loads)))
     done = 0
     for number in range(rounds):
         # Each round begins with another, so that nobody always follows the same neighbour.
         for name in np.roll(np.array(list(found)), -number).tolist():
-            watch.update("race", done, f"round {number + 1}, {name}")
+            progress.update("race", done, f"round {number + 1}, {name}")
             found[name].append(race.train(name, number))
             done += 1
         for name in np.roll(np.array(list(loads)), -number).tolist():
-            watch.update("race", done, f"round {number + 1}, loading: {name}")
+            progress.update("race", done, f"round {number + 1}, loading: {name}")
             loads[name].append(race.load(name))
             done += 1
-    watch.finish("race")
+    progress.finish("race")
     stage, image = race.stage, race.stage.config.image
     return ImageSpeed(
         spots=len(stage.rows),
@@ -141,7 +141,9 @@ class _Race:
         return run_job(job, storage.join(self.root, "jobs"))
 
 
-def _prepare(recipe: Recipe, root: str, workers: int, cpus: int, loading_cpus: int, epochs: int, watch: Watch) -> _Race:
+def _prepare(
+    recipe: Recipe, root: str, workers: int, cpus: int, loading_cpus: int, epochs: int, progress: Progress
+) -> _Race:
     """Prepare everything that the contrastive stage needs: panel, gene stage, counts and patches in the object
     store.
     """
@@ -155,7 +157,7 @@ def _prepare(recipe: Recipe, root: str, workers: int, cpus: int, loading_cpus: i
     dataset = PairedDataset.open(recipe.dataset)
     fold = Fold("none", (), patients(dataset.spots()))
     made = cell(recipe, dataset, fold, recipe.seeds[0], storage.join(root, "gene"), method="benchmark")
-    watch.start("place", "patches to the object store")
+    progress.start("place", "patches to the object store")
     started = time.perf_counter()
     placed = place_patches(dataset, recipe.run)
     place_s = time.perf_counter() - started
@@ -164,14 +166,14 @@ def _prepare(recipe: Recipe, root: str, workers: int, cpus: int, loading_cpus: i
         with contextlib.suppress(InputError):  # it does not fit
             both = {"residence": kept, "decode_threads": loading_cpus}
             resident[name] = place_patches(dataset, replace(recipe.run, **both))
-    watch.finish("place")
-    fit_panels(dataset, [made], watch.say)
+    progress.finish("place")
+    fit_panels(dataset, [made], progress.say)
     panel = made.scored.gene.panel()
     placed = placed.with_counts(panel.key, place_counts(dataset, panel, fold.train))
     if first := Group((made,)).stages()[:-1]:
-        watch.start("gene", "gene stage")
+        progress.start("gene", "gene stage")
         fit_alone(first, placed, recipe, storage.join(root, "gene"), cpus)
-        watch.finish("gene")
+        progress.finish("gene")
     assert isinstance(made.scored, ImageStage)
     # What is embedded at the end is not raced: as few spots as the workers can share.
     stage = replace(made.scored, embed_rows=made.scored.rows[:workers])

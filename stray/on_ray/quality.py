@@ -15,14 +15,14 @@ from stray.config import Recipe
 from stray.lease import lease
 from stray.on_ray.failures import input_error
 from stray.on_ray.panels import fit_panels
-from stray.on_ray.watch import NoWatch, Watch
+from stray.on_ray.progress import NullProgress, Progress
 from stray.versus import scvi_tools
 from stray.versus.quality import Job, Result, jobs
 from stray.versus.summary import Quality, summary
 
 
 def compare_quality(
-    recipe: Recipe, *, methods: Sequence[str] = (), workers: int, watch: Watch | None = None
+    recipe: Recipe, *, methods: Sequence[str] = (), workers: int, progress: Progress | None = None
 ) -> Quality:
     """Train and score `methods` of `recipe` (none: all that can be compared) with stray and with scvi-tools, on the
     same folds, seeds, panels and spots; `workers` of them at a time.
@@ -32,22 +32,22 @@ def compare_quality(
     """
     scvi_tools.require()
     with lease(results_folder(recipe), "stray benchmark quality", "wait until it has ended, or give another output"):
-        return _compare(recipe, methods, workers, watch or NoWatch())
+        return _compare(recipe, methods, workers, progress or NullProgress())
 
 
-def _compare(recipe: Recipe, methods: Sequence[str], workers: int, watch: Watch) -> Quality:
+def _compare(recipe: Recipe, methods: Sequence[str], workers: int, progress: Progress) -> Quality:
     dataset, root = PairedDataset.open(recipe.dataset), results_folder(recipe)
     listed = jobs(recipe, dataset, methods, root)
     found = [job.done() for job in listed]
     waiting = [i for i, results in enumerate(found) if results is None]
     if waiting:
-        watch.say(f"{len(waiting)} of {len(listed)} are to be done; results go to {root}")
-        fit_panels(dataset, [one for i in waiting for one in listed[i].cells], watch.say)
-    watch.start("jobs", "folds, seeds and implementations", total=len(listed))
-    watch.update("jobs", done=len(listed) - len(waiting))
-    for i, results in _run(listed, waiting, workers, watch):
+        progress.say(f"{len(waiting)} of {len(listed)} are to be done; results go to {root}")
+        fit_panels(dataset, [one for i in waiting for one in listed[i].cells], progress.say)
+    progress.start("jobs", "folds, seeds and implementations", total=len(listed))
+    progress.update("jobs", done=len(listed) - len(waiting))
+    for i, results in _run(listed, waiting, workers, progress):
         found[i] = results
-    watch.finish("jobs")
+    progress.finish("jobs")
     return summary([result for results in found for result in results or ()])
 
 
@@ -57,7 +57,7 @@ def results_folder(recipe: Recipe) -> str:
 
 
 def _run(
-    listed: Sequence[Job], waiting: Sequence[int], workers: int, watch: Watch
+    listed: Sequence[Job], waiting: Sequence[int], workers: int, progress: Progress
 ) -> Iterator[tuple[int, list[Result]]]:
     """Run the jobs at the places `waiting`: in their order and `workers` at a time, so that what was interrupted has
     whole pairs.
@@ -79,7 +79,7 @@ def _run(
         took.setdefault(job.side, []).append(time.monotonic() - started[place])
         for one in results:
             accuracy = f"balanced accuracy {one.scores['balanced_accuracy']:.3f}"
-            watch.say(
+            progress.say(
                 f"{job.title}: {one.method}, ELBO {one.elbo:.1f} a held-out spot, {accuracy}, {one.seconds:.0f} s"
             )
         ahead = (
@@ -87,7 +87,7 @@ def _run(
             + sum(_expected(listed[i], took) for i in running.values()) / 2
         )
         done_so_far = len(listed) - len(left) - len(running)
-        watch.update("jobs", done=done_so_far, note=f"about {ahead / workers / 60:.0f} min left")
+        progress.update("jobs", done=done_so_far, note=f"about {ahead / workers / 60:.0f} min left")
         yield place, results
 
 

@@ -14,13 +14,13 @@ from stray.cohort.split import Fold, patients
 from stray.config import IngestConfig, Recipe, SyntheticSourceConfig
 from stray.experiment.cells import cell
 from stray.on_ray.data import Placed, place_counts
+from stray.on_ray.events import Event
 from stray.on_ray.fit import fit_alone
 from stray.on_ray.ingest import ingest
-from stray.on_ray.logger import Letter
 from stray.on_ray.memory import PeakMemory
 from stray.on_ray.panels import fit_panels
+from stray.on_ray.progress import Progress
 from stray.on_ray.tracking import describe
-from stray.on_ray.watch import Watch
 from stray.recipe import apply
 
 SECTION_SPOTS = 5000
@@ -75,7 +75,9 @@ def cohort(spots: int, genes: int) -> SyntheticSourceConfig:
     )
 
 
-def measure(recipe: Recipe, *, spots: int, genes: int, epochs: int, folder: str, cpus: int, watch: Watch) -> Scale:
+def measure(
+    recipe: Recipe, *, spots: int, genes: int, epochs: int, folder: str, cpus: int, progress: Progress
+) -> Scale:
     """Draw and ingest a cohort below `folder`, which should be fresh, and train the recipe's gene stage on it with one
     worker of `cpus` CPUs.
     """
@@ -83,9 +85,9 @@ def measure(recipe: Recipe, *, spots: int, genes: int, epochs: int, folder: str,
     title = f"{spots:,} spots"
     with PeakMemory() as ingest_memory:
         started = time.perf_counter()
-        watch.start(title, f"{title}: ingest")
-        ingest(IngestConfig(sources=(source,)), out, on_event=lambda event: _tell(watch, title, event))
-        watch.finish(title)
+        progress.start(title, f"{title}: ingest")
+        ingest(IngestConfig(sources=(source,)), out, on_event=lambda event: _tell(progress, title, event))
+        progress.finish(title)
         ingest_s = time.perf_counter() - started
     panel_of_all = {"kind": "all", "min_sections_share": 0.0}
     changes = {"dataset": out, "gene.panel": panel_of_all, "gene.epochs": epochs, "run.checkpoint_every": epochs}
@@ -96,13 +98,13 @@ def measure(recipe: Recipe, *, spots: int, genes: int, epochs: int, folder: str,
         fold = Fold("none", (), patients(dataset.spots()))
         one = cell(recipe, dataset, fold, recipe.seeds[0], folder, method="scale", train="gene")
         stage = one.scored.gene
-        watch.start(f"{title} placed", f"{title}: panel, counts to the object store")
-        fit_panels(dataset, [one], watch.say)
+        progress.start(f"{title} placed", f"{title}: panel, counts to the object store")
+        fit_panels(dataset, [one], progress.say)
         panel = stage.panel()
         placed = Placed(dataset).with_counts(panel.key, place_counts(dataset, panel, fold.train))
-        watch.finish(f"{title} placed")
+        progress.finish(f"{title} placed")
         place_s = time.perf_counter() - started
-        fit_alone([stage], placed, recipe, folder, cpus, hear=_hear(watch, title))
+        fit_alone([stage], placed, recipe, folder, cpus, hear=_hear(progress, title))
         train_s = time.perf_counter() - started - place_s
     history = stage.folder.read_json("history.json")
     return Scale(
@@ -119,14 +121,14 @@ def measure(recipe: Recipe, *, spots: int, genes: int, epochs: int, folder: str,
     )
 
 
-def _tell(watch: Watch, title: str, event: dict) -> None:
+def _tell(progress: Progress, title: str, event: dict) -> None:
     if event["event"] == "section" and (event["done"] % 20 == 0 or event["done"] == event["total"]):
-        watch.say(f"{title}: {event['done']} of {event['total']} sections")
+        progress.say(f"{title}: {event['done']} of {event['total']} sections")
 
 
-def _hear(watch: Watch, title: str) -> Callable[[Letter], None]:
-    def hear(letter: Letter) -> None:
-        if "gene/learning_rate" in letter.get("metrics", {}):
-            watch.say(f"{title}: epoch {letter['step']}  {describe(letter['metrics'])}")
+def _hear(progress: Progress, title: str) -> Callable[[Event], None]:
+    def hear(event: Event) -> None:
+        if "gene/learning_rate" in event.get("metrics", {}):
+            progress.say(f"{title}: epoch {event['step']}  {describe(event['metrics'])}")
 
     return hear

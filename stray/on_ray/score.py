@@ -21,8 +21,8 @@ from stray.evaluate import Evaluation, evaluate, probe_balanced_accuracy
 from stray.experiment.cells import Cell, Choice, Group
 from stray.metrics.naming import INNER
 from stray.on_ray.models import export
+from stray.on_ray.progress import Progress
 from stray.on_ray.tracking import Tracking, log_bytes
-from stray.on_ray.watch import Watch
 from stray.report.figures import confusion_figure
 from stray.stages.results import ResultFolder, digest
 from stray.stages.spec import CODES_FIGURE, STEPS, upstream
@@ -48,10 +48,16 @@ class Scorer:
     """Scores the cells of an experiment, each once, into its folder and its run."""
 
     def __init__(
-        self, recipe: Recipe, dataset: PairedDataset, tracking: Tracking, watch: Watch, root: str, *, again: bool
+        self, recipe: Recipe, dataset: PairedDataset, tracking: Tracking, progress: Progress, root: str, *, again: bool
     ) -> None:
         """again: score also what is scored already."""
-        self._recipe, self._dataset, self._tracking, self._watch, self._root = recipe, dataset, tracking, watch, root
+        self._recipe, self._dataset, self._tracking, self._progress, self._root = (
+            recipe,
+            dataset,
+            tracking,
+            progress,
+            root,
+        )
         self._again = again
 
     def score(self, group: Group) -> list[str]:
@@ -100,7 +106,7 @@ class Scorer:
 
     def _say_damage(self, folder: ResultFolder) -> None:
         if (damage := folder.damage()) is not None:
-            self._watch.say(f"{folder.path} is damaged: {damage}; it is made anew")
+            self._progress.say(f"{folder.path} is damaged: {damage}; it is made anew")
 
     def _end(self, cell: Cell, model: str | None = None) -> None:
         """Close the cell's run; the cell is done once the store has all of it, not before."""
@@ -125,7 +131,7 @@ class Scorer:
             evaluation = evaluations[cell.scored.key]
             self._folder(cell).write_json(SCORES, evaluation.metrics)
             log_evaluation(run, evaluation, cell.method)
-            self._watch.say(f"{cell.title}: {evaluation.headline}")
+            self._progress.say(f"{cell.title}: {evaluation.headline}")
         elif cell.scored.needs_patches:
             model = export(cell, self._dataset, *_features(cell), self._root, run)
         else:
@@ -156,7 +162,7 @@ class Scorer:
         self._folder(cell).write_json(SCORES, {INNER: score})
         if math.isfinite(score):
             run.metrics({INNER: score})
-        self._watch.say(f"{cell.title}: balanced accuracy {score:.3f}")
+        self._progress.say(f"{cell.title}: balanced accuracy {score:.3f}")
         self._end(cell)
 
     def _choose(self, choice: Choice) -> tuple[Chosen, Cell]:
@@ -172,7 +178,7 @@ class Scorer:
         run.metrics({records.CHOICE + name: score for name, score in chosen.scores.items() if math.isfinite(score)})
         self._folder(cell).write_json("choice.json", asdict(chosen))
         scores = ", ".join(f"{name} {score:.3f}" for name, score in chosen.scores.items())
-        self._watch.say(f"{cell.title}: {chosen.method}, chosen on {judges} ({scores})")
+        self._progress.say(f"{cell.title}: {chosen.method}, chosen on {judges} ({scores})")
 
 
 def _features(cell: Cell) -> tuple[np.ndarray, np.ndarray]:

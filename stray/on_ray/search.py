@@ -26,17 +26,17 @@ from stray.errors import InputError, Problem
 from stray.experiment.cells import Group
 from stray.noise import key as noise_key
 from stray.on_ray.data import place_counts, place_patches
+from stray.on_ray.events import listen
 from stray.on_ray.experiment import results_folder, results_held, say_damage, train_on_workers
 from stray.on_ray.failures import input_error
 from stray.on_ray.fit import Assignment
 from stray.on_ray.interruptible import interruptible
-from stray.on_ray.logger import heard_by
 from stray.on_ray.panels import fit_panels
+from stray.on_ray.progress import NullProgress, Progress
 from stray.on_ray.resources import WorkerPlan, plan_workers, resources
 from stray.on_ray.tracking import Tracking, log_text
 from stray.on_ray.trial import METRIC, Shared, deliver_trial, run_trial, trial_cell
 from stray.on_ray.waiting import patience
-from stray.on_ray.watch import NoWatch, Watch
 from stray.recipe import apply, dump_yaml
 from stray.stages.results import digest
 
@@ -66,25 +66,25 @@ class Found:
     """The tracking store."""
 
 
-def search(recipe: Recipe, *, watch: Watch | None = None) -> Found:
+def search(recipe: Recipe, *, progress: Progress | None = None) -> Found:
     """Run the search of `recipe` on the cluster that this process is connected to.
 
     Raises InputError for everything that is at fault in the input, and RuntimeError when no trial ended well.
     """
-    watch = watch or NoWatch()
-    with patience(recipe.run.wait_minutes, watch.say), results_held(recipe, "search"):
-        return _search(recipe, watch)
+    progress = progress or NullProgress()
+    with patience(recipe.run.wait_minutes, progress.say), results_held(recipe, "search"):
+        return _search(recipe, progress)
 
 
-def _search(recipe: Recipe, watch: Watch) -> Found:
+def _search(recipe: Recipe, progress: Progress) -> Found:
     dataset = PairedDataset.open(recipe.dataset)
     method, fold, root = _method(recipe), _inner_fold(recipe, dataset), results_folder(recipe)
     base = trial_cell(recipe, method, {}, dataset, fold, root)
-    say_damage(Group((base,)).damage(), watch)
+    say_damage(Group((base,)).damage(), progress)
     key = "search-" + digest(recipe.name, method, base.key, recipe.search)
-    tracking = Tracking(recipe, kind="search", key=key, dataset=dataset.manifest.digest, watch=watch)
+    tracking = Tracking(recipe, kind="search", key=key, dataset=dataset.manifest.digest, progress=progress)
     with tracking, dataset.unchanged():
-        fit_panels(dataset, [base], watch.say)
+        fit_panels(dataset, [base], progress.say)
         panel = base.scored.gene.panel()
         placed = place_patches(dataset, recipe.run)
         placed = placed.with_counts(panel.key, place_counts(dataset, panel, fold.train))
@@ -93,9 +93,9 @@ def _search(recipe: Recipe, watch: Watch) -> Found:
             title = "search: gene stage that the trials share"
             todo = [Assignment(stage=stage, targets=(), title=title, epochs=stage.epochs) for stage in pending]
             train_on_workers(todo, placed, recipe, root, tracking)
-        with heard_by(tracking.deliver) as mailbox:
+        with listen(tracking.deliver) as events:
             layout = plan_workers(recipe.run)
-            shared = Shared(recipe, method, dataset, fold, root, placed, layout, mailbox, key)
+            shared = Shared(recipe, method, dataset, fold, root, placed, layout, events, key)
             results = _tune(recipe, shared, storage.join(root, "search"), key)
         trials = _ranked(results)
         for trial in trials:

@@ -14,8 +14,8 @@ import ray
 
 from stray import __version__
 from stray.config import Recipe
-from stray.on_ray.logger import Letter
-from stray.on_ray.watch import Watch
+from stray.on_ray.events import Event
+from stray.on_ray.progress import Progress
 from stray.recipe import dump_yaml, flatten
 from stray.track.mlflow import MlflowStore, MlflowTracker
 from stray.track.place import experiment_name, spool_folder, tracking_uri
@@ -26,12 +26,12 @@ from stray.track.tracker import RunStatus, Tracker
 class Tracking:
     """The parent run and its children, by key; a context manager that closes what is open as it was left."""
 
-    def __init__(self, recipe: Recipe, *, kind: str, key: str, dataset: str, watch: Watch) -> None:
+    def __init__(self, recipe: Recipe, *, kind: str, key: str, dataset: str, progress: Progress) -> None:
         """`kind` is `experiment` or `search`; the same `key` goes on with the same runs."""
         self.key, self.uri = key, tracking_uri(recipe)
         spool = spool_folder(recipe, self.uri)
         self._store = MlflowStore(self.uri, experiment_name(recipe), unsent_folder=spool)
-        self._tell_of_leftovers(spool, watch)
+        self._tell_of_leftovers(spool, progress)
         self._stored = self._store.finished()
         self._awaited: list[tuple[MlflowTracker, Callable[[], None]]] = []
         self.opened: set[str] = set()
@@ -39,7 +39,7 @@ class Tracking:
         self._tags = {"stray.dataset": dataset, "stray.version": __version__}
         if (job := _job()) is not None:
             self._tags["stray.job"] = job
-        self._watch = watch
+        self._progress = progress
         self._lock = threading.Lock()
         self._open: dict[str, MlflowTracker] = {}
         self._started: set[str] = set()
@@ -63,10 +63,10 @@ class Tracking:
         self._settle()
         if unsent is not None:
             remedy = f"the same command sends it, and so does `stray track replay {unsent.parent}`"
-            self._watch.say(f"the tracking server did not take everything; what is left is kept: {remedy}")
+            self._progress.say(f"the tracking server did not take everything; what is left is kept: {remedy}")
         elif self._awaited:
             remedy = "see to the store (is its disk full?) and run the same command again: it trains nothing anew"
-            self._watch.say(f"{self.uri} did not take everything: {remedy}")
+            self._progress.say(f"{self.uri} did not take everything: {remedy}")
 
     def open(self, key: str, name: str, recipe: Recipe, tags: Mapping[str, str]) -> MlflowTracker:
         """Open the child run of this key; a new one, or the one that was begun."""
@@ -102,49 +102,49 @@ class Tracking:
         for _, stored in done:
             stored()
 
-    def _tell_of_leftovers(self, spool: str, watch: Watch) -> None:
+    def _tell_of_leftovers(self, spool: str, progress: Progress) -> None:
         if self._store.adopted:
-            watch.say(f"{self._store.adopted} tracked items that an earlier command could not send are sent now")
+            progress.say(f"{self._store.adopted} tracked items that an earlier command could not send are sent now")
             self._store.flush()
         for left in leftovers(spool)[0]:
             what = f"{len(left.items)} tracked items for the experiment {left.experiment} in {left.store} are unsent"
-            watch.say(f"{what}: `stray track replay {left.path}` sends them")
+            progress.say(f"{what}: `stray track replay {left.path}` sends them")
 
-    def deliver(self, letter: Letter) -> None:
+    def deliver(self, event: Event) -> None:
         """Deliver a worker's message to the runs that it is for, and to the progress display."""
-        if "open" in letter:
-            self.open(letter["targets"][0], letter["open"], letter["recipe"], letter["tags"])
-        elif "end" in letter:
-            self.close(letter["targets"][0], letter["end"])
-        for target in letter["targets"]:
+        if "open" in event:
+            self.open(event["targets"][0], event["open"], event["recipe"], event["tags"])
+        elif "end" in event:
+            self.close(event["targets"][0], event["end"])
+        for target in event["targets"]:
             run = self._open.get(target)
             if run is None:
                 continue
-            if "curves" in letter:
-                run.curves(letter["curves"])
-            elif "metrics" in letter:
-                run.metrics(letter["metrics"], letter["step"])
-            elif "params" in letter:
-                run.params(letter["params"])
-            elif "artifact" in letter:
-                log_bytes(run, letter["artifact"], letter["content"], letter["folder"])
-            elif "warning" in letter:
-                run.warn(letter["subject"], letter["warning"])
-        self._show(letter)
+            if "curves" in event:
+                run.curves(event["curves"])
+            elif "metrics" in event:
+                run.metrics(event["metrics"], event["step"])
+            elif "params" in event:
+                run.params(event["params"])
+            elif "artifact" in event:
+                log_bytes(run, event["artifact"], event["content"], event["folder"])
+            elif "warning" in event:
+                run.warn(event["subject"], event["warning"])
+        self._show(event)
 
-    def _show(self, letter: Letter) -> None:
-        title, metrics = letter["title"], letter.get("metrics", {})
+    def _show(self, event: Event) -> None:
+        title, metrics = event["title"], event.get("metrics", {})
         if title not in self._started:
             self._started.add(title)
-            self._watch.start(title, title, letter["epochs"] or None)
-        if letter.get("note") == "done":
-            self._watch.finish(title)
-        elif "note" in letter:
-            self._watch.say(f"{title}: {letter['note']}")
-        elif "warning" in letter:
-            self._watch.say(f"{title}: warning: {letter['warning']}")
+            self._progress.start(title, title, event["epochs"] or None)
+        if event.get("note") == "done":
+            self._progress.finish(title)
+        elif "note" in event:
+            self._progress.say(f"{title}: {event['note']}")
+        elif "warning" in event:
+            self._progress.say(f"{title}: warning: {event['warning']}")
         elif any(name.endswith("/learning_rate") for name in metrics):
-            self._watch.update(title, letter["step"], describe(metrics))
+            self._progress.update(title, event["step"], describe(metrics))
 
 
 def describe(metrics: Mapping[str, float]) -> str:

@@ -20,8 +20,8 @@ from stray.evaluate import probe_balanced_accuracy
 from stray.experiment.cells import Cell, Group, cell
 from stray.metrics.naming import INNER
 from stray.on_ray.data import Placed, place_counts
+from stray.on_ray.events import EventTracker
 from stray.on_ray.fit import Assignment, fit
-from stray.on_ray.logger import MailboxTracker
 from stray.on_ray.panels import fit_panels, panel_notes
 from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.score import log_codes, log_curves
@@ -46,7 +46,7 @@ class Shared:
     root: str
     placed: Placed
     layout: WorkerPlan
-    mailbox: Any
+    events: Any
     experiment: str
 
 
@@ -65,7 +65,7 @@ def run_trial(settings: dict[str, Any], *, shared: Shared) -> None:
     trial = trial_cell(recipe, shared.method, settings, shared.dataset, shared.fold, shared.root)
     name = tune.get_context().get_trial_id()
     key, title, tags = _key(shared, name), _title(name, settings), _tags(shared, trial)
-    tracker = MailboxTracker(shared.mailbox, [key], {"title": title, "epochs": trial.recipe.contrastive.epochs})
+    tracker = EventTracker(shared.events, [key], {"title": title, "epochs": trial.recipe.contrastive.epochs})
     tracker.open(title, trial.recipe, tags)
     tracker.params({f"search.{path}": value for path, value in settings.items()})
     tracker.flush()
@@ -127,7 +127,7 @@ def _score(trial: Cell, shared: Shared) -> float:
     )
 
 
-def _train(trial: Cell, shared: Shared, tracker: MailboxTracker, title: str, key: str) -> None:
+def _train(trial: Cell, shared: Shared, tracker: EventTracker, title: str, key: str) -> None:
     """Train the trial's stages that are not done; what another trial trains just now is waited for."""
     group = Group((trial,))
     with _alone([stage.key for stage in group.stages()], tracker):
@@ -136,7 +136,7 @@ def _train(trial: Cell, shared: Shared, tracker: MailboxTracker, title: str, key
 
 
 @contextmanager
-def _alone(keys: Sequence[str], tracker: MailboxTracker) -> Iterator[None]:
+def _alone(keys: Sequence[str], tracker: EventTracker) -> Iterator[None]:
     """Hold the stages `keys` among all trials: they have one process each, all on one machine.
 
     A lock ends with its process. All take them in one order, so that no two wait for each other.
@@ -154,7 +154,7 @@ def _alone(keys: Sequence[str], tracker: MailboxTracker) -> Iterator[None]:
         yield
 
 
-def _fit(trial: Cell, stages: Sequence[Stage], shared: Shared, tracker: MailboxTracker, title: str, key: str) -> None:
+def _fit(trial: Cell, stages: Sequence[Stage], shared: Shared, tracker: EventTracker, title: str, key: str) -> None:
     fit_panels(shared.dataset, [trial])
     panel, placed = trial.scored.gene.panel(), shared.placed
     if panel.key not in placed.counts:  # of the one that is there the search has said what there is to know
@@ -176,7 +176,7 @@ def _fit(trial: Cell, stages: Sequence[Stage], shared: Shared, tracker: MailboxT
         run=shared.recipe.run,
         layout=shared.layout,
         root=shared.root,
-        mailbox=shared.mailbox,
+        events=shared.events,
     )
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from stray.cohort.build import build_dataset
+from stray.on_ray.progress import NullProgress
 from stray.on_ray.search import search
 from stray.on_ray.session import SessionInfo
-from stray.on_ray.watch import NoWatch
 from stray.recipe import apply
 from stray.track.mlflow_reader import MlflowReader
 from tests.small_cohort import small_recipe
@@ -17,7 +17,7 @@ from tests.small_cohort import small_recipe
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(900)]
 
 
-class Ended(NoWatch):
+class Ended(NullProgress):
     """The titles of what came to its end."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ def test_two_equal_trials_at_a_time_train_each_stage_once(ray_session: SessionIn
     }
     recipe = apply(small_recipe(tmp_path), changes)
     build_dataset(recipe.ingest, recipe.dataset)
-    found = search(recipe, watch=(ended := Ended()))
+    found = search(recipe, progress=(ended := Ended()))
     assert [trial.settings for trial in found.trials] == [{"gene.model.n_latent": 4}] * 2
     assert found.trials[0].score == found.trials[1].score
     stages = [title for title in ended.titles if title.startswith("trial ")]

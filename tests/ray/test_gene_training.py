@@ -14,8 +14,8 @@ import torch
 
 from stray.config import Recipe, RunConfig
 from stray.on_ray.data import Placed, place_counts
+from stray.on_ray.events import Event, listen
 from stray.on_ray.fit import Assignment, fit
-from stray.on_ray.logger import Letter, heard_by
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.session import SessionInfo
@@ -56,16 +56,16 @@ class Killer:
         self.resumed: list[int] = []
         self._lock = threading.Lock()
 
-    def __call__(self, letter: Letter) -> None:
+    def __call__(self, event: Event) -> None:
         with self._lock:
-            note = letter.get("note", "")
+            note = event.get("note", "")
             if note.startswith("goes on after epoch"):
                 self.resumed.append(int(note.split()[-1]))
-            if "gene/loss" not in letter.get("metrics", {}):
+            if "gene/loss" not in event.get("metrics", {}):
                 return
-            if not self.killed and letter["step"] >= 3:
+            if not self.killed and event["step"] >= 3:
                 self._kill(1)
-            elif len(self.killed) == 1 and self.resumed and letter["step"] >= self.resumed[0] + 3:
+            elif len(self.killed) == 1 and self.resumed and event["step"] >= self.resumed[0] + 3:
                 self._kill(0)
 
     def _kill(self, rank: int) -> None:
@@ -104,14 +104,14 @@ class Setup:
         target.write_bytes(self.panel_file.read_bytes())
         ranks = self.folder / f"{name}-ranks"
         ranks.mkdir()
-        with heard_by(hear(ranks)) as mailbox:
+        with listen(hear(ranks)) as events:
             fit(
                 [Assignment(stage=stage, targets=(), title=name, epochs=EPOCHS)],
                 Placed(self.dataset, (), Announced(self.counts, str(ranks))),
                 layout=WorkerPlan(2, 1, False),
                 run=RunConfig(max_failures=failures),
                 root=str(self.folder / "checkpoints" / name),
-                mailbox=mailbox,
+                events=events,
             )
         return stage
 
@@ -130,7 +130,7 @@ def history(stage: GeneStage) -> list[dict[str, float]]:
 def test_both_workers_killed_at_different_times_end_with_the_weights_of_an_uninterrupted_training(
     setup: Setup,
 ) -> None:
-    whole = setup.train("whole", lambda ranks: lambda letter: None, failures=0)
+    whole = setup.train("whole", lambda ranks: lambda event: None, failures=0)
     killers: list[Killer] = []
 
     def hear(ranks: Path) -> Killer:

@@ -21,9 +21,9 @@ from stray.data.local import LocalData
 from stray.on_ray import data
 from stray.on_ray.data import Placed, PlacedData, place_counts, place_patches
 from stray.on_ray.embed import embed, embed_genes
+from stray.on_ray.progress import NullProgress
 from stray.on_ray.scale import cohort, measure
 from stray.on_ray.session import _object_store_bytes
-from stray.on_ray.watch import NoWatch
 from stray.recipe import load_recipe
 from stray.stages import coding
 from stray.stages.contrastive.exported import load
@@ -107,7 +107,9 @@ def test_the_store_has_room_for_a_third_of_the_memory_where_less_is_not_asked_fo
 def test_a_cohort_is_measured(tmp_path: Path) -> None:
     assert cohort(1_000_000, 2000).patients == 100
     assert cohort(50_000, 2000).spots_per_section == 5000
-    found = measure(load_recipe(None), spots=200, genes=60, epochs=2, folder=str(tmp_path), cpus=2, watch=NoWatch())
+    found = measure(
+        load_recipe(None), spots=200, genes=60, epochs=2, folder=str(tmp_path), cpus=2, progress=NullProgress()
+    )
     assert (found.spots, found.patients, found.genes) == (200, 2, 60)
     assert len(found.spots_per_second) == 2
     assert found.seconds_per_spot == 1 / found.spots_per_second[1]

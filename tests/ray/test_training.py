@@ -20,9 +20,9 @@ from stray.errors import InputError, Problem
 from stray.experiment.cells import Cell
 from stray.on_ray import experiment
 from stray.on_ray.data import Placed, place_counts, place_patches
+from stray.on_ray.events import listen
 from stray.on_ray.experiment import results_held
 from stray.on_ray.fit import Assignment, fit
-from stray.on_ray.logger import heard_by
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.search import search
@@ -36,26 +36,26 @@ EPOCHS = 6
 
 
 class Heard:
-    """What the workers said, and a hook on each letter."""
+    """What the workers said, and a hook on each event."""
 
     def __init__(self) -> None:
-        self.letters: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
         self.epoch = threading.Event()
 
-    def __call__(self, letter: dict[str, Any]) -> None:
-        self.letters.append(letter)
-        if letter.get("step") == 2 and "contrastive/loss" in letter.get("metrics", {}):
+    def __call__(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+        if event.get("step") == 2 and "contrastive/loss" in event.get("metrics", {}):
             self.epoch.set()
 
     def step_losses(self) -> dict[int, list[float]]:
         found: dict[int, list[float]] = {}
-        for letter in self.letters:
-            if "contrastive/step_loss" in letter.get("metrics", {}):
-                found.setdefault(letter["step"], []).append(letter["metrics"]["contrastive/step_loss"])
+        for event in self.events:
+            if "contrastive/step_loss" in event.get("metrics", {}):
+                found.setdefault(event["step"], []).append(event["metrics"]["contrastive/step_loss"])
         return found
 
     def notes(self) -> list[str]:
-        return [letter["note"] for letter in self.letters if "note" in letter]
+        return [event["note"] for event in self.events if "note" in event]
 
 
 class Setup:
@@ -94,14 +94,14 @@ class Setup:
         every_steps: int | None = None,
     ) -> Heard:
         heard = Heard()
-        with heard_by(heard) as mailbox:
+        with listen(heard) as events:
             fit(
                 assignments,
                 self.placed,
                 layout=WorkerPlan(workers, 1, False),
                 run=RunConfig(max_failures=failures, checkpoint_every_steps=every_steps),
                 root=str(self.folder / "checkpoints" / name),
-                mailbox=mailbox,
+                events=events,
             )
         return heard
 
@@ -136,8 +136,8 @@ def test_a_training_whose_worker_is_killed_ends_with_the_weights_of_an_uninterru
     heard_epoch = threading.Event()
     original = Heard.__call__
 
-    def hear(self: Heard, letter: dict[str, Any]) -> None:
-        original(self, letter)
+    def hear(self: Heard, event: dict[str, Any]) -> None:
+        original(self, event)
         if self.epoch.is_set():
             heard_epoch.set()
 

@@ -15,8 +15,8 @@ from stray.config import RunConfig
 from stray.errors import InputError
 from stray.on_ray import waiting
 from stray.on_ray.data import Placed
+from stray.on_ray.events import listen
 from stray.on_ray.fit import Assignment, fit
-from stray.on_ray.logger import heard_by
 from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.session import SessionInfo
 from stray.on_ray.waiting import Need, anything_runs, patience, patiently, running
@@ -92,14 +92,14 @@ def test_a_worker_group_waits_for_what_another_job_holds(
     assignment = Assignment(stage=stage, targets=(), title="gene", epochs=1)
 
     def train() -> None:
-        with heard_by(lambda letter: None) as mailbox:
+        with listen(lambda event: None) as events:
             fit(
                 [assignment],
                 Placed(dataset),
                 layout=WorkerPlan(2, 1, False),
                 run=RunConfig(max_failures=0),
                 root=str(tmp_path),
-                mailbox=mailbox,
+                events=events,
             )
 
     said: list[str] = []

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stray.cli import console
-from stray.cli.console import PLAIN_INTERVAL_S, Progress, print_problems, say
+from stray.cli.console import PLAIN_INTERVAL_S, ConsoleProgress, print_problems, say
 from stray.cli.safe import SafeConsole, visible
 from stray.errors import InputError, Problem
 
@@ -35,7 +35,7 @@ def lines(text: str) -> list[str]:
 
 def test_plain_progress_is_a_line_at_the_start_the_end_and_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with Progress(live=False, clock=clock) as progress:
+    with ConsoleProgress(live=False, clock=clock) as progress:
         progress.start("gene", "gene stage [A]", total=3)
         progress.update("gene", 1, "ELBO -812")
         clock.now = PLAIN_INTERVAL_S
@@ -51,7 +51,7 @@ def test_plain_progress_is_a_line_at_the_start_the_end_and_now_and_then(capsys: 
 
 
 def test_threads_do_not_tear_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(live=False) as progress:
+    with ConsoleProgress(live=False) as progress:
 
         def work(number: int) -> None:
             for step in range(20):
@@ -72,7 +72,7 @@ def test_threads_do_not_tear_lines(capsys: pytest.CaptureFixture[str]) -> None:
 def test_live_progress_shows_labels_counts_and_notes(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = SafeConsole(stderr=True, force_terminal=True, width=120, record=True)
     monkeypatch.setattr(console, "stderr", terminal)
-    with Progress(live=True) as progress:
+    with ConsoleProgress(live=True) as progress:
         progress.start("a", "fold [A]", total=4)
         progress.update("a", 2, "loss 3.1")
         progress.start("b", "fold B")
@@ -107,7 +107,7 @@ def shown(print_to: SafeConsole, what: object) -> str:
 def test_control_characters_are_written_as_escapes_wherever_text_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
     print_problems(InputError(Problem(HOSTILE, HOSTILE, HOSTILE)))
     say(HOSTILE)
-    with Progress(live=False) as progress:
+    with ConsoleProgress(live=False) as progress:
         progress.start(HOSTILE, HOSTILE)
         progress.say(HOSTILE)
         progress.finish(HOSTILE, HOSTILE)
@@ -132,7 +132,7 @@ def test_tables_texts_and_titles_let_none_through_and_stay_aligned() -> None:
 def test_live_progress_lets_none_through(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = SafeConsole(stderr=True, force_terminal=True, width=200, record=True)
     monkeypatch.setattr(console, "stderr", terminal)
-    with Progress(live=True) as progress:
+    with ConsoleProgress(live=True) as progress:
         progress.start("a", HOSTILE + "\nforged")
         progress.update("a", 1, HOSTILE)
         progress.say(HOSTILE)
@@ -145,7 +145,7 @@ def test_a_newline_in_a_name_does_not_start_a_message(capsys: pytest.CaptureFixt
     forged = "x\nstray: forged"
     print_problems(InputError(Problem(forged, forged, forged)))
     say(forged)
-    with Progress(live=False) as progress:
+    with ConsoleProgress(live=False) as progress:
         progress.start("a", forged)
         progress.say(forged)
     text = capsys.readouterr().err
@@ -185,7 +185,7 @@ def test_so_is_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_quiet_command_prints_warnings_and_problems_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
-    with console.shown(quiet=True, log_file=str(log)), Progress() as progress:
+    with console.shown(quiet=True, log_file=str(log)), ConsoleProgress() as progress:
         progress.start("gene", "gene stage", total=3)
         progress.say("a note")
         say("another note")
@@ -229,7 +229,7 @@ def test_a_narrow_terminal_cuts_the_title_and_never_the_numbers(width: int, monk
     shown = io.StringIO()
     screen = SafeConsole(file=shown, width=width, force_terminal=True, color_system=None)
     monkeypatch.setattr(console, "stderr", screen)
-    with Progress(live=True) as progress:
+    with ConsoleProgress(live=True) as progress:
         progress.start("all", "folds and seeds", total=6)
         progress.update("all", 2)
         progress.start("gene", "fold Patient-17, seed 0: gene stage, scvi (clip_scvi, clip_scanvi)", total=400)

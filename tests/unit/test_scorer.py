@@ -14,9 +14,9 @@ from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
 from stray.data.local import LocalData
 from stray.experiment.cells import Group
+from stray.on_ray.progress import NullProgress
 from stray.on_ray.score import Scorer
 from stray.on_ray.tracking import Tracking
-from stray.on_ray.watch import NoWatch
 from stray.recipe import apply
 from stray.stages.run import run_stage
 from stray.track.mlflow_reader import MlflowReader
@@ -26,7 +26,7 @@ from stray.training.worker import LocalWorker
 from tests.small_cohort import prepared_cell, small_dataset, small_recipe
 
 
-class Said(NoWatch):
+class Said(NullProgress):
     """What the person who watches is told."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Place:
     def command(self, said: Said, *, uri: str, experiment: str = "smoke") -> Iterator[Scorer]:
         """One command, up to its scoring."""
         recipe = apply(self.recipe, {"track.uri": uri, "track.experiment": experiment})
-        with Tracking(recipe, kind="experiment", key="k", dataset="d", watch=said) as tracking:
+        with Tracking(recipe, kind="experiment", key="k", dataset="d", progress=said) as tracking:
             yield Scorer(recipe, self.dataset, tracking, said, str(self.root), again=False)
 
     def score(self, *, uri: str, experiment: str = "smoke") -> bool:
@@ -116,8 +116,8 @@ def test_a_run_that_nobody_closed_has_failed(place: Place, tmp_path: Path) -> No
     assert place.run(uri=uri).status == "FAILED"
     with place.command(Said(), uri=uri) as scorer:
         scorer.open(place.cell)
-        letter = {"end": "FAILED", "targets": [scorer.run_key(place.cell)], "title": "trial", "epochs": 1}
-        scorer._tracking.deliver(letter)  # as a trial says it
+        event = {"end": "FAILED", "targets": [scorer.run_key(place.cell)], "title": "trial", "epochs": 1}
+        scorer._tracking.deliver(event)  # as a trial says it
     assert place.run(uri=uri).status == "FAILED"
     with suppress(KeyboardInterrupt), place.command(Said(), uri=uri) as scorer:
         scorer.open(place.cell)

@@ -13,9 +13,9 @@ from stray.cohort.panel import fit_panel
 from stray.cohort.split import Fold
 from stray.data.local import LocalData
 from stray.experiment.cells import Group
+from stray.on_ray.progress import NullProgress
 from stray.on_ray.tracking import Tracking
 from stray.on_ray.trial import METRIC, Shared, _key, deliver_trial, trial_cell
-from stray.on_ray.watch import NoWatch
 from stray.recipe import apply
 from stray.stages.run import run_stage
 from stray.track.mlflow_reader import MlflowReader
@@ -47,7 +47,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
 @contextmanager
 def command(shared: Shared, uri: str) -> Iterator[Tracking]:
     recipe = apply(shared.recipe, {"track.uri": uri})
-    with Tracking(recipe, kind="search", key="k", dataset="d", watch=NoWatch()) as tracking:
+    with Tracking(recipe, kind="search", key="k", dataset="d", progress=NullProgress()) as tracking:
         yield tracking
 
 

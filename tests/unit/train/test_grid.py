@@ -15,7 +15,7 @@ from stray.errors import InputError
 from stray.experiment.cells import Group
 from stray.experiment.grid import Grid, recipe_folds
 from stray.on_ray.experiment import _Experiment
-from stray.on_ray.watch import NoWatch
+from stray.on_ray.progress import NullProgress
 from stray.recipe import apply
 from tests.small_cohort import small_recipe
 
@@ -77,7 +77,7 @@ def test_groups_that_wait_for_their_scores_do_not_pile_up(recipe: Recipe, datase
             alive.see(group)
 
     groups = made(recipe, dataset)
-    experiment = Trained(recipe, dataset, None, NoWatch(), "root", rescore=False)  # pyright: ignore[reportArgumentType]
+    experiment = Trained(recipe, dataset, None, NullProgress(), "root", rescore=False)  # pyright: ignore[reportArgumentType]
     experiment._scorer = slow = Slow()  # pyright: ignore[reportAttributeAccessIssue]
     assert experiment.run(groups) == slow.keys == list(groups.keys)
     assert alive.most <= 4

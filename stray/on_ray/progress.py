@@ -1,11 +1,11 @@
-"""Progress of the work as a protocol: the command line brings a display, a notebook none."""
+"""Protocol of a progress display: the command line has one, a notebook none."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 
-class Watch(Protocol):
+class Progress(Protocol):
     """Tasks that advance, by key. Called from several threads."""
 
     def start(self, key: str, label: str, total: float | None = None) -> None:
@@ -25,8 +25,8 @@ class Watch(Protocol):
         ...
 
 
-class NoWatch:
-    """Nobody looks."""
+class NullProgress:
+    """Shows nothing."""
 
     def start(self, key: str, label: str, total: float | None = None) -> None:
         """Ignore it."""

@@ -1,5 +1,4 @@
-"""Events from workers to the tracking store: a zero-CPU mailbox beside the driver, emptied by the driver, the store's
-only owner.
+"""Events from workers to the driver, the only owner of the tracking store: a queue that holds no CPU.
 
 So a local SQLite store works on a cluster of several nodes, and a slow or absent tracking server holds up no worker.
 """
@@ -23,24 +22,24 @@ from stray.on_ray.ending import leaving
 from stray.track.tracker import RunStatus
 
 POLL_S = 0.3
-Letter = dict[str, Any]
+Event = dict[str, Any]
 
 
 @ray.remote(num_cpus=0)
-class Mailbox:
-    """Keeps letters until the driver takes them."""
+class EventQueue:
+    """Queue of events that the driver drains; also of the faults that workers find in the input."""
 
     def __init__(self) -> None:
-        self._letters: list[Letter] = []
+        self._events: list[Event] = []
         self._faults: dict[str, InputError] = {}
 
-    def put(self, letters: list[Letter]) -> None:
-        """Add letters."""
-        self._letters += letters
+    def put(self, events: list[Event]) -> None:
+        """Add events."""
+        self._events += events
 
-    def drain(self) -> list[Letter]:
-        """Take all letters."""
-        taken, self._letters = self._letters, []
+    def drain(self) -> list[Event]:
+        """Take all events."""
+        taken, self._events = self._events, []
         return taken
 
     def blame(self, group: str, error: InputError) -> None:
@@ -52,19 +51,19 @@ class Mailbox:
         return self._faults.get(group)
 
 
-def open_mailbox() -> Any:
-    """Open a mailbox on the driver's node."""
+def open_queue() -> Any:
+    """Open a queue on the driver's node."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return Mailbox.options(scheduling_strategy=here).remote()  # pyright: ignore[reportAttributeAccessIssue]
+    return EventQueue.options(scheduling_strategy=here).remote()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-class MailboxTracker:
+class EventTracker:
     """A worker's tracker: sends what it is given to the runs `targets`, in bundles of half a second."""
 
-    def __init__(self, mailbox: Any, targets: list[str], facts: Mapping[str, Any]) -> None:
-        """`facts` go with every letter (the stage, its epochs) and feed the progress display."""
-        self._mailbox, self._targets, self._facts = mailbox, targets, dict(facts)
-        self._held: list[Letter] = []
+    def __init__(self, queue: Any, targets: list[str], facts: Mapping[str, Any]) -> None:
+        """`facts` go with every event (the stage, its epochs) and feed the progress display."""
+        self._queue, self._targets, self._facts = queue, targets, dict(facts)
+        self._held: list[Event] = []
         self._sent_at = time.monotonic()
 
     def params(self, values: Mapping[str, Any]) -> None:
@@ -80,7 +79,7 @@ class MailboxTracker:
         self._post({"curves": list(points)})
 
     def artifact(self, path_local: str | os.PathLike[str], folder: str = "") -> None:
-        """See `Tracker.artifact`; one file, whose content travels in the letter."""
+        """See `Tracker.artifact`; one file, whose content travels in the event."""
         path = Path(path_local)
         self._post({"artifact": path.name, "content": path.read_bytes(), "folder": folder})
 
@@ -108,38 +107,39 @@ class MailboxTracker:
         self.flush()
 
     def flush(self, *, wait: bool = False) -> None:
-        """Send what is held; `wait` until the mailbox has it."""
+        """Send what is held; `wait` until the queue has it."""
         if self._held:
-            taken = self._mailbox.put.remote(self._held)
+            taken = self._queue.put.remote(self._held)
             self._held = []
             if wait:
                 ray.get(taken)
         self._sent_at = time.monotonic()
 
-    def _post(self, letter: Letter) -> None:
-        self._held.append({**self._facts, "targets": self._targets, **letter})
+    def _post(self, event: Event) -> None:
+        self._held.append({**self._facts, "targets": self._targets, **event})
         if time.monotonic() - self._sent_at > 0.5:
             self.flush()
 
 
 @contextmanager
-def heard_by(deliver: Callable[[Letter], None]) -> Iterator[Any]:
-    """Yield a mailbox whose letters come to `deliver`, in a thread of the driver, until the block ends; raise what that
-    raised.
+def listen(deliver: Callable[[Event], None]) -> Iterator[Any]:
+    """Yield a queue whose events a thread of the driver hands to `deliver` until the block ends.
+
+    Raises what `deliver` raised.
     """
-    mailbox = open_mailbox()
-    relay = Relay(mailbox, deliver)
+    queue = open_queue()
+    relay = Relay(queue, deliver)
     try:
-        yield mailbox
+        yield queue
     finally:
         relay.close()
 
 
 class Relay:
-    """A thread of the driver that empties a mailbox into `deliver`, until it is closed."""
+    """Thread of the driver that hands the events of a queue to `deliver`, until it is closed."""
 
-    def __init__(self, mailbox: Any, deliver: Callable[[Letter], None]) -> None:
-        self._mailbox, self._deliver = mailbox, deliver
+    def __init__(self, queue: Any, deliver: Callable[[Event], None]) -> None:
+        self._queue, self._deliver = queue, deliver
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="stray-relay", daemon=True)
@@ -163,5 +163,5 @@ class Relay:
     def _once(self) -> None:
         if not ray.is_initialized():
             return
-        for letter in ray.get(self._mailbox.drain.remote()):
-            self._deliver(letter)
+        for event in ray.get(self._queue.drain.remote()):
+            self._deliver(event)
