@@ -52,20 +52,6 @@ def zinb_log_prob(x_NG: Tensor, mu_NG: Tensor, theta_G: Tensor, pi_NG: Tensor) -
     return torch.where(x_NG < EPS, at_zero, above)
 
 
-def nb_sample(mu_NG: Tensor, theta_G: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draw counts (N, G): a gamma rate of shape theta and mean mu, then Poisson."""
-    theta_NG = theta_G.expand_as(mu_NG)
-    # torch.distributions.Gamma takes no generator; the standard gamma below does.
-    standard_NG = torch._standard_gamma(theta_NG, generator=generator)  # pyright: ignore[reportPrivateImportUsage]
-    rate_NG = standard_NG * mu_NG / theta_NG
-    return torch.poisson(rate_NG, generator=generator)
-
-
-def zinb_mean(mu_NG: Tensor, pi_NG: Tensor) -> Tensor:
-    """Return the mean (N, G) of the zero-inflated negative binomial: mu times the probability of no extra zero."""
-    return mu_NG * torch.sigmoid(-pi_NG)
-
-
 def kl_standard_normal(mean_NZ: Tensor, variance_NZ: Tensor) -> Tensor:
     """Return KL(N(mean, variance) || N(0, I)) of each spot, shape (N,)."""
     return 0.5 * (mean_NZ.square() + variance_NZ - 1.0 - variance_NZ.log()).sum(dim=-1)

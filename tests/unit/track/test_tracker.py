@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from stray.track.tracker import CompositeTracker, MemoryTracker, NullTracker, Tracker
+from stray.track.tracker import MemoryTracker, NullTracker, Tracker
 
 
 def test_every_tracker_keeps_the_protocol() -> None:
-    for tracker in (NullTracker(), MemoryTracker(), CompositeTracker()):
+    for tracker in (NullTracker(), MemoryTracker()):
         assert isinstance(tracker, Tracker)
 
 
@@ -37,22 +37,3 @@ def test_the_memory_tracker_keeps_everything(tmp_path: Path) -> None:
     assert tracker.status == "FINISHED"
     with pytest.raises(FileNotFoundError):
         tracker.artifact(tmp_path / "absent")
-
-
-def test_the_composite_closes_all_even_if_one_fails() -> None:
-    class Broken(NullTracker):
-        def close(self, status: str = "FINISHED") -> None:  # type: ignore[override]
-            raise OSError("no space")
-
-    first, last = MemoryTracker(), MemoryTracker()
-    both = CompositeTracker(first, Broken(), last)
-    both.params({"a": 1})
-    both.metrics({"loss": 1.0}, 4)
-    both.warn("loss", "at chance")
-    with pytest.raises(OSError, match="no space"):
-        both.close("KILLED")
-    for tracker in (first, last):
-        assert tracker.logged_params == {"a": 1}
-        assert tracker.series("loss") == [(4, 1.0)]
-        assert tracker.warnings == {"loss": "at chance"}
-        assert tracker.status == "KILLED"
