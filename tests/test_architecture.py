@@ -49,7 +49,7 @@ SOLE_IMPORTERS = {
     "optuna": ("stray/on_ray/",),
     "torch": ("stray/likelihood/", "stray/collective.py", "stray/noise.py", "stray/models/", "stray/losses/",
               "stray/data/", "stray/training/", "stray/stages/", "stray/experiment/",
-              "stray/on_ray/", "stray/versus/", "stray/evaluate.py", "stray/track/mlflow"),
+              "stray/on_ray/", "stray/versus/", "stray/evaluate/", "stray/track/mlflow"),
     "scanpy": ("stray/cohort/",),
     "anndata": ("stray/cohort/", "stray/versus/", "stray/api/"),
     "scvi": ("stray/versus/",),
