@@ -29,7 +29,6 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"training", "comparison"}),
     frozenset({"stages"}),
     frozenset({"experiment"}),
-    frozenset({"versus"}),
     # 4
     frozenset({"on_ray"}),
     frozenset({"api"}),
@@ -40,24 +39,25 @@ FLOORS: tuple[frozenset[str], ...] = (
 """Parts of stray from the ground up, in steps within the design's floors. A part imports from below and from itself."""
 
 SOLE_IMPORTERS = {
-    "ray": ("stray/on_ray/",),
+    "ray": ("stray/on_ray/", "jobs/benchmarks/"),
     "mlflow": ("stray/track/mlflow",),
     "matplotlib": ("stray/report/",),
-    "argparse": ("stray/cli/", "stray/versus/contender.py", "jobs/"),
-    "rich": ("stray/cli/",),
+    "argparse": ("stray/cli/", "jobs/benchmarks/"),
+    "rich": ("stray/cli/", "jobs/benchmarks/"),
     "yaml": ("stray/recipe/",),
     "optuna": ("stray/on_ray/",),
     "torch": ("stray/likelihood/", "stray/collective.py", "stray/noise.py", "stray/models/", "stray/losses/",
               "stray/data/", "stray/training/", "stray/stages/", "stray/experiment/",
-              "stray/on_ray/", "stray/versus/", "stray/evaluate/", "stray/track/mlflow"),
+              "stray/on_ray/", "stray/evaluate/", "stray/track/mlflow", "jobs/benchmarks/"),
     "scanpy": ("stray/cohort/",),
-    "anndata": ("stray/cohort/", "stray/versus/", "stray/api/"),
-    "scvi": ("stray/versus/",),
+    "anndata": ("stray/cohort/", "stray/api/", "jobs/benchmarks/"),
+    "scvi": ("jobs/benchmarks/",),
 }  # fmt: skip
 """Library to the only places that may import it (`stray/track/mlflow` begins the names of several modules)."""
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
-JOBS = sorted((ROOT / "jobs").glob("*.py"))
+JOBS = sorted((ROOT / "jobs").rglob("*.py"))
+SCRIPTS = [file for file in JOBS if file.parent.name == "jobs" and file.stem != "__init__"]
 
 
 def name_of(file: Path) -> str:
@@ -65,7 +65,7 @@ def name_of(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-NAMES = {name_of(file): file for file in MODULES}
+NAMES = {name_of(file): file for file in [*MODULES, *JOBS]}
 
 
 def relative(file: Path) -> str:
@@ -113,7 +113,7 @@ def floor_of(part: str) -> int:
     return next(number for number, parts in enumerate(FLOORS) if part in parts)
 
 
-@pytest.mark.parametrize("file", MODULES, ids=relative)
+@pytest.mark.parametrize("file", [*MODULES, *JOBS], ids=relative)
 def test_what_ray_keeps_private_is_imported_in_one_place(file: Path) -> None:
     found = {name for name in imports(ast.parse(file.read_text(encoding="utf-8"))) if name.startswith("ray")}
     private = {name for name in found if any(part.startswith("_") for part in name.split("."))}
@@ -121,7 +121,7 @@ def test_what_ray_keeps_private_is_imported_in_one_place(file: Path) -> None:
 
 
 def test_every_part_has_its_floor() -> None:
-    parts = {part_of(name) for name in NAMES} - {""}
+    parts = {part_of(name_of(file)) for file in MODULES} - {""}
     assert parts == frozenset().union(*FLOORS)
 
 
@@ -136,6 +136,11 @@ def test_a_module_imports_only_from_below(file: Path) -> None:
         return
     upwards = sorted(other for other in others if floor_of(other) >= floor_of(part))
     assert not upwards, f"{relative(file)} (floor {floor_of(part)}) imports {', '.join(upwards)}"
+
+
+@pytest.mark.parametrize("file", MODULES, ids=relative)
+def test_the_package_does_without_the_jobs(file: Path) -> None:
+    assert not {name for name in imports(ast.parse(file.read_text(encoding="utf-8"))) if name.split(".")[0] == "jobs"}
 
 
 @pytest.mark.parametrize("file", [*MODULES, *JOBS], ids=relative)
@@ -194,8 +199,9 @@ def test_a_verb_is_declared_without_what_it_runs_on() -> None:
     assert not loaded_by(code) & {"torch", "ray", "mlflow"}
 
 
-@pytest.mark.parametrize("file", [file for file in JOBS if file.stem != "benchmark"], ids=relative)
+@pytest.mark.parametrize("file", SCRIPTS, ids=relative)
 def test_a_job_is_a_short_script_over_the_command_line(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 50
-    assert {name for name in imports(ast.parse(text)) if name.startswith("stray")} == {"stray.cli"}
+    entry = "jobs.benchmarks.command" if file.stem == "benchmark" else "stray.cli"
+    assert {name for name in imports(ast.parse(text)) if name.split(".")[0] in ("stray", "jobs")} == {entry}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parent.parent / "stray"
+ROOT = Path(__file__).resolve().parent.parent
 RIDDLES = re.compile(r"(Of|What|Where|How)\b")
 _VERBS = """
 Add Answer Append Apply Ask Assign Augment Begin Block Blur Bring Build Call Change Check Choose Clamp Clear Close
@@ -32,10 +32,11 @@ LATER: frozenset[str] = frozenset()
 
 
 def relative(file: Path) -> str:
-    return file.relative_to(PACKAGE).as_posix()
+    return file.relative_to(ROOT).as_posix()
 
 
-MODULES = sorted(file for file in PACKAGE.rglob("*.py") if relative(file) not in LATER)
+FILES = [file for folder in ("stray", "jobs/benchmarks") for file in (ROOT / folder).rglob("*.py")]
+MODULES = sorted(file for file in FILES if relative(file) not in LATER)
 
 
 def documented(tree: ast.Module) -> Iterator[tuple[ast.AST, str, str]]:

@@ -16,7 +16,7 @@ import platform
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "Recipe": ("config",),
     "Train and use": ("train", "embed", "predict"),
     "Judge": ("evaluate", "search", "compare", "track"),
-    "On a cluster": ("submit", "benchmark"),
+    "On a cluster": ("submit",),
     "Your shell": ("completion",),
 }
 """The verbs in the order of work."""
@@ -55,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Without `argv` the process is this program: it ends here, and an error keeps its traceback.
     """
     if argv is not None:
-        return _piped(list(argv))
+        return _piped(_main, list(argv))
     try:
-        code = _piped(sys.argv[1:])
+        code = _piped(_main, sys.argv[1:])
     except Exception as error:
         from stray.cli.console import show_traceback
 
@@ -68,9 +68,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _piped(words: list[str]) -> int:
+def run_command(module: str, name: str, argv: Sequence[str]) -> int:
+    """Run the command line of the program `name` as if it were a verb, and return its exit code as `main` does.
+
+    `module` is imported; it has `configure(parser)` and `run(args)`.
+    """
+    return _piped(lambda words: _run(module, name, words), list(argv))
+
+
+def _piped(run: Callable[[list[str]], int], words: list[str]) -> int:
     try:
-        code = _main(words)
+        code = run(words)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -92,10 +100,10 @@ def _main(words: list[str]) -> int:
         hint = f"did you mean `stray {near[0]}`?" if near else f"verbs: {', '.join(_helps())}"
         print(f"stray: no verb {verb!r}; {hint}", file=sys.stderr)
         return 2
-    return _run(verb, words[1:])
+    return _run(f"stray.cli.{verb}", f"stray {verb}", words[1:])
 
 
-def _run(verb: str, words: list[str]) -> int:
+def _run(name: str, prog: str, words: list[str]) -> int:
     from stray.cli import console
     from stray.cli.safe import visible
     from stray.errors import input_fault
@@ -107,10 +115,10 @@ def _run(verb: str, words: list[str]) -> int:
     console.cut_secrets_from_logs()
     previous = end_on_sigterm()
     try:
-        module = importlib.import_module(f"stray.cli.{verb}")
+        module = importlib.import_module(name)
         parser = Parser(
-            prog=f"stray {verb}",
-            description=module.__doc__ or module.HELP,
+            prog=prog,
+            description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.configure(parser)

@@ -12,11 +12,6 @@ from stray.errors import InputError, Problem
 from stray.recipe import load_recipe, shipped_recipes
 
 
-def all_cpus() -> int:
-    """Return the number of CPUs of this machine."""
-    return os.cpu_count() or 1
-
-
 def add_recipe(parser: argparse.ArgumentParser, *, default: str | None = None, optional: bool = False) -> None:
     """Declare the positional RECIPE and `--set a.b=c`, read by `recipe_from`."""
     shipped = ", ".join(shipped_recipes())

@@ -29,7 +29,7 @@ from stray.cli.arguments import add_wait, connecting, patient
 from stray.cli.console import ConsoleProgress, plain, say
 from stray.cohort.plausible import WARNING
 from stray.cohort.section import plural
-from stray.config import IngestConfig, Recipe
+from stray.config import IngestConfig
 from stray.config.ingest import SyntheticSourceConfig
 from stray.errors import InputError, Problem, raise_if_any
 from stray.recipe import apply, load_recipe
@@ -165,21 +165,6 @@ def _pairs(text: str, problems: list[Problem]) -> dict[str, Any]:
 
 def _as_tree(values: tuple[Any, ...]) -> list[Any]:
     return [asdict(value) if is_dataclass(value) and not isinstance(value, type) else value for value in values]
-
-
-def with_dataset(recipe: Recipe, folder: str, progress: ConsoleProgress) -> Recipe:
-    """Return the recipe as it is where it names a dataset; else with the one that it says how to make, made in
-    `folder`.
-
-    Raises InputError as the ingest does.
-    """
-    if recipe.dataset:
-        return recipe
-    from stray.on_ray import ingest
-
-    made = apply(recipe, {"dataset": storage.join(folder, "dataset")})
-    ingest.ingest(made.ingest, made.dataset, on_event=lambda event: show_event(progress, event))
-    return made
 
 
 def show_event(progress: ConsoleProgress, event: dict[str, Any]) -> None:

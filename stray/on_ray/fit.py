@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,11 +13,11 @@ from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from stray import storage
-from stray.config import Recipe, RunConfig
+from stray.config import RunConfig
 from stray.errors import CheckpointWriteError, InputError, NotFiniteError
 from stray.on_ray.checkpoints import tidy
 from stray.on_ray.data import Placed, PlacedData
-from stray.on_ray.events import Event, EventTracker, listen
+from stray.on_ray.events import EventTracker
 from stray.on_ray.failures import full_storage, input_error
 from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.waiting import Need, patiently, running
@@ -94,31 +94,6 @@ def fit(
         raise result.return_value.at(result.checkpoint.path) if result.checkpoint else result.return_value
     if isinstance(result.return_value, InputError):
         raise result.return_value
-
-
-def fit_alone(
-    stages: Sequence[Stage],
-    placed: Placed,
-    recipe: Recipe,
-    root: str,
-    cpus: int,
-    *,
-    workers: int = 1,
-    use_gpu: bool = False,
-    hear: Callable[[Event], None] = lambda event: None,
-) -> None:
-    """Run the stages for a measurement: by workers of `cpus` CPUs in all that get no second try, with checkpoints below
-    `root`; `hear` is told what they report, as they go.
-    """
-    with listen(hear) as events:
-        fit(
-            [Assignment(stage=stage, targets=(), title=stage.key, epochs=stage.epochs) for stage in stages],
-            placed,
-            run=replace(recipe.run, max_failures=0),
-            layout=WorkerPlan(workers, cpus / workers, use_gpu),
-            root=root,
-            events=events,
-        )
 
 
 def _work(config: dict[str, Any]) -> InputError | None:

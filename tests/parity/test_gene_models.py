@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from jobs.benchmarks.quality.weights import as_ours, copy_weights
 from stray.config import ScanviConfig, ScviConfig
 from stray.models.gene_vae import GeneVae
 from stray.models.scanvi import Scanvi
 from stray.noise import Noise
-from stray.versus.weights import as_ours, copy_weights
 from tests.parity.scvi_tools import same_noise
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]

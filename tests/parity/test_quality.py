@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from stray.cli import main
+from jobs.benchmarks.command import main
+from jobs.benchmarks.quality import scvi_tools
+from jobs.benchmarks.quality.quality import Job, codes, root_of, train
+from jobs.benchmarks.quality.scvi_tools import cohort, task_of
+from jobs.benchmarks.quality.weights import copy_weights
 from stray.cohort.dataset import PairedDataset
 from stray.config import ScviConfig
 from stray.data.local import LocalData
 from stray.stages.gene.task import kl_weight
 from stray.stages.spec import GeneStage
-from stray.versus import scvi_tools
-from stray.versus.quality import Job, codes, root_of, train
-from stray.versus.scvi_tools import cohort, task_of
-from stray.versus.weights import copy_weights
-from tests.versus_at_hand import prepared_jobs, small_comparison
+from tests.benchmarks_at_hand import prepared_jobs, small_comparison
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
@@ -141,14 +141,14 @@ def test_the_anndata_of_scvi_tools_is_the_stage(job) -> None:
 def test_the_whole_comparison_runs_prints_and_goes_on(tmp_path, capsys) -> None:
     small_comparison(tmp_path)
     changes = [f"dataset={tmp_path}/dataset", f"output={tmp_path}/runs"]
-    command = ["benchmark", "quality", str(tmp_path / "versus.yaml"), "--markdown", "--workers", "2"]
+    command = ["quality", str(tmp_path / "benchmark.yaml"), "--markdown", "--workers", "2"]
     command += [word for change in changes for word in ("--set", change)]
     assert main(command) == 0
     printed = capsys.readouterr().out
     for method in ("scvi", "scanvi"):
         for side in ("stray", "scvi-tools"):
             assert f"| {method} | {side} | -" in printed
-    folder = tmp_path / "runs" / "versus" / "quality"
+    folder = tmp_path / "runs" / "benchmark" / "quality"
     tree = json.loads((folder / "quality.json").read_text())
     assert len(tree["results"]) == 2 * 2 * 2 * 2
     files = {file: file.stat().st_mtime_ns for file in (folder / "results").iterdir()}

@@ -1,4 +1,4 @@
-"""The race of the contrastive stage, on the smallest cohort: that it is run and told, not how fast anything is."""
+"""The benchmark of the contrastive stage, on the smallest cohort: that it is run and told, not how fast anything is."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from stray.cli import main
-from stray.cli.arguments import all_cpus
+from jobs.benchmarks.arguments import all_cpus
+from jobs.benchmarks.command import main
+from jobs.benchmarks.contrastive import compare
+from jobs.benchmarks.contrastive.compare import COLD, COLD_LOADERS, DECODERS, LOADERS, MEMORY, RESIDENT, STRAY
+from jobs.benchmarks.contrastive.loader import InMemoryPatches, LoaderPatches
+from jobs.benchmarks.contrastive.results import Loaded, faster, ratio
 from stray.data.local import LocalData
-from stray.on_ray import image_speed
-from stray.on_ray.image_speed import COLD, COLD_LOADERS, DECODERS, LOADERS, MEMORY, RESIDENT, STRAY
-from stray.versus.image_speed import Loaded, faster, ratio
-from stray.versus.loader import InMemoryPatches, LoaderPatches
 from tests.small_cohort import small_dataset
 
 
@@ -24,10 +24,10 @@ from tests.small_cohort import small_dataset
 def test_the_race_tells_every_contender_on_two_workers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_speed, "LOAD_S", 0.1)
+    monkeypatch.setattr(compare, "LOAD_S", 0.1)
     file = tmp_path / "speed.json"
     words = ["--workers", "2", "--rounds", "1", "--epochs", "1", "--json", str(file)]
-    assert main(["benchmark", "contrastive", "smoke", *words]) == 0
+    assert main(["contrastive", "smoke", *words]) == 0
     found = json.loads(file.read_text())
     assert (found["spots"], found["workers"], found["residence"]) == (120, 2, "decoded")
     assert found["threads"] == max(2, all_cpus() - 1) // 2, "a core is left to Ray where there is one to leave"

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import ray
 
-from stray.on_ray.memory import LONGEST_S, PeakMemory
+from jobs.benchmarks.scale.memory import LONGEST_S, PeakMemory
 from stray.on_ray.session import SessionInfo
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from stray.cli import main
+from jobs.benchmarks.command import main
+from jobs.benchmarks.scale.measure import cohort, measure
 from stray.cohort.build import build_dataset
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.panel import Panel
@@ -22,7 +23,6 @@ from stray.on_ray import data
 from stray.on_ray.data import Placed, PlacedData, place_counts, place_patches
 from stray.on_ray.embed import embed, embed_genes
 from stray.on_ray.progress import NullProgress
-from stray.on_ray.scale import cohort, measure
 from stray.on_ray.session import _object_store_bytes
 from stray.recipe import load_recipe
 from stray.stages import coding
@@ -118,7 +118,7 @@ def test_a_cohort_is_measured(tmp_path: Path) -> None:
 
 
 def test_sizes_of_which_there_is_no_cohort_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["benchmark", "scale", "--spots", "10", "--genes", "3"]) == 2
+    assert main(["scale", "--spots", "10", "--genes", "3"]) == 2
     error = capsys.readouterr().err
     assert "--spots" in error
     assert "--genes" in error

@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jobs.benchmarks.quality import quality, scvi_tools
+from jobs.benchmarks.quality.quality import held_out_elbo, jobs
 from stray.cohort.dataset import PairedDataset
 from stray.config import GeneConfig, OptimConfig, PcaConfig, Recipe, ScanviConfig, ScviConfig
 from stray.data.local import LocalData
 from stray.errors import InputError
 from stray.stages.gene import task as gene_task
 from stray.training.process import matrix_products
-from stray.versus import quality, scvi_tools
-from stray.versus.quality import held_out_elbo, jobs
-from tests.versus_at_hand import prepared_jobs, small_comparison
+from tests.benchmarks_at_hand import prepared_jobs, small_comparison
 
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, PairedDataset]:
-    return small_comparison(tmp_path_factory.mktemp("versus"))
+    return small_comparison(tmp_path_factory.mktemp("benchmark"))
 
 
 def test_the_implementations_of_a_fold_and_seed_stand_beside_each_other(comparison, tmp_path) -> None:

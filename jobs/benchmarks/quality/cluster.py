@@ -9,6 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import ray
 
+from jobs.benchmarks.quality import scvi_tools
+from jobs.benchmarks.quality.quality import Job, Result, jobs
+from jobs.benchmarks.quality.summary import Quality, summary
 from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
@@ -16,9 +19,6 @@ from stray.lease import lease
 from stray.on_ray.failures import input_error
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.progress import NullProgress, Progress
-from stray.versus import scvi_tools
-from stray.versus.quality import Job, Result, jobs
-from stray.versus.summary import Quality, summary
 
 
 def compare_quality(
@@ -31,7 +31,7 @@ def compare_quality(
     not installed, or does not do what a method's settings ask for.
     """
     scvi_tools.require()
-    with lease(results_folder(recipe), "stray benchmark quality", "wait until it has ended, or give another output"):
+    with lease(results_folder(recipe), "jobs/benchmark.py quality", "wait until it has ended, or give another output"):
         return _compare(recipe, methods, workers, progress or NullProgress())
 
 

@@ -1,5 +1,5 @@
-"""The race of the contrastive stage: the real stage through Ray Data and Ray Train, the same step on tensors in memory,
-and a plain DataLoader over the same files, in turn; and loading alone, without a model.
+"""Benchmark of the contrastive stage: the real stage through Ray Data and Ray Train, the same step on tensors in
+memory, and a plain DataLoader over the same files, in turn; and loading alone, without a model.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 import ray
 
+from jobs.benchmarks.contrastive.implementation import Job, per_second
+from jobs.benchmarks.contrastive.results import ImageSpeed, Loaded, Trained, run_job, trained
+from jobs.benchmarks.fit import fit_alone
 from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.split import Fold, patients
@@ -20,13 +23,10 @@ from stray.config import Recipe, TorchvisionConfig
 from stray.errors import InputError, Problem
 from stray.experiment.cells import Group, cell
 from stray.on_ray.data import Placed, PlacedData, place_counts, place_patches
-from stray.on_ray.fit import fit_alone
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.progress import Progress
 from stray.on_ray.resources import resources
 from stray.stages.spec import ImageStage
-from stray.versus.image_contender import Job, per_second
-from stray.versus.image_speed import ImageSpeed, Loaded, Trained, run_job, trained
 
 MEMORY, STRAY = "tensors in memory", "stray"
 LOADERS = ("DataLoader, in the process", "DataLoader, worker processes")
@@ -56,42 +56,42 @@ def measure(
     """
     if workers > cpus:
         raise InputError(Problem("--workers", f"{workers} workers on {cpus} CPUs", f"at most {cpus}"))
-    race = _prepare(recipe, root, workers, cpus, loading_cpus, epochs, progress)
+    setup = _prepare(recipe, root, workers, cpus, loading_cpus, epochs, progress)
     found: dict[str, list[list[dict[str, float]]]] = {name: [] for name in (MEMORY, STRAY, *LOADERS)}
-    loads: dict[str, list[float]] = {name: [] for name in (COLD, *COLD_LOADERS, *race.resident, *LOADERS, *DECODERS)}
-    progress.start("race", "rounds", total=rounds * (len(found) + len(loads)))
+    loads: dict[str, list[float]] = {name: [] for name in (COLD, *COLD_LOADERS, *setup.resident, *LOADERS, *DECODERS)}
+    progress.start("rounds", "rounds", total=rounds * (len(found) + len(loads)))
     done = 0
     for number in range(rounds):
         # Each round begins with another, so that nobody always follows the same neighbour.
         for name in np.roll(np.array(list(found)), -number).tolist():
-            progress.update("race", done, f"round {number + 1}, {name}")
-            found[name].append(race.train(name, number))
+            progress.update("rounds", done, f"round {number + 1}, {name}")
+            found[name].append(setup.train(name, number))
             done += 1
         for name in np.roll(np.array(list(loads)), -number).tolist():
-            progress.update("race", done, f"round {number + 1}, loading: {name}")
-            loads[name].append(race.load(name))
+            progress.update("rounds", done, f"round {number + 1}, loading: {name}")
+            loads[name].append(setup.load(name))
             done += 1
-    progress.finish("race")
-    stage, image = race.stage, race.stage.config.image
+    progress.finish("rounds")
+    stage, image = setup.stage, setup.stage.config.image
     return ImageSpeed(
         spots=len(stage.rows),
-        patch_px=race.dataset.manifest.patch.size_px,
+        patch_px=setup.dataset.manifest.patch.size_px,
         encoder=image.name if isinstance(image, TorchvisionConfig) else image.factory,
         batch_size=stage.config.batch_size,
         workers=workers,
-        threads=race.threads,
+        threads=setup.threads,
         loading_threads=loading_cpus,
         rounds=rounds,
         epochs=epochs,
-        residence=race.placed.residence,
-        place_s=race.place_s,
+        residence=setup.placed.residence,
+        place_s=setup.place_s,
         trained=tuple[Trained, ...](trained(name, histories) for name, histories in found.items()),
         loaded=tuple(Loaded(name=name, rates=tuple(rates)) for name, rates in loads.items()),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Race:
+class _Setup:
     recipe: Recipe
     dataset: PairedDataset
     stage: ImageStage
@@ -143,7 +143,7 @@ class _Race:
 
 def _prepare(
     recipe: Recipe, root: str, workers: int, cpus: int, loading_cpus: int, epochs: int, progress: Progress
-) -> _Race:
+) -> _Setup:
     """Prepare everything that the contrastive stage needs: panel, gene stage, counts and patches in the object
     store.
     """
@@ -175,9 +175,9 @@ def _prepare(
         fit_alone(first, placed, recipe, storage.join(root, "gene"), cpus)
         progress.finish("gene")
     assert isinstance(made.scored, ImageStage)
-    # What is embedded at the end is not raced: as few spots as the workers can share.
+    # What is embedded at the end is not measured: as few spots as the workers can share.
     stage = replace(made.scored, embed_rows=made.scored.rows[:workers])
-    return _Race(
+    return _Setup(
         recipe=recipe,
         dataset=dataset,
         stage=stage,

@@ -1,4 +1,4 @@
-"""`stray benchmark gene`: contenders train the same gene model on the same matrix, in turn."""
+"""Output of `python jobs/benchmark.py gene`: implementations train the same gene model on the same matrix, in turn."""
 
 from __future__ import annotations
 
@@ -22,35 +22,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a row a contender. Raises InputError when scvi-tools is asked for and is not installed."""
+    """Print a row per implementation. Raises InputError when scvi-tools is asked for and is not installed."""
     # Read as torch is loaded: its profiler logs that there is no GPU as an error.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    from stray.versus import gene_speed, scvi_tools
-    from stray.versus.profile import time_by_part
+    from jobs.benchmarks.gene.compare import compare, drawn, of_cohort, ratios
+    from jobs.benchmarks.gene.profile import time_by_part
+    from jobs.benchmarks.quality import scvi_tools
 
     if args.against:
         scvi_tools.require()
     recipe = recipe_from(args)
     if recipe.dataset:
-        counts, batch = gene_speed.of_cohort(recipe.dataset, replace(recipe.gene.panel, n_genes=args.genes))
+        counts, batch = of_cohort(recipe.dataset, replace(recipe.gene.panel, n_genes=args.genes))
     else:
-        counts, batch = gene_speed.drawn(SPOTS, args.genes, 8)
+        counts, batch = drawn(SPOTS, args.genes, 8)
     names = ["stray", "stray, compiled", "stray, fp32", *([args.against] if args.against else [])]
     names += ["products", "products, sparse first layer", "products, fp32"]
     with ConsoleProgress() as progress:
-        progress.start("race", "rounds", total=args.rounds * len(names))
+        progress.start("rounds", "rounds", total=args.rounds * len(names))
         done = iter(range(args.rounds * len(names)))
-        raced = gene_speed.race(
+        measured = compare(
             names,
             counts,
             batch,
             rounds=args.rounds,
             epochs=args.epochs,
             threads=args.cpus,
-            on_run=lambda name, number: progress.update("race", next(done), f"round {number + 1}, {name}"),
+            on_run=lambda name, number: progress.update("rounds", next(done), f"round {number + 1}, {name}"),
         )
-        progress.finish("race")
-    of = {one.name: one for one in raced}
+        progress.finish("rounds")
+    of = {one.name: one for one in measured}
     source = recipe.dataset or "drawn"
     n_spots, n_genes = map(int, counts.shape)  # pyright: ignore[reportArgumentType]
     table = Table(
@@ -62,12 +63,12 @@ def run(args: argparse.Namespace) -> int:
     columns = ["", "spots/s", "slowest to fastest round", *([f"ratio to {args.against}"] if args.against else [])]
     for name in [*columns, "share of the products' speed", "peak memory", "of it training"]:
         table.add_column(name, justify="right" if name else "left")
-    for one in raced:
+    for one in measured:
         cells = [one.name, f"{one.spots_per_second:,.0f}", f"{min(one.rates):,.0f} to {max(one.rates):,.0f}"]
         if args.against:
-            middle, low, high = gene_speed.ratios(one, of[args.against])
+            middle, low, high = ratios(one, of[args.against])
             cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
-        cells.append(f"{gene_speed.ratios(one, of['products'])[0]:.0%}")
+        cells.append(f"{ratios(one, of['products'])[0]:.0%}")
         table.add_row(*cells, f"{one.peak_bytes / 2**20:,.0f} MiB", f"{one.training_bytes / 2**20:,.0f} MiB")
     stdout.print(table)
     say(

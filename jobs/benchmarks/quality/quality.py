@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from jobs.benchmarks.quality import scvi_tools
 from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.split import folds
@@ -31,7 +32,6 @@ from stray.stages.run import run_stage
 from stray.stages.spec import GeneStage, upstream
 from stray.track.tracker import NullTracker
 from stray.training.worker import LocalWorker
-from stray.versus import scvi_tools
 
 Side = Literal["stray", "scvi-tools"]
 SIDES: tuple[Side, ...] = ("stray", "scvi-tools")

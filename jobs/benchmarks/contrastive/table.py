@@ -1,4 +1,4 @@
-"""`stray benchmark contrastive`: the contrastive stage fed in three ways, and loading alone."""
+"""Output of `python jobs/benchmark.py contrastive`: the contrastive stage fed in three ways, and loading alone."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from stray.cli.arguments import all_cpus, recipe_from
+from jobs.benchmarks.arguments import all_cpus, with_dataset
+from stray.cli.arguments import recipe_from
 from stray.cli.console import ConsoleProgress, say, stdout
 
 if TYPE_CHECKING:
-    from stray.versus.image_speed import ImageSpeed, Loaded, Trained
+    from jobs.benchmarks.contrastive.results import ImageSpeed, Loaded, Trained
 
 
 def run(args: argparse.Namespace) -> int:
     """Print both tables; `--json` keeps the numbers. Raises InputError for what is at fault in the input."""
     recipe = recipe_from(args)
+    from jobs.benchmarks.contrastive import compare
     from stray import storage
-    from stray.cli.ingest import with_dataset
-    from stray.on_ray import image_speed, session
+    from stray.on_ray import session
     from stray.on_ray.waiting import patience
 
     workers = args.workers or 1
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         patience(recipe.run.wait_minutes, progress.say),
     ):
         recipe = with_dataset(recipe, folder, progress)
-        found = image_speed.measure(
+        found = compare.measure(
             recipe,
             root=f"{folder}/results",
             workers=workers,
@@ -62,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _training(found: ImageSpeed) -> Table:
-    from stray.on_ray.image_speed import LOADERS, MEMORY, STRAY
-    from stray.versus.image_speed import faster, ratio
+    from jobs.benchmarks.contrastive.compare import LOADERS, MEMORY, STRAY
+    from jobs.benchmarks.contrastive.results import faster, ratio
 
     of: dict[str, Trained] = {one.name: one for one in found.trained}
     loader: Trained = faster(LOADERS, found.trained)
@@ -91,8 +92,8 @@ def _training(found: ImageSpeed) -> Table:
 
 
 def _loading(found: ImageSpeed) -> Table:
-    from stray.on_ray.image_speed import COLD, COLD_LOADERS, DECODERS, LOADERS, RESIDENT
-    from stray.versus.image_speed import faster, ratio
+    from jobs.benchmarks.contrastive.compare import COLD, COLD_LOADERS, DECODERS, LOADERS, RESIDENT
+    from jobs.benchmarks.contrastive.results import faster, ratio
 
     limit: Loaded = faster(DECODERS, found.loaded)
     loader: Loaded = faster(LOADERS, found.loaded)

@@ -1,4 +1,4 @@
-"""The race of the gene stage, on a matrix that is trained in no time."""
+"""The benchmark of the gene stage, on a matrix that is trained in no time."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from stray.cli import main
+from jobs.benchmarks.command import main
+from jobs.benchmarks.gene.compare import Measured, compare, drawn, of_cohort, ratios
+from jobs.benchmarks.gene.implementation import IMPLEMENTATIONS
+from jobs.benchmarks.gene.profile import time_by_part
 from stray.cohort.panel import fit_panel
 from stray.config import PanelConfig
 from stray.data.local import LocalData
 from stray.stages.gene.task import GeneTask
-from stray.versus.contender import CONTENDERS
-from stray.versus.gene_speed import Raced, drawn, of_cohort, race, ratios
-from stray.versus.profile import time_by_part
 from tests.small_cohort import small_dataset
 
 
@@ -33,17 +33,18 @@ def test_contenders_train_in_turn_each_round_and_tell_their_speed_and_memory() -
     names = ["stray", "products", "products, sparse first layer"]
     runs: list[tuple[str, int]] = []
     counts, batch = drawn(300, 40, 2)
-    raced = race(
+    measured = compare(
         names, counts, batch, rounds=2, epochs=1, threads=1, on_run=lambda name, number: runs.append((name, number))
     )
-    assert [one.name for one in raced] == names
+    assert [one.name for one in measured] == names
     assert sorted(runs) == sorted((name, number) for name in names for number in (0, 1))
-    assert runs[0][0] != runs[3][0], "the rounds begin with different contenders"
-    for one in raced:
+    assert runs[0][0] != runs[3][0], "the rounds begin with different implementations"
+    for one in measured:
         assert len(one.rates) == 2
         assert min(one.rates) > 0
         assert 0 <= one.training_bytes < one.peak_bytes
-    assert raced[1].spots_per_second > raced[0].spots_per_second, "products alone are faster than all that stray does"
+    stray, products, _ = measured
+    assert products.spots_per_second > stray.spots_per_second, "products alone are faster than all that stray does"
 
 
 def test_the_matrix_of_a_cohort_is_its_counts_over_the_panel_with_the_patients(tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_each_contender_of_stray_multiplies_in_the_precision_of_its_settings(mon
     )
     counts, batch = drawn(200, 30, 2)
     for name in ("stray", "stray, fp32"):
-        CONTENDERS[name](counts, batch, 1)
+        IMPLEMENTATIONS[name](counts, batch, 1)
     assert seen == ["medium", "medium", "highest", "highest"]
 
 
@@ -81,11 +82,11 @@ def test_the_profile_of_a_step_names_every_operations_part() -> None:
 def test_a_contender_that_fails_ends_the_race_with_its_own_words() -> None:
     counts, batch = drawn(300, 40, 2)
     with pytest.raises(RuntimeError, match="invalid choice: 'nobody'"):
-        race(["nobody"], counts, batch, rounds=1, epochs=1, threads=1, on_run=lambda name, number: None)
+        compare(["nobody"], counts, batch, rounds=1, epochs=1, threads=1, on_run=lambda name, number: None)
 
 
 def test_ratios_compare_within_rounds() -> None:
-    fast, slow = Raced("a", (30.0, 20.0, 90.0), 0, 0), Raced("b", (10.0, 10.0, 30.0), 0, 0)
+    fast, slow = Measured("a", (30.0, 20.0, 90.0), 0, 0), Measured("b", (10.0, 10.0, 30.0), 0, 0)
     assert ratios(fast, slow) == (3.0, 2.0, 3.0)
 
 
@@ -93,5 +94,5 @@ def test_without_scvi_tools_the_command_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert main(["benchmark", "gene", "--against", "scvi-tools"]) == 2
+    assert main(["gene", "--against", "scvi-tools"]) == 2
     assert "pip install 'stray-st[parity]'" in capsys.readouterr().err

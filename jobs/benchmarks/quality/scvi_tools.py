@@ -1,7 +1,7 @@
 """A gene stage trained by scvi-tools instead of stray: same panel, same spots, same settings, same folder of results.
 
 scvi-tools is no dependency of stray (the `parity` extra installs it), so it is imported where it is used. Its weights
-are kept in stray's module (`versus.weights`), so that whatever reads a gene stage's folder reads this one.
+are kept in stray's module (`quality.weights`), so that whatever reads a gene stage's folder reads this one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import scipy.sparse as sp
 import torch
 from anndata import AnnData
 
+from jobs.benchmarks.quality.weights import copy_weights
 from stray import storage
 from stray.config import GeneConfig, ScanviConfig, ScviConfig
 from stray.data.blocks import Counts
@@ -30,7 +31,6 @@ from stray.errors import InputError, Problem
 from stray.stages.gene.task import GeneTask
 from stray.stages.results import ResultFolder
 from stray.stages.spec import GeneStage
-from stray.versus.weights import copy_weights
 
 NAME = "scvi-tools"
 UNLABELLED = "(no label)"

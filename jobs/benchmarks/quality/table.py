@@ -1,4 +1,4 @@
-"""Output of `stray benchmark quality`: both implementations side by side, as a table or as Markdown."""
+"""Output of `python jobs/benchmark.py quality`: both implementations side by side, as a table or as Markdown."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from stray.cli.arguments import all_cpus, recipe_from
+from jobs.benchmarks.arguments import all_cpus
+from stray.cli.arguments import recipe_from
 from stray.cli.console import ConsoleProgress, say, stdout
 from stray.cli.text_tables import drawn
 from stray.report.tables import number
 from stray.report.text import TextTable, markdown
 
 if TYPE_CHECKING:
-    from stray.versus.summary import Quality, Spread
+    from jobs.benchmarks.quality.summary import Quality, Spread
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +48,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compare, print the tables, write the numbers. Raises InputError for what is at fault in the input."""
     recipe = recipe_from(args)
+    from jobs.benchmarks.quality import cluster as quality
     from stray import storage
-    from stray.on_ray import quality, session
+    from stray.on_ray import session
     from stray.on_ray.waiting import patience
 
     workers = args.workers or all_cpus()
@@ -64,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _overview(found: Quality) -> TextTable:
-    from stray.versus.summary import SCORES
+    from jobs.benchmarks.quality.summary import SCORES
 
     rows = [("majority class", "", "", "", *(number(found.majority[name]) for name in SCORES), "")]
     for row in found.rows:
@@ -82,7 +84,7 @@ def _overview(found: Quality) -> TextTable:
 
 
 def _gaps(found: Quality) -> TextTable:
-    from stray.versus.summary import SCORES
+    from jobs.benchmarks.quality.summary import SCORES
 
     rows = []
     for gap in found.gaps:
@@ -107,7 +109,7 @@ def _gaps(found: Quality) -> TextTable:
 
 
 def _patients(found: Quality) -> TextTable:
-    from stray.versus.summary import SCORES
+    from jobs.benchmarks.quality.summary import SCORES
 
     rows = [
         (fold, row.method, row.side, *(_spread(row.patients[fold][name]) for name in SCORES))

@@ -1,4 +1,4 @@
-"""Measurements of the contrastive stage's benchmark, and how its implementations outside Ray are run."""
+"""Results of the contrastive stage's benchmark, and how its implementations outside Ray are run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stray.versus.image_contender import Job
+from jobs.benchmarks.contrastive.implementation import Job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Loaded:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSpeed:
-    """The race of the contrastive stage."""
+    """Measurements of the contrastive stage's benchmark."""
 
     spots: int
     """That train."""
@@ -104,7 +104,7 @@ def run_job(job: Job, folder: str) -> dict[str, Any]:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(pickle.dumps(job))
     environment = os.environ | {"OMP_NUM_THREADS": str(job.threads), "MKL_NUM_THREADS": str(job.threads)}
-    command = [sys.executable, "-m", "stray.versus.image_contender", str(file)]
+    command = [sys.executable, "-m", "jobs.benchmarks.contrastive.implementation", str(file)]
     logs = [file.with_suffix(f".{rank}.log") for rank in range(job.workers)]
     running: list[subprocess.Popen[bytes]] = []
     try:

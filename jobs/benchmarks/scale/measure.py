@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from jobs.benchmarks.fit import fit_alone
+from jobs.benchmarks.scale.memory import PeakMemory
 from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.split import Fold, patients
@@ -15,9 +17,7 @@ from stray.config import IngestConfig, Recipe, SyntheticSourceConfig
 from stray.experiment.cells import cell
 from stray.on_ray.data import Placed, place_counts
 from stray.on_ray.events import Event
-from stray.on_ray.fit import fit_alone
 from stray.on_ray.ingest import ingest
-from stray.on_ray.memory import PeakMemory
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.progress import Progress
 from stray.on_ray.tracking import describe

@@ -7,7 +7,7 @@ import scipy.sparse as sp
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from stray.versus.contender import RACE, by_stray
+from jobs.benchmarks.gene.implementation import CONFIG, by_stray
 
 PARTS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::linear"),
@@ -28,10 +28,10 @@ def time_by_part(counts_NG: sp.csr_matrix, batch_N: np.ndarray, threads: int) ->
     before, cuda = torch.get_num_threads(), torch.cuda.is_available()
     torch.set_num_threads(threads)
     try:
-        by_stray(counts_NG, batch_N, 1, RACE)  # kernels and memory warm up
+        by_stray(counts_NG, batch_N, 1, CONFIG)  # kernels and memory warm up
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
         with profile(activities=activities) as profiled:
-            by_stray(counts_NG, batch_N, 1, RACE)
+            by_stray(counts_NG, batch_N, 1, CONFIG)
     finally:
         torch.set_num_threads(before)
     found = dict.fromkeys([*PARTS, "the rest"], 0.0)

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from stray.cli.benchmark_quality import _gaps, _overview, _patients
+from jobs.benchmarks.quality.quality import Result
+from jobs.benchmarks.quality.summary import SCORES, summary
+from jobs.benchmarks.quality.table import _gaps, _overview, _patients
 from stray.errors import InputError
 from stray.report.text import markdown
-from stray.versus.quality import Result
-from stray.versus.summary import SCORES, summary
 
 RIGHT = {"accuracy": 1.0, "balanced_accuracy": 1.0, "macro_f1_fold": 1.0}
 

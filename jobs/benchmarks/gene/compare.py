@@ -1,6 +1,6 @@
-"""The race of the gene stage: contenders train the same model on the same matrix, in turn, over several rounds.
+"""Benchmark of the gene stage: implementations train the same model on the same matrix, in turn, over several rounds.
 
-These machines are shared and noisy, so only ratios of one run are worth reading, and rounds lie between each other.
+Machines are shared and noisy: only ratios of one run are worth reading, and only within a round.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HER2ST.
 
 
 @dataclass(frozen=True)
-class Raced:
+class Measured:
     """Measurements of one implementation."""
 
     name: str
@@ -49,7 +49,7 @@ class Raced:
         return statistics.median(self.rates)
 
 
-def ratios(of: Raced, to: Raced) -> tuple[float, float, float]:
+def ratios(of: Measured, to: Measured) -> tuple[float, float, float]:
     """Return the median, smallest and largest over the rounds of `of`'s speed over `to`'s in the same round."""
     by_round = [a / b for a, b in zip(of.rates, to.rates, strict=True)]
     return statistics.median(by_round), min(by_round), max(by_round)
@@ -57,7 +57,7 @@ def ratios(of: Raced, to: Raced) -> tuple[float, float, float]:
 
 def drawn(n_spots: int, n_genes: int, n_batches: int) -> tuple[sp.csr_matrix, np.ndarray]:
     """Return counts (N, G) of a negative binomial and the batch (N,) of each spot: for a benchmark without a cohort."""
-    draw = numpy_generator(0, "race")
+    draw = numpy_generator(0, "race")  # another word would draw another matrix
     mean_G = np.exp(draw.normal(NONZERO_MEAN, NONZERO_SPREAD, n_genes))
     size_N = np.exp(draw.normal(0.0, 0.5, n_spots))
     parts = []
@@ -83,7 +83,7 @@ def of_cohort(path: str, config: PanelConfig) -> tuple[sp.csr_matrix, np.ndarray
     return counts_NG, spots.patient[rows].astype(str)
 
 
-def race(
+def compare(
     names: Sequence[str],
     counts_NG: sp.csr_matrix,
     batch_N: np.ndarray,
@@ -92,11 +92,11 @@ def race(
     epochs: int,
     threads: int,
     on_run: Callable[[str, int], None],
-) -> list[Raced]:
+) -> list[Measured]:
     """Run each implementation `rounds` times, for one epoch and then `epochs` that count; `on_run(name, round)` is
     called before each.
 
-    Raises RuntimeError with the end of a contender's output when it fails.
+    Raises RuntimeError with the end of an implementation's output when it fails.
     """
     rates: dict[str, list[float]] = {name: [] for name in names}
     peaks: dict[str, list[tuple[int, int]]] = {name: [] for name in names}
@@ -111,14 +111,13 @@ def race(
                 found = _run(name, [str(counts), str(batches), str(1 + epochs), str(threads)], threads)
                 rates[name].append(statistics.median(found["rates"][1:]))
                 peaks[name].append((found["peak"], found["peak"] - found["loaded"]))
-    return [
-        Raced(name, tuple(rates[name]), *(max(values) for values in zip(*peaks[name], strict=True))) for name in names
-    ]
+    most = {name: [max(values) for values in zip(*peaks[name], strict=True)] for name in names}
+    return [Measured(name, tuple(rates[name]), *most[name]) for name in names]
 
 
 def _run(name: str, words: list[str], threads: int) -> dict:
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "stray.versus.contender", name, *words]
+    command = [sys.executable, "-m", "jobs.benchmarks.gene.implementation", name, *words]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{name} failed:\n{done.stderr[-4000:]}")

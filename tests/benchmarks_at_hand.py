@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jobs.benchmarks.quality.quality import Job, jobs
 from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.panel import fit_panel
 from stray.config import Recipe
 from stray.recipe import load_recipe
-from stray.versus.quality import Job, jobs
 from tests.small_cohort import small_dataset
 
 RECIPE = """
-name: versus
+name: benchmark
 seeds: [0, 1]
 folds: {held_out: [P1, P2]}
 methods:
@@ -31,9 +31,9 @@ gene:
 def small_comparison(folder: Path, *changes: str) -> tuple[Recipe, PairedDataset]:
     """The recipe above, and its dataset at `folder/dataset`."""
     dataset = small_dataset(folder)
-    (folder / "versus.yaml").write_text(RECIPE)
+    (folder / "benchmark.yaml").write_text(RECIPE)
     places = [f"dataset={folder}/dataset", f"output={folder}/runs"]
-    return load_recipe(str(folder / "versus.yaml"), [*places, *changes]), dataset
+    return load_recipe(str(folder / "benchmark.yaml"), [*places, *changes]), dataset
 
 
 def prepared_jobs(comparison: tuple[Recipe, PairedDataset], root: Path, *methods: str) -> list[Job]:

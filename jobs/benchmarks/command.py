@@ -22,17 +22,26 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 
 from rich.table import Table
 
-from stray.cli import benchmark_contrastive, benchmark_gene, benchmark_quality, benchmark_scale
-from stray.cli.arguments import add_recipe, all_cpus, recipe_from
+from jobs.benchmarks.arguments import all_cpus, with_dataset
+from jobs.benchmarks.contrastive import table as contrastive
+from jobs.benchmarks.gene import table as gene
+from jobs.benchmarks.quality import table as quality
+from jobs.benchmarks.scale import table as scale
+from stray.cli import run_command
+from stray.cli.arguments import add_recipe, recipe_from
 from stray.cli.console import ConsoleProgress, say, stdout
-
-HELP = "measure stray: its speed on this machine, its gene codes against scvi-tools'"
 
 RECIPES = {"stages": "demo", "gene": "demo", "contrastive": "demo", "quality": "her2st_gene", "scale": "demo"}
 """Benchmarks, and the recipe of each where none is named."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line of `python jobs/benchmark.py`, and return its exit code as a verb of stray does."""
+    return run_command(__name__, "python jobs/benchmark.py", argv)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -61,9 +70,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=2_000,
         help="gene, scale: of the drawn matrix, the dataset's panel or the cohort (default: %(default)s)",
     )
-    benchmark_gene.configure(parser)
-    benchmark_quality.configure(parser)
-    benchmark_scale.configure(parser)
+    gene.configure(parser)
+    quality.configure(parser)
+    scale.configure(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,10 +81,10 @@ def run(args: argparse.Namespace) -> int:
     if args.what != "contrastive":
         args.cpus = args.cpus or all_cpus()
     of = {
-        "gene": benchmark_gene.run,
-        "contrastive": benchmark_contrastive.run,
-        "quality": benchmark_quality.run,
-        "scale": benchmark_scale.run,
+        "gene": gene.run,
+        "contrastive": contrastive.run,
+        "quality": quality.run,
+        "scale": scale.run,
     }
     return of.get(args.what, _stages)(args)
 
@@ -83,8 +92,8 @@ def run(args: argparse.Namespace) -> int:
 def _stages(args: argparse.Namespace) -> int:
     """Return a table with one row per stage."""
     recipe = recipe_from(args)
-    from stray.cli.ingest import with_dataset
-    from stray.on_ray import benchmark, session
+    from jobs.benchmarks import stages
+    from stray.on_ray import session
     from stray.on_ray.waiting import patience
 
     with (
@@ -94,8 +103,8 @@ def _stages(args: argparse.Namespace) -> int:
         patience(recipe.run.wait_minutes, progress.say),
     ):
         recipe = with_dataset(recipe, folder, progress)
-        short = benchmark.shortened(recipe, max(2, args.epochs))
-        found = benchmark.measure(short, root=f"{folder}/results", cpus=args.cpus, progress=progress)
+        short = stages.shortened(recipe, max(2, args.epochs))
+        found = stages.measure(short, root=f"{folder}/results", cpus=args.cpus, progress=progress)
     table = Table(
         title=f"{args.cpus} threads, {max(2, args.epochs)} epochs of pictures, medians after the first",
         title_justify="left",

@@ -1,4 +1,4 @@
-"""`stray benchmark scale`: what a spot costs in cohorts of growing size, two epochs of each."""
+"""Output of `python jobs/benchmark.py scale`: what a spot costs in cohorts of growing size, two epochs of each."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
     if problems:
         raise InputError(problems)
     recipe = recipe_from(args)
-    from stray.on_ray import scale, session
+    from jobs.benchmarks.scale import measure as scale
+    from stray.on_ray import session
     from stray.on_ray.waiting import patience
 
     found = []
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 def table(found: list) -> Table:
     """Return a table with one column per cohort: few fit beside each other otherwise."""
-    from stray.on_ray.scale import ratios
+    from jobs.benchmarks.scale.measure import ratios
 
     made = Table(title=f"The gene stage on synthetic cohorts, {found[0].genes:,} genes", title_justify="left")
     made.add_column("")

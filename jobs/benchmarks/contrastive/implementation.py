@@ -1,5 +1,7 @@
-"""One contender of the contrastive stage's race, alone in its processes: `python -m stray.versus.image_contender JOB
-RANK` runs the job in a file as one of its processes. The first leaves what it measured beside it.
+"""One implementation of the contrastive stage's benchmark, alone in its processes.
+
+`python -m jobs.benchmarks.contrastive.implementation JOB RANK` runs the job in a file as one of its processes. The
+first leaves what it measured beside it.
 
 Processes of their own, so that no other's threads, caches and object store are in the way.
 """
@@ -23,6 +25,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from jobs.benchmarks.contrastive.loader import EncodedImages, InMemoryData, LoaderData, LoaderPatches
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.decode import decode_patch
 from stray.cohort.fragments import fragments
@@ -33,7 +36,6 @@ from stray.data.decoding import PatchDecoder
 from stray.data.source import PatchSource
 from stray.data.streaming import Stream, StreamedPatches, StreamPlan
 from stray.stages.spec import ImageStage
-from stray.versus.loader import EncodedImages, InMemoryData, LoaderData, LoaderPatches
 
 What = Literal["train in memory", "train from a loader", "decode", "load", "read and load", "read and decode"]
 

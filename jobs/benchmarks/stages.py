@@ -9,13 +9,13 @@ from typing import Any
 
 import ray
 
+from jobs.benchmarks.fit import fit_alone
 from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.split import Fold, patients
 from stray.config import Recipe
 from stray.experiment.cells import cell
 from stray.on_ray.data import place_counts, place_patches
-from stray.on_ray.fit import fit_alone
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.progress import Progress
 from stray.stages.spec import GeneStage, ImageStage, Stage, upstream

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.benchmarks.quality.quality import SIDES, Result, Side
 from stray.errors import InputError, Problem
 from stray.metrics.paired import Difference, paired_difference
 from stray.metrics.scores import confusion_matrix, summarise
-from stray.versus.quality import SIDES, Result, Side
 
 SCORES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1_fold": "macro-F1"}
 """Scores of the probe that are shown, in words. A patient's balanced accuracy and macro-F1 are over the classes that

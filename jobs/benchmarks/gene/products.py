@@ -1,5 +1,5 @@
-"""The matrix products of a step of the race's model alone, forward and backward: no implementation that multiplies the
-same matrices is faster.
+"""Matrix products of a step of the benchmark's model alone, forward and backward: no implementation that multiplies
+the same matrices is faster.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""One contender of the gene stage's race, alone in its process: `python -m stray.versus.contender NAME ...` trains on
-the matrix in a file and prints what it measured as the last line, in JSON.
+"""One implementation of the gene stage's benchmark, alone in its process.
+
+`python -m jobs.benchmarks.gene.implementation NAME ...` trains on the matrix in a file and prints what it measured as
+the last line, in JSON.
 
 A process of its own, so that its peak memory is its own, and that no other's threads and caches are in its way.
 """
@@ -19,6 +21,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from jobs.benchmarks.gene.products import product_rates
 from stray.cohort.fragments import CountBlock
 from stray.config import GeneConfig
 from stray.data.blocks import Counts
@@ -27,10 +30,9 @@ from stray.track.tracker import NullTracker
 from stray.training.loop import fit
 from stray.training.process import matrix_products, process_memory
 from stray.training.worker import LocalWorker
-from stray.versus.products import product_rates
 
-RACE = GeneConfig(validation_share=0.0)
-"""The settings of the race: ZINB, one hidden layer of 128, 10 latent dimensions, batches of 128, all spots train."""
+CONFIG = GeneConfig(validation_share=0.0)
+"""Settings of the benchmark: ZINB, one hidden layer of 128, 10 latent dimensions, batches of 128, all spots train."""
 
 
 def by_stray(counts_NG: sp.csr_matrix, batch_N: np.ndarray, epochs: int, config: GeneConfig) -> list[float]:
@@ -73,7 +75,7 @@ def by_scvi_tools(counts_NG: sp.csr_matrix, batch_N: np.ndarray, epochs: int) ->
     model.train(
         max_epochs=epochs,
         train_size=1.0,
-        batch_size=RACE.batch_size,
+        batch_size=CONFIG.batch_size,
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         enable_progress_bar=False,
         callbacks=[clock],
@@ -82,22 +84,22 @@ def by_scvi_tools(counts_NG: sp.csr_matrix, batch_N: np.ndarray, epochs: int) ->
     return clock.rates
 
 
-CONTENDERS: dict[str, Callable[[sp.csr_matrix, np.ndarray, int], list[float]]] = {
-    "stray": lambda x, batch, epochs: by_stray(x, batch, epochs, RACE),
-    "stray, compiled": lambda x, batch, epochs: by_stray(x, batch, epochs, replace(RACE, compile=True)),
-    "stray, fp32": lambda x, batch, epochs: by_stray(x, batch, epochs, replace(RACE, precision="fp32")),
+IMPLEMENTATIONS: dict[str, Callable[[sp.csr_matrix, np.ndarray, int], list[float]]] = {
+    "stray": lambda x, batch, epochs: by_stray(x, batch, epochs, CONFIG),
+    "stray, compiled": lambda x, batch, epochs: by_stray(x, batch, epochs, replace(CONFIG, compile=True)),
+    "stray, fp32": lambda x, batch, epochs: by_stray(x, batch, epochs, replace(CONFIG, precision="fp32")),
     "scvi-tools": by_scvi_tools,
     "products": lambda x, _, epochs: product_rates(x, epochs, sparse=False, precision="mixed"),
     "products, sparse first layer": lambda x, _, epochs: product_rates(x, epochs, sparse=True, precision="mixed"),
     "products, fp32": lambda x, _, epochs: product_rates(x, epochs, sparse=False, precision="fp32"),
 }
-"""Who can take part, by name."""
+"""Implementations by name."""
 
 
 def main(words: list[str]) -> int:
-    """Train one contender."""
+    """Train one implementation."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("name", choices=CONTENDERS)
+    parser.add_argument("name", choices=IMPLEMENTATIONS)
     parser.add_argument("counts")
     parser.add_argument("batches")
     parser.add_argument("epochs", type=int)
@@ -109,7 +111,7 @@ def main(words: list[str]) -> int:
     if args.name == "scvi-tools":
         import scvi  # noqa: F401  # pyright: ignore[reportMissingImports]  # loaded before memory is first looked at
     loaded = process_memory("VmRSS")
-    rates = CONTENDERS[args.name](counts, batch, args.epochs)
+    rates = IMPLEMENTATIONS[args.name](counts, batch, args.epochs)
     found = {"rates": rates, "peak": process_memory("VmHWM"), "loaded": loaded}
     sys.stdout.write(f"\n{json.dumps(found)}\n")
     return 0

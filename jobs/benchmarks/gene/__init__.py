@@ -1,0 +1,1 @@
+"""The gene stage beside scvi-tools, on one matrix."""

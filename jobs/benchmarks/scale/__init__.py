@@ -1,0 +1,1 @@
+"""Cost of a spot in synthetic cohorts of growing size."""

@@ -1,1 +1,0 @@
-"""stray beside other software, on the same data in one run."""
