@@ -6,6 +6,7 @@ takes it again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,8 +29,9 @@ class Selection:
     """Whether the weights of the best epoch are kept rather than the last's."""
 
     def best(self, history: History) -> int | None:
-        """Return the best epoch so far, the first of equals; None where no epoch counts yet."""
+        """Return the best epoch so far, the first of equals; None where no epoch counts yet. nan is the worst."""
         scores = {epoch: metrics[self.metric] for epoch, metrics in enumerate(history) if epoch >= self.start}
+        scores = {epoch: -math.inf if math.isnan(score) else score for epoch, score in scores.items()}
         return max(scores, key=lambda epoch: (scores[epoch], -epoch)) if scores else None
 
     def stops(self, history: History) -> bool:

@@ -169,8 +169,8 @@ def test_one_worker_sees_the_batches_of_two(setup: Setup, whole: Heard) -> None:
     assert alone.step_losses().keys() == whole.step_losses().keys() == set(range(2 * EPOCHS))
     # One step from equal weights on equal batches gives equal losses; another draw of 32 of the 80 spots would not.
     # Later, rounding (sums over two workers) is amplified by a network that is not yet trained.
-    for step in (0, 1):
-        assert alone.step_losses()[step] == pytest.approx(whole.step_losses()[step], rel=1e-3), step
+    for step, close in ((0, 1e-3), (1, 5e-3)):
+        assert alone.step_losses()[step] == pytest.approx(whole.step_losses()[step], rel=close), step
 
 
 def test_a_shard_that_cannot_be_read_is_named_with_its_row_group(setup: Setup) -> None:

@@ -57,13 +57,14 @@ def test_items_arrive_in_order_and_alike_ones_together(tmp_path: Path) -> None:
     desk = Desk()
     desk.open.clear()
     box = outbox(desk, tmp_path)
-    sent = [*items(50), *items(1, kind="params"), *items(50, run="other"), *items(5)]
+    # The first is taken at once, and the others wait behind it.
+    sent = [*items(1, run="first"), *items(50), *items(1, kind="params"), *items(50, run="other"), *items(5)]
     for item in sent:
         box.put(item)
     desk.open.set()
     assert box.flush(10)
     assert desk.taken == sent
-    assert desk.batches == [50, 1, 50, 5]
+    assert desk.batches == [1, 50, 1, 50, 5]
     assert box.close(1) is None
     assert not tmp_path.exists() or list(tmp_path.iterdir()) == []
 

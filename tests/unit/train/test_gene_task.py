@@ -70,4 +70,4 @@ def test_the_steps_that_count_are_those_behind_the_kept_weights(
     stage = made(folder, dataset, tmp_path, gene__model__kl_warmup_share=0.0, **changes)
     run_stage(stage, LocalData(dataset), LocalWorker(), MemoryTracker())
     elbo = [epoch["validation_elbo"] for epoch in stage.folder.read_json("history.json")]
-    assert told == [int(np.argmax(elbo)) + 1]
+    assert told == [int(np.nanargmax(elbo)) + 1]  # at such a rate some are nan, on some processors

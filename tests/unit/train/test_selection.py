@@ -19,6 +19,12 @@ def test_the_best_epoch_is_the_first_of_the_highest_and_never_before_the_start()
     assert Selection("validation_elbo", start=5).best(history(9, 8)) is None
 
 
+def test_an_epoch_whose_metric_is_nan_is_never_the_best() -> None:
+    nan = float("nan")
+    assert Selection("validation_elbo").best(history(nan, 1, nan, 2)) == 3
+    assert Selection("validation_elbo", patience=2).stops(history(2, nan, nan))
+
+
 @pytest.mark.parametrize(
     ("values", "stops"),
     [((1, 2, 1), False), ((1, 2, 1, 1), True), ((9, 1, 2, 1), False), ((9, 1, 2, 1, 1), True)],
