@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from jobs.benchmarks.arguments import all_cpus, with_dataset
+from jobs.benchmarks.common import all_cpus, ray_session, with_dataset
 from jobs.benchmarks.contrastive import table as contrastive
 from jobs.benchmarks.gene import table as gene
 from jobs.benchmarks.quality import table as quality
@@ -93,12 +93,11 @@ def _stages(args: argparse.Namespace) -> int:
     """Return a table with one row per stage."""
     recipe = recipe_from(args)
     from jobs.benchmarks import stages
-    from stray.on_ray import session
     from stray.on_ray.waiting import patience
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        session.session(num_cpus=args.cpus),
+        ray_session(args.cpus),
         ConsoleProgress() as progress,
         patience(recipe.run.wait_minutes, progress.say),
     ):

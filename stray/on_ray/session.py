@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,12 +86,14 @@ class SessionInfo:
 
 
 @contextlib.contextmanager
-def session(*, num_cpus: int | None = None, object_store_gib: float | None = None) -> Iterator[SessionInfo]:
+def session(
+    *, num_cpus: int | None = None, object_store_gib: float | None = None, packages: Sequence[str] = ()
+) -> Iterator[SessionInfo]:
     """Run `start`, and `stop` on every way out, Ctrl-C included. Within another session nothing is started or stopped:
     commands that follow one another share it.
     """
     outer = _session is not None
-    info = start(num_cpus=num_cpus, object_store_gib=object_store_gib)
+    info = start(num_cpus=num_cpus, object_store_gib=object_store_gib, packages=packages)
     try:
         yield info
     finally:
@@ -99,12 +101,15 @@ def session(*, num_cpus: int | None = None, object_store_gib: float | None = Non
             stop()
 
 
-def start(*, num_cpus: int | None = None, object_store_gib: float | None = None) -> SessionInfo:
+def start(
+    *, num_cpus: int | None = None, object_store_gib: float | None = None, packages: Sequence[str] = ()
+) -> SessionInfo:
     """Connect to the cluster of RAY_ADDRESS or of the submitted job that this is; else start one on this machine.
 
     A process that is connected already stays so. `num_cpus` and `object_store_gib` shape a local cluster only; the
-    object store may grow to a third of the memory, where less is not asked for. Raises InputError when the cluster
-    cannot be reached, or the local one cannot start.
+    object store may grow to a third of the memory, where less is not asked for. `packages` are folders of packages that
+    tasks import; like stray they are sent to a cluster that a plain driver joins, while a job brings its own files.
+    Raises InputError when the cluster cannot be reached, or the local one cannot start.
     """
     global _session
     if _session is not None:
@@ -122,7 +127,7 @@ def start(*, num_cpus: int | None = None, object_store_gib: float | None = None)
         check_cluster(address)
     try:
         with _own_signals():
-            context = _start_local(num_cpus, object_store_gib) if local else _connect(address)
+            context = _start_local(num_cpus, object_store_gib) if local else _connect(address, packages)
         _session = _info(local=local, dashboard=context.dashboard_url or "")
         _quiet(Path(_session.logs))
     except BaseException as error:
@@ -182,11 +187,11 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _connect(address: str) -> BaseContext:
+def _connect(address: str, packages: Sequence[str]) -> BaseContext:
     # A job brings its working directory; a plain driver has to send the package to nodes that may lack it.
     # A cluster with a token refuses who does not bring it, and Ray reads the token only where it is told to.
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-    environment = None if in_job() else {"py_modules": [str(Path(stray.__file__).parent)]}
+    environment = None if in_job() else {"py_modules": [str(Path(stray.__file__).parent), *packages]}
     return ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.benchmarks.arguments import all_cpus
 from jobs.benchmarks.command import main
+from jobs.benchmarks.common import all_cpus
 from jobs.benchmarks.contrastive import compare
 from jobs.benchmarks.contrastive.compare import COLD, COLD_LOADERS, DECODERS, LOADERS, MEMORY, RESIDENT, STRAY
 from jobs.benchmarks.contrastive.loader import InMemoryPatches, LoaderPatches

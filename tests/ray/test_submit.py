@@ -17,6 +17,19 @@ from ray._common.utils import get_ray_address_file
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOCAL = ROOT / "cluster" / "local.sh"
 
+DRIVER = """
+import ray
+from jobs.benchmarks.common import ray_session
+
+def where():
+    import jobs.benchmarks
+    return jobs.benchmarks.__file__
+
+if __name__ == "__main__":
+    with ray_session(1):
+        print(ray.get(ray.remote(where).remote()))
+"""
+
 JOB = """
 import os, sys
 from stray.on_ray import session
@@ -144,6 +157,15 @@ def test_a_driver_outside_a_job_joins_by_ray_address(cluster: LocalCluster, fold
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "nodes 2 local False" in done.stdout
+
+
+def test_such_a_driver_sends_the_benchmarks_along(cluster: LocalCluster, tmp_path: Path) -> None:
+    environment = {**cluster.environment, "RAY_ADDRESS": cluster.gcs, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "runtime_resources" in done.stdout, "Ray's copy, not this checkout"
 
 
 def test_no_follow_prints_the_name_of_the_job(cluster: LocalCluster, folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from jobs.benchmarks.arguments import all_cpus, with_dataset
+from jobs.benchmarks.common import all_cpus, ray_session, with_dataset
 from stray.cli.arguments import recipe_from
 from stray.cli.console import ConsoleProgress, say, stdout
 
@@ -24,7 +24,6 @@ def run(args: argparse.Namespace) -> int:
     recipe = recipe_from(args)
     from jobs.benchmarks.contrastive import compare
     from stray import storage
-    from stray.on_ray import session
     from stray.on_ray.waiting import patience
 
     workers = args.workers or 1
@@ -33,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     cpus = args.cpus or max(loading_cpus - 1, min(workers, loading_cpus))
     with (
         tempfile.TemporaryDirectory() as folder,
-        session.session(num_cpus=loading_cpus),
+        ray_session(loading_cpus),
         ConsoleProgress() as progress,
         patience(recipe.run.wait_minutes, progress.say),
     ):

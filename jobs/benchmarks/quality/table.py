@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from jobs.benchmarks.arguments import all_cpus
+from jobs.benchmarks.common import all_cpus, ray_session
 from stray.cli.arguments import recipe_from
 from stray.cli.console import ConsoleProgress, say, stdout
 from stray.cli.text_tables import drawn
@@ -50,12 +50,11 @@ def run(args: argparse.Namespace) -> int:
     recipe = recipe_from(args)
     from jobs.benchmarks.quality import cluster as quality
     from stray import storage
-    from stray.on_ray import session
     from stray.on_ray.waiting import patience
 
     workers = args.workers or all_cpus()
     waiting = recipe.run.wait_minutes
-    with session.session(num_cpus=workers), ConsoleProgress() as progress, patience(waiting, progress.say):
+    with ray_session(workers), ConsoleProgress() as progress, patience(waiting, progress.say):
         found = quality.compare_quality(recipe, methods=args.methods, workers=workers, progress=progress)
     path = args.json or storage.join(quality.results_folder(recipe), "quality.json")
     storage.write_bytes(path, json.dumps(_without_nan(asdict(found)), indent=1).encode())

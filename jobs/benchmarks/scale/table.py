@@ -7,6 +7,7 @@ import tempfile
 
 from rich.table import Table
 
+from jobs.benchmarks.common import ray_session
 from stray.cli.arguments import recipe_from
 from stray.cli.console import ConsoleProgress, say, stdout
 from stray.errors import InputError, Problem
@@ -35,7 +36,6 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(problems)
     recipe = recipe_from(args)
     from jobs.benchmarks.scale import measure as scale
-    from stray.on_ray import session
     from stray.on_ray.waiting import patience
 
     found = []
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         # A Ray of its own for each: its memory is then this cohort's.
         with (
             tempfile.TemporaryDirectory() as folder,
-            session.session(num_cpus=args.cpus),
+            ray_session(args.cpus),
             ConsoleProgress() as progress,
             patience(recipe.run.wait_minutes, progress.say),
         ):
