@@ -24,7 +24,7 @@ def fit_panels(dataset: PairedDataset, cells: Sequence[Cell], say: Callable[[str
     tenth of it.
     """
     missing = {
-        cell.scored.gene.panel_key: cell
+        cell.scored.gene.panel_path: cell
         for cell in cells
         if not storage.exists(cell.scored.gene.panel_path) or cell.scored.gene.panel_damage() is not None
     }
