@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -35,7 +35,10 @@ class CellRun:
 
 
 def newest_cells(reader: MlflowReader, notes: list[str]) -> list[CellRun]:
-    """Return the runs that count, oldest first; why others do not is added to `notes`."""
+    """Return the runs that count, oldest first; why others do not is added to `notes`.
+
+    Raises InputError where none has finished.
+    """
     found = reader.runs({records.KIND: records.CELL})
     whole = [run for run in found if all(tag in run.tags for tag in (records.METHOD, records.FOLD, records.SEED))]
     finished = [run for run in whole if run.status == "FINISHED" and any(label_sources(run))]
@@ -48,32 +51,38 @@ def newest_cells(reader: MlflowReader, notes: list[str]) -> list[CellRun]:
                 "train first (`stray train RECIPE`), or name another experiment with --experiment",
             )
         )
-    dataset = finished[0].tags.get(records.DATASET, "")
-    counted: dict[tuple[str, Cell], RunRecord] = {}
-    other_dataset = older = 0
-    for run in finished:
-        if run.tags.get(records.DATASET, "") != dataset:
-            other_dataset += 1
-        elif (place := _place(run)) in counted:
-            older += 1
-        else:
-            counted[place] = run
-    if other_dataset:
-        notes.append(f"{other_dataset} finished cells on another dataset than the newest one are left out.")
-    if older:
-        notes.append(f"{older} finished cells were run again later; the newest of each counts.")
-    if len({run.parent for run in counted.values()}) > 1:
-        notes.append("The cells come from several runs of the experiment; their recipes may differ.")
+    counted = _newest(finished, notes)
     for run in whole:
         if run.status != "FINISHED" and _place(run) not in counted:
             notes.append(f"{run.name} is {run.status} and not among the cells.")
     with tempfile.TemporaryDirectory() as folder:
-        runs = []
-        for index, ((method, cell), run) in enumerate(reversed(counted.items())):
-            table = _predictions(reader, run, f"{folder}/{index}")
-            facts = json.loads((table.schema.metadata or {}).get(FACTS, b"{}")) if table is not None else {}
-            runs.append(CellRun(method, cell, run, table, facts))
-    return runs
+        return [
+            _read(reader, place, run, f"{folder}/{index}")
+            for index, (place, run) in enumerate(reversed(counted.items()))
+        ]
+
+
+def _newest(finished: Sequence[RunRecord], notes: list[str]) -> dict[tuple[str, Cell], RunRecord]:
+    """Return the newest run of each cell on the dataset of the newest run; `finished` has the newest first."""
+    dataset = finished[0].tags.get(records.DATASET, "")
+    counted: dict[tuple[str, Cell], RunRecord] = {}
+    own = [run for run in finished if run.tags.get(records.DATASET, "") == dataset]
+    for run in own:
+        counted.setdefault(_place(run), run)
+    if len(own) < len(finished):
+        notes.append(f"{len(finished) - len(own)} finished cells on another dataset than the newest one are left out.")
+    if len(counted) < len(own):
+        notes.append(f"{len(own) - len(counted)} finished cells were run again later; the newest of each counts.")
+    if len({run.parent for run in counted.values()}) > 1:
+        notes.append("The cells come from several runs of the experiment; their recipes may differ.")
+    return counted
+
+
+def _read(reader: MlflowReader, place: tuple[str, Cell], run: RunRecord, folder: str) -> CellRun:
+    """Return a run with its predictions, where the store has them."""
+    table = _predictions(reader, run, folder)
+    facts = {} if table is None else json.loads((table.schema.metadata or {}).get(FACTS, b"{}"))
+    return CellRun(*place, run, table, facts)
 
 
 def _predictions(reader: MlflowReader, run: RunRecord, folder: str) -> pa.Table | None:

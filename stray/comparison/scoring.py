@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -16,53 +17,81 @@ from stray.metrics.scores import confusion_matrix, summarise
 from stray.report.tables import MAJORITY, POOLED_SCORES, Cell, Delta, MethodRow, SourceTable
 
 
+@dataclass(frozen=True)
+class Answers:
+    """Labels and predictions on one label source, of the runs that have them; keyed by `id` of the run."""
+
+    classes: tuple[str, ...]
+    """Every class that a label or a prediction names, sorted."""
+    spots: dict[int, NDArray]
+    """Ids of the scored spots."""
+    codes: dict[int, dict[str, NDArray[np.int64]]]
+    """By column (label, probe, majority), indices into `classes`."""
+
+    @staticmethod
+    def of(runs: Sequence[CellRun], source: str) -> Answers:
+        """Read the answers on `source` from the tables of the runs."""
+        texts = {id(run): _answers(run.predictions, source) for run in runs if run.predictions is not None}
+        spots = {key: np.array(columns.pop("spot_id"), dtype=object) for key, columns in texts.items()}
+        classes = sorted({str(name) for columns in texts.values() for column in columns.values() for name in column})
+        code_of = {name: code for code, name in enumerate(classes)}
+        codes = {
+            key: {name: np.array([code_of[label] for label in labels], dtype=np.int64) for name, labels in one.items()}
+            for key, one in texts.items()
+        }
+        return Answers(tuple(classes), spots, codes)
+
+
 def source_table(runs: list[CellRun], methods: list[str], source: str, metric: str, baseline: str) -> SourceTable:
     """Return the table of all methods on one label source."""
     runs = [run for run in runs if source in label_sources(run.record)]
     cells = {run.cell for run in runs}
-    answers = {id(run): _answers(run.predictions, source) for run in runs if run.predictions is not None}
-    spots = {key: np.array(columns.pop("spot_id"), dtype=object) for key, columns in answers.items()}
-    names = sorted({str(name) for labels in answers.values() for column in labels.values() for name in column})
-    code_of = {name: code for code, name in enumerate(names)}
-    coded = {
-        key: {
-            column: np.array([code_of[name] for name in labels], dtype=np.int64) for column, labels in columns.items()
-        }
-        for key, columns in answers.items()
-    }
+    answers = Answers.of(runs, source)
     one_of_cell = {run.cell: run for run in reversed(runs)}
-    one_of_fold = {run.cell[0]: run for run in runs if id(run) in coded}
-    support_K = np.zeros(len(names), dtype=np.int64)
-    for run in one_of_fold.values():
-        support_K += np.bincount(coded[id(run)]["label"], minlength=len(names))
-
-    rows = [_row(MAJORITY, "majority", list(one_of_cell.values()), coded, names, source, metric, cells)]
+    rows = [_row(MAJORITY, "majority", list(one_of_cell.values()), answers, source, metric, cells)]
     for method in methods:
         own = [run for run in runs if run.method == method]
         if own:
-            rows.append(_row(method, "probe", own, coded, names, source, metric, cells))
-    reference = next((row for row in rows if row.method == baseline), None)
-    for index, row in enumerate(rows):
-        if reference is not None and row.method not in (MAJORITY, baseline):
-            rows[index] = replace(row, delta=_delta(row, reference, runs, coded, spots, len(names), metric))
-    tested = [index for index, row in enumerate(rows) if row.delta is not None]
-    corrected = holm([delta.p for index in tested if (delta := rows[index].delta) is not None])
-    for index, p in zip(tested, corrected, strict=True):
-        if (delta := rows[index].delta) is not None:
-            rows[index] = replace(rows[index], delta=replace(delta, p=p))
-    missing = {
-        fold: tuple(names)
-        for fold, run in one_of_fold.items()
-        if (names := {safe_name(key): value for key, value in run.facts.get("missing_classes", {}).items()}.get(source))
-    }
+            rows.append(_row(method, "probe", own, answers, source, metric, cells))
+    one_of_fold = {run.cell[0]: run for run in runs if id(run) in answers.codes}
+    support_K = np.zeros(len(answers.classes), dtype=np.int64)
+    for run in one_of_fold.values():
+        support_K += np.bincount(answers.codes[id(run)]["label"], minlength=len(answers.classes))
     return SourceTable(
         source=source,
         weak=is_weak(runs, source),
-        classes=tuple(code_of),
+        classes=answers.classes,
         support_K=support_K,
-        rows=tuple(rows),
-        missing_classes=dict(sorted(missing.items())),
+        rows=tuple(_compared(rows, baseline, runs, answers, metric)),
+        missing_classes=_missing_classes(one_of_fold, source),
     )
+
+
+def _compared(
+    rows: Sequence[MethodRow], baseline: str, runs: list[CellRun], answers: Answers, metric: str
+) -> Iterator[MethodRow]:
+    """Yield the rows with their differences to the baseline, whose p-values are corrected together (Holm)."""
+    reference = next((row for row in rows if row.method == baseline), None)
+    deltas = {
+        row.method: delta
+        for row in rows
+        if reference is not None and row.method not in (MAJORITY, baseline)
+        if (delta := _delta(row, reference, runs, answers, metric)) is not None
+    }
+    corrected = dict(zip(deltas, holm([delta.p for delta in deltas.values()]), strict=True))
+    for row in rows:
+        delta = deltas.get(row.method)
+        yield row if delta is None else replace(row, delta=replace(delta, p=corrected[row.method]))
+
+
+def _missing_classes(one_of_fold: dict[str, CellRun], source: str) -> dict[str, tuple[str, ...]]:
+    """Return, by fold, the classes that are scored though no training label had them."""
+    found = {}
+    for fold, run in sorted(one_of_fold.items()):
+        of_source = {safe_name(key): names for key, names in run.facts.get("missing_classes", {}).items()}
+        if of_source.get(source):
+            found[fold] = tuple(of_source[source])
+    return found
 
 
 def _answers(predictions: pa.Table, source: str) -> dict[str, list[str]]:
@@ -77,15 +106,14 @@ def _delta(
     row: MethodRow,
     reference: MethodRow,
     runs: list[CellRun],
-    coded: dict[int, dict[str, NDArray[np.int64]]],
-    spots: dict[int, NDArray],
-    n_classes: int,
+    answers: Answers,
     metric: str,
 ) -> Delta | None:
     """Return the difference of a method to the baseline, each cell on the spots that both scored; None where they share
     no cell.
     """
     run_of = {(run.method, run.cell): id(run) for run in reversed(runs)}
+    spots, n_classes = answers.spots, len(answers.classes)
     own, other, partial = dict(row.cells), dict(reference.cells), 0
     for cell in sorted(set(own) & set(other)):
         keys = [run_of[method, cell] for method in (row.method, reference.method)]
@@ -98,7 +126,8 @@ def _delta(
         partial += 1
         scores = []
         for key, place in zip(keys, places, strict=True):
-            confusion = confusion_matrix(coded[key]["label"][place], coded[key]["probe"][place], n_classes)
+            truth, prediction = (answers.codes[key][name][place] for name in ("label", "probe"))
+            confusion = confusion_matrix(truth, prediction, n_classes)
             scores.append(float(summarise(confusion, np.ones(n_classes, dtype=bool)).get(metric, np.nan)))
         own[cell], other[cell] = scores
         if not np.isfinite(scores).all():
@@ -114,14 +143,14 @@ def _row(
     name: str,
     classifier: str,
     runs: list[CellRun],
-    coded: dict[int, dict[str, NDArray[np.int64]]],
-    classes: list[str],
+    answers: Answers,
     source: str,
     metric: str,
     cells: set[Cell],
 ) -> MethodRow:
     """Return the row of one method, or of the majority class, over its cells."""
     place = f"eval/{source}/{classifier}"
+    classes, coded = answers.classes, answers.codes
 
     def values(key: str) -> dict[Cell, float]:
         return {run.cell: run.record.metrics[key] for run in runs if key in run.record.metrics}
