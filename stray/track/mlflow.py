@@ -12,18 +12,19 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stray.errors import without_secrets
+from stray.track.items import CloseRun, Item, LogArtifact, LogMetrics, LogModel, LogParams, OpenRun, Point, SetTags
 from stray.track.mlflow_client import is_transient, open_client, open_experiment, resolve_uri
 from stray.track.mlflow_sender import Sender
 from stray.track.outbox import Outbox
 from stray.track.place import SPOOL, sqlite_file
 from stray.track.records import KEY, WARNING
-from stray.track.spool import Item, Leftover, Spool, leftovers
+from stray.track.spool import Leftover, Spool, leftovers
 from stray.track.tracker import RunStatus
 
 if TYPE_CHECKING:
@@ -68,22 +69,17 @@ class MlflowStore:
     def run(
         self,
         name: str,
-        parent_id: str | MlflowTracker | None = None,
+        parent: MlflowTracker | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> MlflowTracker:
-        """Open a run, nested under `parent_id` (an id, or better the parent's tracker, which may not have an id yet).
+        """Open a run, nested under `parent`.
 
         A run of this experiment with the same `stray.key` tag, whatever its status, is gone on with: no duplicate.
         """
         local = uuid.uuid4().hex
-        parent = parent_id.local if isinstance(parent_id, MlflowTracker) else None
         # Without a key of its own a run gets one: asking again after a lost answer must not make a second run.
-        body = {
-            "name": name,
-            "parent_id": parent_id if isinstance(parent_id, str) else None,
-            "tags": {KEY: local, **{key: without_secrets(str(value)) for key, value in (tags or {}).items()}},
-        }
-        self._outbox.put(Item("run", local, body, after=parent))
+        known = {KEY: local, **{key: without_secrets(str(value)) for key, value in (tags or {}).items()}}
+        self.put(OpenRun(run=local, name=name, tags=known, parent=None if parent is None else parent.local))
         return MlflowTracker(self, local)
 
     def flush(self, timeout_seconds: float = 60.0) -> bool:
@@ -163,21 +159,21 @@ class MlflowTracker:
     def params(self, values: Mapping[str, Any]) -> None:
         """See `Tracker.params`. Lists and mappings are logged as JSON; texts above 6,000 characters are cut, and
         whole in the artifact `long_params.json`."""
-        self._put("params", {name: without_secrets(_text(value)) for name, value in values.items()})
+        texts = {name: without_secrets(_text(value)) for name, value in values.items()}
+        self._store.put(LogParams(run=self.local, values=texts))
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """See `Tracker.metrics`."""
-        numbers = {name: float(value) for name, value in values.items()}
-        self._put("metrics", {"values": numbers, "step": step, "time": _now()})
+        self._log_points((name, step, float(value)) for name, value in values.items())
 
     def curves(self, points: Sequence[tuple[str, int, float]]) -> None:
         """Log the measured values, with their name and step, that the run does not have yet."""
-        if points:
-            self._put("curves", {"points": [list(point) for point in points], "time": _now()})
+        self._log_points(points)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags of the run."""
-        self._put("tags", {name: without_secrets(str(value)) for name, value in values.items()})
+        texts = {name: without_secrets(str(value)) for name, value in values.items()}
+        self._store.put(SetTags(run=self.local, values=texts))
 
     def warn(self, subject: str, text: str) -> None:
         """See `Tracker.warn`: a tag of the run."""
@@ -186,7 +182,7 @@ class MlflowTracker:
     def artifact(self, path_local: str | os.PathLike[str], folder: str = "") -> None:
         """See `Tracker.artifact`. A copy that finds no room on the disk is said, and not sent."""
         with _no_room(f"the artifact {Path(path_local).name}"):
-            self._put("artifact", {"path": self._store.stage(path_local), "folder": folder})
+            self._store.put(LogArtifact(run=self.local, path=self._store.stage(path_local), folder=folder))
 
     def model(self, module: torch.nn.Module, example: np.ndarray, name: str = "model") -> None:
         """Log a module that maps one array to one array, in a form that `mlflow` alone loads and serves.
@@ -197,14 +193,15 @@ class MlflowTracker:
         if len(example) < 2:
             raise ValueError("the example input needs two items or more: with one the batch size would be fixed")
         with _no_room(f"the model {name}"):
-            self._put("model", {"path": self._store.stage_model(module, example), "name": name})
+            self._store.put(LogModel(run=self.local, path=self._store.stage_model(module, example), name=name))
 
     def close(self, status: RunStatus = "FINISHED") -> None:
         """See `Tracker.close`. Sending goes on in the background."""
-        self._put("close", {"status": status, "time": _now()})
+        self._store.put(CloseRun(run=self.local, status=status, time=_now()))
 
-    def _put(self, kind: str, body: dict[str, Any]) -> None:
-        self._store.put(Item(kind, self.local, body))
+    def _log_points(self, points: Iterable[Point]) -> None:
+        if points := tuple(points):
+            self._store.put(LogMetrics(run=self.local, points=points, time=_now()))
 
 
 @contextmanager

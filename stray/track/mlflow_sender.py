@@ -9,7 +9,7 @@ import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import assert_never
 
 # First: it sets what MLflow reads when it is imported.
 from stray.track.mlflow_client import is_transient, quoted
@@ -20,12 +20,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
-from stray.track.records import KEY
-from stray.track.spool import Item
+from stray.track.items import CloseRun, Item, LogArtifact, LogMetrics, LogModel, LogParams, OpenRun, Point, SetTags
+from stray.track.records import KEY, PARENT
 
 logger = logging.getLogger(__name__)
 
-PARENT = "mlflow.parentRunId"
 _MAX_PARAM, _MAX_TAG = 6000, 8000
 _PARAMS_A_BATCH, _METRICS_A_BATCH = 50, 1000
 
@@ -47,38 +46,38 @@ class Sender:
 
     def send(self, items: list[Item]) -> None:
         """Send consecutive items of one kind and run. Raises when MLflow does not take them."""
-        kind, local = items[0].kind, items[0].run
-        if kind == "run":
-            for item in items:
-                self.ids[local] = self._open_run(item)
-            return
-        if local not in self.ids:
-            raise LookupError(f"the run {local} was never opened")
-        run_id = self.ids[local]
-        if kind == "metrics":
-            self._send_metrics(
-                run_id,
-                [
-                    (name, item.body["step"], value, item.body["time"])
-                    for item in items
-                    for name, value in item.body["values"].items()
-                ],
-            )
-            return
-        if kind == "curves":
-            for item in items:
-                points = [(name, step, value, item.body["time"]) for name, step, value in item.body["points"]]
-                self._send_metrics(run_id, points)
-            return
+        points: list[tuple[Point, int]] = []
         for item in items:
-            getattr(self, f"_send_{kind}")(run_id, item.body)
-        if kind == "close":
-            self.closed.add(local)
+            match item:
+                case OpenRun():
+                    self.ids[item.run] = self._open_run(item)
+                case LogParams():
+                    self._log_params(self._id(item), item.values)
+                case LogMetrics():
+                    points += [(point, item.time) for point in item.points]
+                case SetTags():
+                    tags = [RunTag(key, _cut(value, _MAX_TAG)) for key, value in item.values.items()]
+                    self._client.log_batch(self._id(item), tags=tags)
+                case LogArtifact():
+                    self._log_artifact(self._id(item), item)
+                case LogModel():
+                    self._log_model(self._id(item), item)
+                case CloseRun():
+                    self._close_run(self._id(item), item)
+                case _:
+                    assert_never(item)
+        if points:
+            self._log_points(self._id(items[0]), points)
 
-    def _send_metrics(self, run_id: str, points: list[tuple[str, int | None, float, int]]) -> None:
-        """Log the points (name, step, value, time) that the run lacks, each once."""
+    def _id(self, item: Item) -> str:
+        if item.run not in self.ids:
+            raise LookupError(f"the run {item.run} was never opened")
+        return self.ids[item.run]
+
+    def _log_points(self, run_id: str, points: list[tuple[Point, int]]) -> None:
+        """Log the points, with their times, that the run lacks, each once."""
         new: dict[tuple[str, int, float], Metric] = {}
-        for name, step, value, time in points:
+        for (name, step, value), time in points:
             if self._is_new(run_id, name, step, value):
                 key = (name, -1 if step is None else step, _alike(value))
                 new.setdefault(key, Metric(name, value, time, step or 0))
@@ -125,20 +124,20 @@ class Sender:
             if refused is not None:
                 raise refused from error
 
-    def _open_run(self, item: Item) -> str:
-        tags = {key: _cut(value, _MAX_TAG) for key, value in item.body["tags"].items()}
-        if parent := self.ids.get(item.after or "") or item.body["parent_id"]:
+    def _open_run(self, item: OpenRun) -> str:
+        tags = {key: _cut(value, _MAX_TAG) for key, value in item.tags.items()}
+        if parent := self.ids.get(item.parent or ""):
             tags[PARENT] = parent
         where = f"tags.`{KEY}` = {quoted(tags[KEY])}"
         found = self._client.search_runs([self._experiment_id], where, max_results=1)
         if found:
             run_id = found[0].info.run_id
-            if item.body.get("known"):  # an earlier process had opened it: only what it could not send is added
+            if item.known:  # an earlier process had opened it: only what it could not send is added
                 return run_id
-            self._client.update_run(run_id, status="RUNNING", name=item.body["name"])
+            self._client.update_run(run_id, status="RUNNING", name=item.name)
             self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
             return run_id
-        made = self._client.create_run(self._experiment_id, tags=tags, run_name=item.body["name"]).info.run_id
+        made = self._client.create_run(self._experiment_id, tags=tags, run_name=item.name).info.run_id
         self._fresh.add(made)
         return made
 
@@ -151,7 +150,7 @@ class Sender:
             if not (token := page.token):
                 return found
 
-    def _send_params(self, run_id: str, values: dict[str, str]) -> None:
+    def _log_params(self, run_id: str, values: dict[str, str]) -> None:
         logged = self._client.get_run(run_id).data.params
         fresh = []
         for name, text in values.items():
@@ -166,40 +165,38 @@ class Sender:
         if whole:
             self._client.log_dict(run_id, whole, "long_params.json")
 
-    def _send_tags(self, run_id: str, values: dict[str, str]) -> None:
-        self._client.log_batch(run_id, tags=[RunTag(key, _cut(value, _MAX_TAG)) for key, value in values.items()])
-
-    def _send_artifact(self, run_id: str, body: dict[str, str]) -> None:
-        path = Path(body["path"])
+    def _log_artifact(self, run_id: str, item: LogArtifact) -> None:
+        path = Path(item.path)
         if not path.exists():
             return  # sent before, when the answer was lost
         if path.is_dir():
-            folder = "/".join(part for part in (body["folder"], path.name) if part)
+            folder = "/".join(part for part in (item.folder, path.name) if part)
             self._client.log_artifacts(run_id, str(path), folder)
         else:
-            self._client.log_artifact(run_id, str(path), body["folder"] or None)
+            self._client.log_artifact(run_id, str(path), item.folder or None)
         _discard(path)
 
-    def _send_model(self, run_id: str, body: dict[str, str]) -> None:
-        if not os.path.exists(body["path"]):
+    def _log_model(self, run_id: str, item: LogModel) -> None:
+        if not os.path.exists(item.path):
             return  # sent before, when the answer was lost
-        if body["path"] not in self._models:
-            made = self._client.create_logged_model(self._experiment_id, name=body["name"], source_run_id=run_id)
-            self._models[body["path"]] = made.model_id
-        model = self._client.get_logged_model(self._models[body["path"]])
-        described = Model.load(body["path"])
+        if item.path not in self._models:
+            made = self._client.create_logged_model(self._experiment_id, name=item.name, source_run_id=run_id)
+            self._models[item.path] = made.model_id
+        model = self._client.get_logged_model(self._models[item.path])
+        described = Model.load(item.path)
         described.run_id, described.model_id = run_id, model.model_id
         described.artifact_path = model.artifact_location
-        described.save(os.path.join(body["path"], "MLmodel"))
-        self._client.log_model_artifacts(model.model_id, body["path"])
+        described.save(os.path.join(item.path, "MLmodel"))
+        self._client.log_model_artifacts(model.model_id, item.path)
         self._client.finalize_logged_model(model.model_id, "READY")
         self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
-        _discard(Path(body["path"]))
+        _discard(Path(item.path))
 
-    def _send_close(self, run_id: str, body: dict[str, Any]) -> None:
-        self._client.set_terminated(run_id, status=body["status"], end_time=body["time"])
+    def _close_run(self, run_id: str, item: CloseRun) -> None:
+        self._client.set_terminated(run_id, status=item.status, end_time=item.time)
         self._there.pop(run_id, None)
         self._fresh.discard(run_id)
+        self.closed.add(item.run)
 
 
 def _alike(value: float) -> float:

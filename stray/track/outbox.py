@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from stray.errors import without_secrets
-from stray.track.spool import Item, Spool
+from stray.track.items import Item
+from stray.track.spool import Spool
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Records of runs as they are read back, as plain data."""
+"""Tags by which runs are found, and records of runs as they are read back."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from dataclasses import dataclass
 METHOD, FOLD, SEED, KIND = "stray.method", "stray.fold", "stray.seed", "stray.kind"
 """Tags that place a run in an experiment."""
 DATASET, VERSION, JOB, KEY = "stray.dataset", "stray.version", "stray.job", "stray.key"
-"""Tags that say what a run was made from, and which run it is: one with the same key is gone on with."""
+"""Tags that say what a run was made from, and which run it is: a run with the same key is resumed."""
+PARENT = "mlflow.parentRunId"
+"""Tag of MLflow: id of the run that a run is nested under."""
 WARNING = "stray.warning."
-"""Prefix of the tags of a run that say what to look at, by subject."""
+"""Prefix of the tags that hold warnings; the subject follows."""
+EXPERIMENT, SEARCH, TRIAL = "experiment", "search", "trial"
+"""Values of `stray.kind` for the runs that others are nested under, and for a trial of a search."""
 CELL = "cell"
-"""Value of `stray.kind` of a run that evaluated one method on one fold with one seed."""
+"""Value of `stray.kind` for a run that evaluated one method on one fold with one seed."""
 INNER_CELL = "inner"
-"""The same of a run that judged one method on the inner validation patients of a fold."""
+"""Value of `stray.kind` for a run that judged one method on the inner validation patients of a fold."""
 CHOSEN, JUDGES = "stray.chosen", "stray.inner"
 """Tags of a cell whose method was chosen: which one it is, and the inner validation patients (`B+C`)."""
 CHOICE = "choice/"
@@ -42,4 +46,4 @@ class RunRecord:
     @property
     def parent(self) -> str | None:
         """Id of the run that it is nested under."""
-        return self.tags.get("mlflow.parentRunId")
+        return self.tags.get(PARENT)

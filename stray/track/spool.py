@@ -1,4 +1,4 @@
-"""A folder that keeps what a tracking store has not taken yet, so that a killed process loses nothing.
+"""Spool: a folder that keeps what a tracking store has not taken yet, so that a killed process loses nothing.
 
 Every item is appended to `items.jsonl` before it is sent; the file is emptied when all of it was taken. Copies of
 artifacts lie beside it. A later process adopts the spools of processes that have ended. Delivery is at least once: the
@@ -16,29 +16,17 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from stray.errors import Problem, without_secrets
+from stray.errors import InputError, Problem, raise_if_any, without_secrets
+from stray.track.items import Item, LogArtifact, LogModel, OpenRun, decode, encode
 
 logger = logging.getLogger(__name__)
 
 ITEMS, FILES = "items.jsonl", "files"
-
-
-@dataclass(frozen=True)
-class Item:
-    """One thing to send: plain JSON, so that it can be kept in a file."""
-
-    kind: str
-    """Kind of the item, known to the sender. An item of kind "run" stands before all others of its run."""
-    run: str
-    """Name of its run within the spool."""
-    body: dict[str, Any]
-    """Content of the item."""
-    after: str | None = None
-    """Name of another run that must be there before."""
+FORMAT = 2
+"""Version of the format of `items.jsonl`. A spool of another version is neither read nor removed."""
 
 
 class Spool:
@@ -49,9 +37,9 @@ class Spool:
         name = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.home = Path(folder).expanduser().resolve()
         self.path = self.home / name
-        self._header = {"store": without_secrets(store), "experiment": experiment}
+        self._header = {"format": FORMAT, "store": without_secrets(store), "experiment": experiment}
         self._file: int | None = None
-        self._runs: dict[str, Item] = {}
+        self._runs: dict[str, OpenRun] = {}
         self._written: set[str] = set()
         self._size = 0
         self.failed = False
@@ -63,14 +51,12 @@ class Spool:
         return self.path / ITEMS
 
     def append(self, item: Item) -> None:
-        """Keep an item, after those that open its runs. A disk that takes no more is said once; items then wait in
-        memory alone.
-        """
-        if item.kind == "run":
+        """Append an item, after those that open its runs. A full disk is reported once; items then wait in memory."""
+        if isinstance(item, OpenRun):
             self._runs.setdefault(item.run, item)
-        lines = [asdict(one) for one in self._with_runs(item)]
+        items = list(self._with_runs(item))
         try:
-            self._write(lines)
+            self._write([encode(one) for one in items])
         except OSError as error:
             if not self.failed:
                 what = "%s cannot be written (%s): what the tracking store has not taken yet is in memory only"
@@ -78,6 +64,7 @@ class Spool:
             self.failed = True
         else:
             self.failed = False
+            self._written |= {one.run for one in items if isinstance(one, OpenRun)}
 
     def keep(self, items: Iterable[Item]) -> None:
         """Forget all items but these."""
@@ -93,7 +80,7 @@ class Spool:
             self.append(item)
 
     def sync(self) -> None:
-        """Have the disk keep what was appended."""
+        """Write what was appended through to the disk."""
         if self._file is not None and not self.failed:
             with suppress(OSError):  # the process may still send it
                 os.fdatasync(self._file)
@@ -105,7 +92,7 @@ class Spool:
         return target
 
     def close(self, *, remove: bool) -> None:
-        """Let other processes have the spool; `remove` it where everything was taken."""
+        """Release the spool to other processes; `remove` it where everything was taken."""
         if remove:
             shutil.rmtree(self.path, ignore_errors=True)
             if self.home.is_dir() and not any(self.home.iterdir()):
@@ -117,36 +104,34 @@ class Spool:
     def adopt(self, old: Leftover) -> Iterator[Item]:
         """Yield the items of another process's spool, their files moved here; `old.remove` once all are appended."""
         for item in old.items:
-            body = dict(item.body)
-            if "path" in body:
-                source = old.path / FILES / Path(body["path"]).parent.name / Path(body["path"]).name
+            moved = replace(item, run=f"{old.path.name}/{item.run}")
+            if isinstance(moved, OpenRun) and moved.parent is not None:
+                moved = replace(moved, parent=f"{old.path.name}/{moved.parent}")
+            if isinstance(moved, LogArtifact | LogModel):
+                source = old.path / FILES / Path(moved.path).parent.name / Path(moved.path).name
                 if not source.exists():
                     continue  # it was sent, and its copy removed
                 target = self.place(source.name)
                 shutil.move(source, target)
-                body["path"] = str(target)
-            yield Item(item.kind, f"{old.path.name}/{item.run}", body, item.after and f"{old.path.name}/{item.after}")
+                moved = replace(moved, path=str(target))
+            yield moved
 
     def _with_runs(self, item: Item) -> Iterator[Item]:
-        """Yield the item after the items, not yet in the file, of the runs that it needs."""
-        own = item.run if item.kind != "run" else None
-        for run in (item.after, own):
-            known = self._runs.get(run or "")
-            if known is not None and known.run not in self._written:
-                # Opened before, as far as the store goes: how it ended stays.
-                yield from self._with_runs(Item(known.kind, known.run, {**known.body, "known": True}, known.after))
-        if item.kind == "run":
-            self._written.add(item.run)
+        """Yield the item after the `OpenRun`, not yet in the file, of the run that it needs."""
+        needed = self._runs.get((item.parent or "") if isinstance(item, OpenRun) else item.run)
+        if needed is not None and needed.run not in self._written:
+            # Opened before, as far as the store goes: how it ended stays.
+            yield from self._with_runs(replace(needed, known=True))
         yield item
 
-    def _write(self, lines: list[dict[str, Any]]) -> None:
+    def _write(self, lines: list[str]) -> None:
         if self._file is None:
             self.path.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not self._size:
-            lines = [self._header, *lines]
-        content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+            lines = [json.dumps(self._header), *lines]
+        content = "".join(line + "\n" for line in lines).encode()
         try:
             written = os.write(self._file, content)
             if written < len(content):
@@ -173,26 +158,30 @@ class Leftover:
 
 
 def leftovers(folder: str | os.PathLike[str]) -> tuple[list[Leftover], list[Problem]]:
-    """Return the spools in `folder`, or that which `folder` is, of processes that have ended, oldest first; and a
-    problem for every line that is no item.
+    """Return the spools in `folder` (or `folder` itself) of processes that have ended, oldest first, and what is wrong
+    with those that cannot be read.
     """
     home = Path(folder)
     places = [home] if (home / ITEMS).is_file() else sorted(path for path in home.glob("*") if path.is_dir())
     found: list[Leftover] = []
     problems: list[Problem] = []
     for place in places:
-        if not (place / ITEMS).is_file():
+        text = ""
+        if (place / ITEMS).is_file():
+            with open(place / ITEMS, encoding="utf-8") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError:
+                    continue  # its process lives
+                text = file.read()
+        if "\n" not in text:
             if not _is_new(place):
                 shutil.rmtree(place, ignore_errors=True)  # files without an item that names them
             continue
-        with open(place / ITEMS, encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                continue  # its process lives
-            left, wrong = _read(place, file.read())
-            found += [left] if not wrong else []
-            problems += wrong
+        try:
+            found.append(_read(place, text))
+        except InputError as error:
+            problems += error.problems
     return found, problems
 
 
@@ -200,23 +189,26 @@ def _is_new(place: Path) -> bool:
     return time.time() - place.stat().st_mtime < 3600
 
 
-def _read(place: Path, text: str) -> tuple[Leftover, list[Problem]]:
+def _read(place: Path, text: str) -> Leftover:
+    """Return the spool at `place`. Raises InputError, which names every line that is no item."""
     # A process that was killed may have left its last line half written.
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    problems: list[Problem] = []
+    first, *lines = text[: text.rfind("\n") + 1].splitlines()
+    try:
+        header = json.loads(first)
+        version, store, experiment = header.get("format", 1), str(header["store"]), str(header["experiment"])
+    except (AttributeError, KeyError, ValueError) as error:
+        what, remedy = f"does not say which store its items are for: {error}", "remove the folder: it cannot be sent"
+        raise InputError(Problem(f"{place / ITEMS}, line 1", what, remedy)) from None
+    if version != FORMAT:
+        what = f"was left by another version of stray (format {version}; this version reads {FORMAT})"
+        raise InputError(Problem(str(place), what, "send it with that version, or remove the folder"))
     items: list[Item] = []
-    header = {"store": "", "experiment": ""}
-    for number, line in enumerate(lines, 1):
+    problems: list[Problem] = []
+    for number, line in enumerate(lines, 2):
         try:
-            tree = json.loads(line)
-            if number == 1:
-                header = {name: str(tree[name]) for name in header}
-                continue
-            item = Item(**tree)
-            if not (isinstance(item.run, str) and isinstance(item.body, dict)):
-                raise TypeError("a run and a body are missing")
-            items.append(item)
-        except (TypeError, ValueError, KeyError) as error:
+            items.append(decode(line))
+        except ValueError as error:
             what = f"is no tracked item: {error}"
             problems.append(Problem(f"{place / ITEMS}, line {number}", what, "remove the line, and send again"))
-    return Leftover(place, header["store"], header["experiment"], tuple(items)), problems
+    raise_if_any(problems)
+    return Leftover(place, store, experiment, tuple(items))

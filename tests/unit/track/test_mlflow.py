@@ -15,11 +15,12 @@ import torch
 from stray.cli import main
 from stray.errors import InputError
 from stray.recipe import load_recipe
+from stray.track.items import LogMetrics, OpenRun
 from stray.track.mlflow import MlflowStore
 from stray.track.mlflow_client import resolve_uri
 from stray.track.mlflow_reader import MlflowReader
 from stray.track.place import sqlite_file, sqlite_uri, tracking_uri
-from stray.track.spool import Item, Spool
+from stray.track.spool import Spool
 from stray.track.tracker import Tracker
 
 
@@ -133,6 +134,7 @@ def logging_process(uri: str, experiment: str, *, end: str) -> None:
     script = f"""
 import os, signal
 from pathlib import Path
+from stray.track.items import LogMetrics, OpenRun
 from stray.track.mlflow import MlflowStore
 store = MlflowStore({uri!r}, {experiment!r})
 parent = store.run("all", tags={{"stray.key": "all"}})
@@ -198,8 +200,8 @@ def test_a_command_sends_what_is_kept_to_its_store_or_to_another(
 ) -> None:
     kept = tmp_path / "lost" / "mlflow-unsent"
     spool = Spool(kept, f"sqlite:///{tmp_path}/lost/mlflow.db", "another")
-    spool.append(Item("run", "r", {"name": "cell", "parent_id": None, "tags": {"stray.key": "cell"}}))
-    spool.append(Item("metrics", "r", {"values": {"loss": 0.5}, "step": 1, "time": 1}))
+    spool.append(OpenRun(run="r", name="cell", tags={"stray.key": "cell"}))
+    spool.append(LogMetrics(run="r", points=(("loss", 1, 0.5),), time=1))
     spool.close(remove=False)
     assert main(["track", "replay", str(kept), "--uri", "http://ann:hunter2@127.0.0.1:9"]) == 2
     assert main(["track", "replay", str(kept), "--uri", uri, "--experiment", experiment]) == 0

@@ -3,12 +3,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from stray.track.items import Item, LogMetrics, LogParams, OpenRun
 from stray.track.outbox import Outbox
-from stray.track.spool import Item, Leftover, Spool, leftovers
+from stray.track.spool import Leftover, Spool, leftovers
 
 
 class Away(Exception):
@@ -17,6 +19,10 @@ class Away(Exception):
 
 class Wrong(Exception):
     """The other side refuses."""
+
+
+OPENED = OpenRun(run="r", name="cell", tags={})
+WRONG = LogParams(run="r", values={"wrong": "yes"})
 
 
 class Desk:
@@ -33,7 +39,7 @@ class Desk:
         self.knocks += 1
         if not self.open.is_set():
             raise Away("nobody there")
-        if any(item.body.get("wrong") for item in items):
+        if WRONG in items:
             raise Wrong("not like this")
         self.taken += items
         self.batches.append(len(items))
@@ -49,8 +55,12 @@ def left_in(folder: Path) -> Leftover:
     return found
 
 
-def items(count: int, run: str = "r", kind: str = "metrics") -> list[Item]:
-    return [Item(kind, run, {"value": index}) for index in range(count)]
+def metrics(count: int, run: str = "r") -> list[Item]:
+    return [LogMetrics(run=run, points=(("value", None, float(index)),), time=0) for index in range(count)]
+
+
+def params(count: int) -> list[Item]:
+    return [LogParams(run="r", values={"value": str(index)}) for index in range(count)]
 
 
 def test_items_arrive_in_order_and_alike_ones_together(tmp_path: Path) -> None:
@@ -58,7 +68,7 @@ def test_items_arrive_in_order_and_alike_ones_together(tmp_path: Path) -> None:
     desk.open.clear()
     box = outbox(desk, tmp_path)
     # The first is taken at once, and the others wait behind it.
-    sent = [*items(1, run="first"), *items(50), *items(1, kind="params"), *items(50, run="other"), *items(5)]
+    sent = [*metrics(1, run="first"), *metrics(50), *params(1), *metrics(50, run="other"), *metrics(5)]
     for item in sent:
         box.put(item)
     desk.open.set()
@@ -75,7 +85,7 @@ def test_an_absent_other_side_delays_but_stops_nobody(tmp_path: Path, caplog: py
     box = outbox(desk, tmp_path)
     with caplog.at_level(logging.WARNING):
         start = time.monotonic()
-        for item in items(500):
+        for item in metrics(500):
             box.put(item)
         assert time.monotonic() - start < 0.5
         assert not box.flush(0.8)
@@ -83,7 +93,7 @@ def test_an_absent_other_side_delays_but_stops_nobody(tmp_path: Path, caplog: py
         assert 1 <= desk.knocks <= 3
         desk.open.set()
         assert box.flush(10)
-    assert desk.taken == items(500)
+    assert desk.taken == metrics(500)
     assert caplog.records[0].message.startswith("the tracking store does not answer")
     assert caplog.records[-1].message.startswith("the tracking store answers again")
     box.close(1)
@@ -93,17 +103,16 @@ def test_what_is_unsent_at_the_end_is_kept_and_can_be_sent_later(tmp_path: Path)
     desk = Desk()
     desk.open.clear()
     box = outbox(desk, tmp_path / "unsent")
-    opened = Item("run", "r", {"name": "cell"})
-    for item in [opened, *items(30)]:
+    for item in [OPENED, *metrics(30)]:
         box.put(item)
     start = time.monotonic()
     kept = box.close(1.0)
     assert time.monotonic() - start < 3
     assert kept is not None
-    assert left_in(kept.parent).items == (opened, *items(30))
+    assert left_in(kept.parent).items == (OPENED, *metrics(30))
     assert box.close(1.0) is None
     with pytest.raises(RuntimeError, match="closed"):
-        box.put(items(1)[0])
+        box.put(metrics(1)[0])
     knocks = desk.knocks
     desk.open.set()
     time.sleep(1.5)
@@ -115,25 +124,23 @@ def test_closing_waits_for_one_who_comes_back_in_time(tmp_path: Path) -> None:
     desk = Desk()
     desk.open.clear()
     box = outbox(desk, tmp_path)
-    for item in items(3):
+    for item in metrics(3):
         box.put(item)
     threading.Timer(0.7, desk.open.set).start()
     assert box.close(10) is None
-    assert desk.taken == items(3)
+    assert desk.taken == metrics(3)
 
 
 def test_what_is_refused_holds_nothing_up_and_is_kept(tmp_path: Path) -> None:
     desk = Desk()
     box = outbox(desk, tmp_path)
-    wrong = Item("params", "r", {"wrong": True})
     desk.open.clear()
-    fine = items(9, kind="params")
-    opened = Item("run", "r", {"name": "cell"})
-    for item in [opened, *fine[:4], wrong, *fine[4:]]:
+    fine = params(9)
+    for item in [OPENED, *fine[:4], WRONG, *fine[4:]]:
         box.put(item)
     desk.open.set()
     assert box.flush(10)
-    assert desk.taken == [opened, *fine]
+    assert desk.taken == [OPENED, *fine]
     kept = box.close(1)
     assert kept is not None
-    assert left_in(tmp_path).items == (Item("run", "r", {"name": "cell", "known": True}), wrong)
+    assert left_in(tmp_path).items == (replace(OPENED, known=True), WRONG)
