@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,96 @@ from stray.on_ray.ending import leaving
 from stray.track.tracker import RunStatus
 
 POLL_S = 0.3
-Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunOpened:
+    """A run of MLflow begins: that of the first target."""
+
+    name: str
+    recipe: Recipe
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """The run of the first target ended."""
+
+    status: RunStatus
+
+
+@dataclass(frozen=True)
+class Params:
+    """Settings by name."""
+
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Measured values by name, at one step."""
+
+    values: Mapping[str, float]
+    step: int | None
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Measured values with their name and step, some of which the runs may have."""
+
+    points: Sequence[tuple[str, int, float]]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file with its content."""
+
+    name: str
+    content: bytes
+    folder: str
+
+
+@dataclass(frozen=True)
+class Warned:
+    """A warning, which the runs keep by subject."""
+
+    subject: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """A line for the progress display."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class StageDone:
+    """The stage ended well."""
+
+
+Content = RunOpened | RunEnded | Params | Metrics | Curves | Artifact | Warned | Note | StageDone
+
+
+@dataclass(frozen=True)
+class Source:
+    """Sender of events."""
+
+    targets: tuple[str, ...]
+    """Keys of the MLflow runs that its events go to."""
+    title: str
+    """Title in the progress display."""
+    epochs: int
+    """Epochs that the progress counts to; 0 where nothing is trained."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Message of a worker to the driver."""
+
+    source: Source
+    content: Content
 
 
 @ray.remote(num_cpus=0)
@@ -58,48 +148,52 @@ def open_queue() -> Any:
 
 
 class EventTracker:
-    """A worker's tracker: sends what it is given to the runs `targets`, in bundles of half a second."""
+    """Tracker of a worker: queues what it is given as events, in bundles of half a second."""
 
-    def __init__(self, queue: Any, targets: list[str], facts: Mapping[str, Any]) -> None:
-        """`facts` go with every event (the stage, its epochs) and feed the progress display."""
-        self._queue, self._targets, self._facts = queue, targets, dict(facts)
+    def __init__(self, queue: Any, source: Source) -> None:
+        self._queue, self._source = queue, source
         self._held: list[Event] = []
         self._sent_at = time.monotonic()
 
     def params(self, values: Mapping[str, Any]) -> None:
         """See `Tracker.params`."""
-        self._post({"params": dict(values)})
+        self._post(Params(dict(values)))
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """See `Tracker.metrics`."""
-        self._post({"metrics": dict(values), "step": step})
+        self._post(Metrics(dict(values), step))
 
     def curves(self, points: Sequence[tuple[str, int, float]]) -> None:
         """See `MlflowTracker.curves`."""
-        self._post({"curves": list(points)})
+        self._post(Curves(list(points)))
 
     def artifact(self, path_local: str | os.PathLike[str], folder: str = "") -> None:
         """See `Tracker.artifact`; one file, whose content travels in the event."""
         path = Path(path_local)
-        self._post({"artifact": path.name, "content": path.read_bytes(), "folder": folder})
+        self._post(Artifact(path.name, path.read_bytes(), folder))
 
     def warn(self, subject: str, text: str) -> None:
         """See `Tracker.warn`."""
-        self._post({"warning": text, "subject": subject})
+        self._post(Warned(subject, text))
         self.flush()
 
     def open(self, name: str, recipe: Recipe, tags: Mapping[str, str]) -> None:
         """Open the run of the first target."""
-        self._post({"open": name, "recipe": recipe, "tags": dict(tags)})
+        self._post(RunOpened(name, recipe, dict(tags)))
 
     def end(self, status: RunStatus = "FINISHED") -> None:
         """Close the run of the first target."""
-        self._post({"end": status})
+        self._post(RunEnded(status))
         self.flush(wait=True)
 
     def note(self, text: str) -> None:
         """Send a line for the progress display."""
-        self._post({"note": text})
+        self._post(Note(text))
+        self.flush()
+
+    def done(self) -> None:
+        """Tell that the stage ended well."""
+        self._post(StageDone())
         self.flush()
 
     def close(self, status: RunStatus = "FINISHED") -> None:
@@ -115,8 +209,8 @@ class EventTracker:
                 ray.get(taken)
         self._sent_at = time.monotonic()
 
-    def _post(self, event: Event) -> None:
-        self._held.append({**self._facts, "targets": self._targets, **event})
+    def _post(self, content: Content) -> None:
+        self._held.append(Event(self._source, content))
         if time.monotonic() - self._sent_at > 0.5:
             self.flush()
 

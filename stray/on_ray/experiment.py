@@ -32,6 +32,7 @@ from stray.on_ray.visibility import check_paths_visible
 from stray.on_ray.waiting import patience
 from stray.stages.results import digest
 from stray.stages.spec import Stage
+from stray.track import records
 from stray.track.place import experiment_name
 
 
@@ -80,7 +81,7 @@ def _run(recipe: Recipe, progress: Progress, train: bool) -> Outcome:
     if not train:
         raise_if_any(state.missing)
     key = "experiment-" + digest(recipe.name, [list(groups.keys)], recipe.eval)
-    tracking = Tracking(recipe, kind="experiment", key=key, dataset=dataset.manifest.digest, progress=progress)
+    tracking = Tracking(recipe, kind=records.EXPERIMENT, key=key, dataset=dataset.manifest.digest, progress=progress)
     with tracking, dataset.unchanged():
         models = _Experiment(recipe, dataset, tracking, progress, root, rescore=not train).run(groups)
     return Outcome(tracking.uri, experiment_name(recipe), tuple(models))

@@ -17,7 +17,7 @@ from stray.config import RunConfig
 from stray.errors import CheckpointWriteError, InputError, NotFiniteError
 from stray.on_ray.checkpoints import tidy
 from stray.on_ray.data import Placed, PlacedData
-from stray.on_ray.events import EventTracker
+from stray.on_ray.events import EventTracker, Source
 from stray.on_ray.failures import full_storage, input_error
 from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.waiting import Need, patiently, running
@@ -113,8 +113,8 @@ def _run_stages(config: dict[str, Any]) -> InputError | None:
         return fault
     data = PlacedData(config["placed"])
     for assignment in config["assignments"]:
-        facts = {"title": assignment.title, "epochs": assignment.epochs}
-        tracker = EventTracker(config["events"], list(assignment.targets), facts)
+        source = Source(assignment.targets, assignment.title, assignment.epochs)
+        tracker = EventTracker(config["events"], source)
         worker = RayWorker(
             assignment.stage.key,
             lambda *at, t=tracker: t.note(f"goes on after {_place(*at)}"),
@@ -130,7 +130,7 @@ def _run_stages(config: dict[str, Any]) -> InputError | None:
             ray.get(config["events"].blame.remote(config["group"], error))
             raise
         if worker.rank == 0:
-            tracker.note("done")
+            tracker.done()
     return None
 
 

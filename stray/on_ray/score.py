@@ -222,7 +222,7 @@ def log_evaluation(run: Any, evaluation: Evaluation, method: str) -> None:
     source = np.array(table["label_source"].to_pylist(), dtype=object)
     scored = table["scored"].to_numpy()
     with tempfile.TemporaryDirectory() as temporary:
-        run.artifact(evaluation.write(Path(temporary) / "predictions.parquet"))
+        run.artifact(evaluation.write(Path(temporary) / records.PREDICTIONS))
         for name in evaluation.facts["sources"]:
             rows = table.take(np.flatnonzero(scored & (source == name)))
             path = Path(temporary) / f"confusion_{name}.png"

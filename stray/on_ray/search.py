@@ -39,6 +39,7 @@ from stray.on_ray.trial import METRIC, Shared, deliver_trial, run_trial, trial_c
 from stray.on_ray.waiting import patience
 from stray.recipe import apply, dump_yaml
 from stray.stages.results import digest
+from stray.track import records
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _search(recipe: Recipe, progress: Progress) -> Found:
     base = trial_cell(recipe, method, {}, dataset, fold, root)
     say_damage(Group((base,)).damage(), progress)
     key = "search-" + digest(recipe.name, method, base.key, recipe.search)
-    tracking = Tracking(recipe, kind="search", key=key, dataset=dataset.manifest.digest, progress=progress)
+    tracking = Tracking(recipe, kind=records.SEARCH, key=key, dataset=dataset.manifest.digest, progress=progress)
     with tracking, dataset.unchanged():
         fit_panels(dataset, [base], progress.say)
         panel = base.scored.gene.panel()

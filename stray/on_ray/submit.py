@@ -22,6 +22,7 @@ from stray.errors import InputError, Problem
 from stray.on_ray.private import maybe_enable_token_auth_if_token_available
 from stray.on_ray.reach import check_dashboard
 from stray.recipe import shipped_recipes
+from stray.track import records
 
 EXCLUDES = [".git/", ".venv/", "stray-runs/", "stray-demo/", "*.db"]
 """Not sent along, besides what `.gitignore` and `.rayignore` of the working directory name."""
@@ -110,7 +111,7 @@ def submit(
                 "env_vars": dict(environment or {}),
                 **({"py_modules": modules} if modules else {}),
             }
-            metadata = {"stray.version": stray.__version__}
+            metadata = {records.VERSION: stray.__version__}
             job_id = client.submit_job(entrypoint=shlex.join(command), runtime_env=runtime, metadata=metadata)
     except AuthenticationError as error:
         remedy = "put the cluster's token into RAY_AUTH_TOKEN, or its file into RAY_AUTH_TOKEN_PATH"

@@ -9,14 +9,27 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import assert_never
 
 import ray
 
 from stray import __version__
 from stray.config import Recipe
-from stray.on_ray.events import Event
+from stray.on_ray.events import (
+    Artifact,
+    Curves,
+    Event,
+    Metrics,
+    Note,
+    Params,
+    RunEnded,
+    RunOpened,
+    StageDone,
+    Warned,
+)
 from stray.on_ray.progress import Progress
 from stray.recipe import dump_yaml, flatten
+from stray.track import records
 from stray.track.mlflow import MlflowStore, MlflowTracker
 from stray.track.place import experiment_name, spool_folder, tracking_uri
 from stray.track.spool import leftovers
@@ -27,7 +40,7 @@ class Tracking:
     """The parent run and its children, by key; a context manager that closes what is open as it was left."""
 
     def __init__(self, recipe: Recipe, *, kind: str, key: str, dataset: str, progress: Progress) -> None:
-        """`kind` is `experiment` or `search`; the same `key` goes on with the same runs."""
+        """`kind` is `records.EXPERIMENT` or `records.SEARCH`; the same `key` goes on with the same runs."""
         self.key, self.uri = key, tracking_uri(recipe)
         spool = spool_folder(recipe, self.uri)
         self._store = MlflowStore(self.uri, experiment_name(recipe), unsent_folder=spool)
@@ -36,14 +49,14 @@ class Tracking:
         self._awaited: list[tuple[MlflowTracker, Callable[[], None]]] = []
         self.opened: set[str] = set()
         """Keys of the child runs that this process opened."""
-        self._tags = {"stray.dataset": dataset, "stray.version": __version__}
+        self._tags = {records.DATASET: dataset, records.VERSION: __version__}
         if (job := _job()) is not None:
-            self._tags["stray.job"] = job
+            self._tags[records.JOB] = job
         self._progress = progress
         self._lock = threading.Lock()
         self._open: dict[str, MlflowTracker] = {}
         self._started: set[str] = set()
-        self.parent = self._store.run(recipe.name, tags={**self._tags, "stray.kind": kind, "stray.key": key})
+        self.parent = self._store.run(recipe.name, tags={**self._tags, records.KIND: kind, records.KEY: key})
         self.parent.params(flatten(recipe))
         log_text(self.parent, "recipe.yaml", dump_yaml(recipe))
 
@@ -72,7 +85,7 @@ class Tracking:
         """Open the child run of this key; a new one, or the one that was begun."""
         with self._lock:
             if key not in self._open:
-                run = self._store.run(name, self.parent, {**self._tags, **tags, "stray.key": key})
+                run = self._store.run(name, self.parent, {**self._tags, **tags, records.KEY: key})
                 run.params(flatten(recipe))
                 log_text(run, "recipe.yaml", dump_yaml(recipe))
                 self._open[key] = run
@@ -111,40 +124,41 @@ class Tracking:
             progress.say(f"{what}: `stray track replay {left.path}` sends them")
 
     def deliver(self, event: Event) -> None:
-        """Deliver a worker's message to the runs that it is for, and to the progress display."""
-        if "open" in event:
-            self.open(event["targets"][0], event["open"], event["recipe"], event["tags"])
-        elif "end" in event:
-            self.close(event["targets"][0], event["end"])
-        for target in event["targets"]:
-            run = self._open.get(target)
-            if run is None:
-                continue
-            if "curves" in event:
-                run.curves(event["curves"])
-            elif "metrics" in event:
-                run.metrics(event["metrics"], event["step"])
-            elif "params" in event:
-                run.params(event["params"])
-            elif "artifact" in event:
-                log_bytes(run, event["artifact"], event["content"], event["folder"])
-            elif "warning" in event:
-                run.warn(event["subject"], event["warning"])
-        self._show(event)
-
-    def _show(self, event: Event) -> None:
-        title, metrics = event["title"], event.get("metrics", {})
+        """Deliver an event to the runs that it is for, and to the progress display."""
+        title, targets = event.source.title, event.source.targets
+        runs = [self._open[target] for target in targets if target in self._open]
         if title not in self._started:
             self._started.add(title)
-            self._progress.start(title, title, event["epochs"] or None)
-        if event.get("note") == "done":
-            self._progress.finish(title)
-        elif "note" in event:
-            self._progress.say(f"{title}: {event['note']}")
-        elif "warning" in event:
-            self._progress.say(f"{title}: warning: {event['warning']}")
-        elif any(name.endswith("/learning_rate") for name in metrics):
-            self._progress.update(title, event["step"], describe(metrics))
+            self._progress.start(title, title, event.source.epochs or None)
+        match event.content:
+            case RunOpened(name, recipe, tags):
+                self.open(targets[0], name, recipe, tags)
+            case RunEnded(status):
+                self.close(targets[0], status)
+            case Params(values):
+                for run in runs:
+                    run.params(values)
+            case Metrics(values, step):
+                for run in runs:
+                    run.metrics(values, step)
+                if any(name.endswith("/learning_rate") for name in values):
+                    self._progress.update(title, step, describe(values))
+            case Curves(points):
+                for run in runs:
+                    run.curves(points)
+            case Artifact(name, content, folder):
+                for run in runs:
+                    log_bytes(run, name, content, folder)
+            case Warned(subject, text):
+                for run in runs:
+                    run.warn(subject, text)
+                self._progress.say(f"{title}: warning: {text}")
+            case Note(text):
+                self._progress.say(f"{title}: {text}")
+            case StageDone():
+                self._progress.finish(title)
+            case _:
+                assert_never(event.content)
 
 
 def describe(metrics: Mapping[str, float]) -> str:

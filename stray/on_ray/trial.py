@@ -20,7 +20,7 @@ from stray.evaluate import probe_balanced_accuracy
 from stray.experiment.cells import Cell, Group, cell
 from stray.metrics.naming import INNER
 from stray.on_ray.data import Placed, place_counts
-from stray.on_ray.events import EventTracker
+from stray.on_ray.events import EventTracker, Source
 from stray.on_ray.fit import Assignment, fit
 from stray.on_ray.panels import fit_panels, panel_notes
 from stray.on_ray.resources import WorkerPlan
@@ -30,6 +30,7 @@ from stray.on_ray.waiting import patience
 from stray.recipe import for_method
 from stray.stages.results import digest
 from stray.stages.spec import Stage
+from stray.track import records
 
 METRIC = INNER
 """Metric that a search maximises."""
@@ -65,7 +66,7 @@ def run_trial(settings: dict[str, Any], *, shared: Shared) -> None:
     trial = trial_cell(recipe, shared.method, settings, shared.dataset, shared.fold, shared.root)
     name = tune.get_context().get_trial_id()
     key, title, tags = _key(shared, name), _title(name, settings), _tags(shared, trial)
-    tracker = EventTracker(shared.events, [key], {"title": title, "epochs": trial.recipe.contrastive.epochs})
+    tracker = EventTracker(shared.events, Source((key,), title, trial.recipe.contrastive.epochs))
     tracker.open(title, trial.recipe, tags)
     tracker.params({f"search.{path}": value for path, value in settings.items()})
     tracker.flush()
@@ -111,7 +112,12 @@ def _title(name: str, settings: dict[str, Any]) -> str:
 
 
 def _tags(shared: Shared, trial: Cell) -> dict[str, str]:
-    return {"stray.kind": "trial", "stray.method": shared.method, "stray.seed": str(trial.seed), "stray.fold": "search"}
+    return {
+        records.KIND: records.TRIAL,
+        records.METHOD: shared.method,
+        records.FOLD: shared.fold.name,
+        records.SEED: str(trial.seed),
+    }
 
 
 def _score(trial: Cell, shared: Shared) -> float:

@@ -14,7 +14,7 @@ import torch
 
 from stray.config import Recipe, RunConfig
 from stray.on_ray.data import Placed, place_counts
-from stray.on_ray.events import Event, listen
+from stray.on_ray.events import Event, Metrics, Note, listen
 from stray.on_ray.fit import Assignment, fit
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.resources import WorkerPlan
@@ -58,15 +58,17 @@ class Killer:
 
     def __call__(self, event: Event) -> None:
         with self._lock:
-            note = event.get("note", "")
-            if note.startswith("goes on after epoch"):
-                self.resumed.append(int(note.split()[-1]))
-            if "gene/loss" not in event.get("metrics", {}):
-                return
-            if not self.killed and event["step"] >= 3:
-                self._kill(1)
-            elif len(self.killed) == 1 and self.resumed and event["step"] >= self.resumed[0] + 3:
-                self._kill(0)
+            match event.content:
+                case Note(text) if text.startswith("goes on after epoch"):
+                    self.resumed.append(int(text.split()[-1]))
+                case Metrics(values, int(step)) if "gene/loss" in values:
+                    self._after(step)
+
+    def _after(self, epoch: int) -> None:
+        if not self.killed and epoch >= 3:
+            self._kill(1)
+        elif len(self.killed) == 1 and self.resumed and epoch >= self.resumed[0] + 3:
+            self._kill(0)
 
     def _kill(self, rank: int) -> None:
         pid = int((self._folder / f"rank-{rank}").read_text())

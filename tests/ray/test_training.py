@@ -8,7 +8,6 @@ import threading
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -20,7 +19,7 @@ from stray.errors import InputError, Problem
 from stray.experiment.cells import Cell
 from stray.on_ray import experiment
 from stray.on_ray.data import Placed, place_counts, place_patches
-from stray.on_ray.events import listen
+from stray.on_ray.events import Event, Metrics, Note, listen
 from stray.on_ray.experiment import results_held
 from stray.on_ray.fit import Assignment, fit
 from stray.on_ray.panels import fit_panels
@@ -39,23 +38,25 @@ class Heard:
     """What the workers said, and a hook on each event."""
 
     def __init__(self) -> None:
-        self.events: list[dict[str, Any]] = []
+        self.events: list[Event] = []
         self.epoch = threading.Event()
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         self.events.append(event)
-        if event.get("step") == 2 and "contrastive/loss" in event.get("metrics", {}):
-            self.epoch.set()
+        match event.content:
+            case Metrics(values, step=2) if "contrastive/loss" in values:
+                self.epoch.set()
 
     def step_losses(self) -> dict[int, list[float]]:
         found: dict[int, list[float]] = {}
         for event in self.events:
-            if "contrastive/step_loss" in event.get("metrics", {}):
-                found.setdefault(event["step"], []).append(event["metrics"]["contrastive/step_loss"])
+            match event.content:
+                case Metrics({"contrastive/step_loss": loss}, int(step)):
+                    found.setdefault(step, []).append(loss)
         return found
 
     def notes(self) -> list[str]:
-        return [event["note"] for event in self.events if "note" in event]
+        return [event.content.text for event in self.events if isinstance(event.content, Note)]
 
 
 class Setup:
@@ -136,7 +137,7 @@ def test_a_training_whose_worker_is_killed_ends_with_the_weights_of_an_uninterru
     heard_epoch = threading.Event()
     original = Heard.__call__
 
-    def hear(self: Heard, event: dict[str, Any]) -> None:
+    def hear(self: Heard, event: Event) -> None:
         original(self, event)
         if self.epoch.is_set():
             heard_epoch.set()

@@ -14,6 +14,7 @@ from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
 from stray.data.local import LocalData
 from stray.experiment.cells import Group
+from stray.on_ray.events import Event, RunEnded, Source
 from stray.on_ray.progress import NullProgress
 from stray.on_ray.score import Scorer
 from stray.on_ray.tracking import Tracking
@@ -116,8 +117,8 @@ def test_a_run_that_nobody_closed_has_failed(place: Place, tmp_path: Path) -> No
     assert place.run(uri=uri).status == "FAILED"
     with place.command(Said(), uri=uri) as scorer:
         scorer.open(place.cell)
-        event = {"end": "FAILED", "targets": [scorer.run_key(place.cell)], "title": "trial", "epochs": 1}
-        scorer._tracking.deliver(event)  # as a trial says it
+        source = Source((scorer.run_key(place.cell),), "trial", epochs=1)
+        scorer._tracking.deliver(Event(source, RunEnded("FAILED")))  # as a trial says it
     assert place.run(uri=uri).status == "FAILED"
     with suppress(KeyboardInterrupt), place.command(Said(), uri=uri) as scorer:
         scorer.open(place.cell)

@@ -16,7 +16,7 @@ from stray.cohort.split import Fold, patients
 from stray.config import IngestConfig, Recipe, SyntheticSourceConfig
 from stray.experiment.cells import cell
 from stray.on_ray.data import Placed, place_counts
-from stray.on_ray.events import Event
+from stray.on_ray.events import Event, Metrics
 from stray.on_ray.ingest import ingest
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.progress import Progress
@@ -128,7 +128,8 @@ def _tell(progress: Progress, title: str, event: dict) -> None:
 
 def _hear(progress: Progress, title: str) -> Callable[[Event], None]:
     def hear(event: Event) -> None:
-        if "gene/learning_rate" in event.get("metrics", {}):
-            progress.say(f"{title}: epoch {event['step']}  {describe(event['metrics'])}")
+        match event.content:
+            case Metrics(values, step) if "gene/learning_rate" in values:
+                progress.say(f"{title}: epoch {step}  {describe(values)}")
 
     return hear
