@@ -20,9 +20,9 @@ from scipy import sparse
 from stray import columns as c
 from stray import storage
 from stray.cohort.decode import counts_csr, decode_patches
+from stray.cohort.fragments import Fragment
 from stray.cohort.manifest import FileEntry, Manifest, file_sha256
 from stray.cohort.parquet import column_names, read_row_groups
-from stray.cohort.schema import ROW_GROUP_SPOTS
 from stray.errors import InputError, Problem, raise_if_any
 
 READERS = 16
@@ -118,9 +118,16 @@ class PairedDataset:
         """Return the absolute paths (or URIs) of the spot files, in the order of the rows."""
         return tuple(storage.join(self.path, file.path) for file in self.manifest.files)
 
-    def file_rows(self) -> np.ndarray:
-        """Return the first row of each spot file, and the number of all rows at the end; int64 (files + 1)."""
-        return np.cumsum([0, *(file.rows for file in self.manifest.files)], dtype=np.int64)
+    def fragments(self, *, images: bool = False, counts: bool = False) -> tuple[Fragment, ...]:
+        """Return the spot files in the order of the rows, or only those of sections with images or counts."""
+        found, start = [], 0
+        for section in self.manifest.sections:
+            for file in section.files:
+                if (section.has_image or not images) and (section.has_counts or not counts):
+                    path = storage.join(self.path, file.path)
+                    found.append(Fragment(path, section.name, start, file.rows, file.bytes))
+                start += file.rows
+        return tuple(found)
 
     def __len__(self) -> int:
         return self.manifest.n_spots
@@ -175,12 +182,12 @@ class PairedDataset:
         """
         wanted = self._checked(rows)
         parts, order = [], []
-        for path, group, within, where in self._pieces(wanted):
-            table = read_row_groups(path, [group], [c.GENE_INDEX, c.GENE_COUNT])
+        for file, group, within, where in self._pieces(wanted):
+            table = file.read(group, [c.GENE_INDEX, c.GENE_COUNT])
             try:
                 matrix = counts_csr(table[c.GENE_INDEX], table[c.GENE_COUNT], self.manifest.n_genes)
             except ValueError as error:
-                raise InputError(Problem(f"{path}, row group {group}", str(error), "ingest again")) from None
+                raise InputError(Problem(file.group_name(group), str(error), "ingest again")) from None
             parts.append(matrix[within])
             order.append(where)
         if not parts:
@@ -196,9 +203,9 @@ class PairedDataset:
         wanted = self._checked(rows)
         size_px = self.manifest.patch.size_px
         patches_NPPC = np.empty((len(wanted), size_px, size_px, 3), dtype=np.uint8)
-        for path, group, within, where in self._pieces(wanted):
-            encoded = read_row_groups(path, [group], [c.IMAGE])[c.IMAGE].take(pa.array(within))
-            patches_NPPC[where] = decode_patches(encoded, size_px, f"{path}, row group {group}", within)
+        for file, group, within, where in self._pieces(wanted):
+            encoded = file.read(group, [c.IMAGE])[c.IMAGE].take(pa.array(within))
+            patches_NPPC[where] = decode_patches(encoded, size_px, file.group_name(group), within)
         return patches_NPPC
 
     def verify(self) -> None:
@@ -241,21 +248,14 @@ class PairedDataset:
             raise IndexError(f"rows must be a list of integers from 0 to {len(self) - 1}")
         return wanted
 
-    def _pieces(self, wanted: np.ndarray) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:
+    def _pieces(self, wanted: np.ndarray) -> Iterator[tuple[Fragment, int, np.ndarray, np.ndarray]]:
         """Yield (file, row group, rows within it, their places in `wanted`) of everything that `wanted` touches."""
-        starts = self.file_rows()
-        file_of = np.searchsorted(starts, wanted, side="right") - 1
-        within_file = wanted - starts[file_of]
-        group_of = within_file // ROW_GROUP_SPOTS
-        files = self.files()
-        for file, group in np.unique(np.stack([file_of, group_of], axis=1), axis=0):
-            where = np.flatnonzero((file_of == file) & (group_of == group))
-            yield (
-                files[file],
-                int(group),
-                within_file[where] - group * ROW_GROUP_SPOTS,
-                where,
-            )
+        files = self.fragments()
+        file_of = np.searchsorted([file.start for file in files], wanted, side="right") - 1
+        for index in np.unique(file_of):
+            mine = np.flatnonzero(file_of == index)
+            for group, within, places in files[index].pieces(wanted[mine]):
+                yield files[index], group, within, mine[places]
 
 
 _RESTORE = "restore the file, or run the ingest again: it writes anew what has changed"

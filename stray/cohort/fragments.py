@@ -12,8 +12,6 @@ import numpy as np
 import pyarrow as pa
 import scipy.sparse as sp
 
-from stray import storage
-from stray.cohort.dataset import PairedDataset
 from stray.cohort.decode import counts_csr, decode_patches
 from stray.cohort.parquet import read_row_groups
 from stray.cohort.schema import ROW_GROUP_SPOTS
@@ -40,6 +38,21 @@ class Fragment:
     def group_starts(self) -> range:
         """Global row of the first spot of each row group."""
         return range(self.start, self.start + self.n_rows, ROW_GROUP_SPOTS)
+
+    def group_name(self, group: int) -> str:
+        """Return file and row group, for messages."""
+        return f"{self.path}, row group {group}"
+
+    def read(self, group: int, columns: Sequence[str]) -> pa.Table:
+        """Return columns of a row group. Raises InputError naming both where it cannot be read."""
+        return read_row_groups(self.path, [group], columns)
+
+    def pieces(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Yield row group, rows within it and their places in `rows`, global rows of this file in any order."""
+        group_n, within_n = np.divmod(rows - self.start, ROW_GROUP_SPOTS)
+        for group in np.unique(group_n):
+            places = np.flatnonzero(group_n == group)
+            yield int(group), within_n[places], places
 
 
 @dataclass(frozen=True)
@@ -77,37 +90,17 @@ class CountBlock:
     """Counts over a panel (n, G) of the global `rows` (n,), sparse, in the smallest unsigned type that holds them."""
 
     rows: np.ndarray
-    counts: sp.csr_matrix
+    counts: sp.csr_matrix | CompactRows
+    """`CompactRows` where they lie in shared memory."""
 
     @property
     def n_genes(self) -> int:
         """Genes of the panel."""
         return int(self.counts.shape[1])  # pyright: ignore[reportOptionalSubscript]
 
-
-@dataclass(frozen=True)
-class PlacedBlock:
-    """A `CountBlock` as it lies in shared memory."""
-
-    rows: np.ndarray
-    counts: CompactRows
-
-    @property
-    def n_genes(self) -> int:
-        """Genes of the panel."""
-        return self.counts.shape[1]
-
-
-def fragments(dataset: PairedDataset, *, images: bool = False, counts: bool = False) -> tuple[Fragment, ...]:
-    """Return the dataset's files, or only those of sections with images or counts."""
-    found, place = [], 0
-    for section in dataset.manifest.sections:
-        for file in section.files:
-            if (section.has_image or not images) and (section.has_counts or not counts):
-                path = storage.join(dataset.path, file.path)
-                found.append(Fragment(path, section.name, place, file.rows, file.bytes))
-            place += file.rows
-    return tuple(found)
+    def matrix(self) -> sp.csr_matrix:
+        """Return the counts as a matrix of scipy."""
+        return self.counts.matrix() if isinstance(self.counts, CompactRows) else self.counts
 
 
 def read_patches(fragment: Fragment, size_px: int) -> Iterator[PatchBlock]:
@@ -117,8 +110,8 @@ def read_patches(fragment: Fragment, size_px: int) -> Iterator[PatchBlock]:
     for group in range(fragment.n_groups):
         block = read_group(fragment, group)
         if len(block.rows):
-            place, first = f"{fragment.path}, row group {group}", fragment.group_starts[group]
-            yield PatchBlock(block.rows, decode_patches(block.images, size_px, place, block.rows - first))
+            within = block.rows - fragment.group_starts[group]
+            yield PatchBlock(block.rows, decode_patches(block.images, size_px, fragment.group_name(group), within))
 
 
 def read_encoded(fragment: Fragment) -> Iterator[EncodedBlock]:
@@ -131,7 +124,7 @@ def read_encoded(fragment: Fragment) -> Iterator[EncodedBlock]:
 
 def read_group(fragment: Fragment, group: int) -> EncodedBlock:
     """Return the pictures of one row group, of the spots that have one."""
-    column = read_row_groups(fragment.path, [group], [IMAGE]).column(IMAGE)
+    column = fragment.read(group, [IMAGE]).column(IMAGE)
     # Offsets of 64 bits: a row group of large pictures may pass 2 GiB.
     images = pa.concat_arrays([chunk.cast(pa.large_binary()) for chunk in column.chunks])
     present = np.flatnonzero(images.is_valid().to_numpy(zero_copy_only=False))
@@ -142,15 +135,16 @@ def read_group(fragment: Fragment, group: int) -> EncodedBlock:
 def place_of(files: Sequence[Fragment], row: int) -> str:
     """Return file, row group and row within it of a global row, for messages."""
     fragment = files[int(np.searchsorted([file.start for file in files], row, side="right")) - 1]
-    group, within = divmod(row - fragment.start, ROW_GROUP_SPOTS)
-    return f"{fragment.path}, row group {group}, row {within}"
+    group, within, _ = next(fragment.pieces(np.array([row])))
+    return f"{fragment.group_name(group)}, row {within[0]}"
 
 
 def read_counts(fragment: Fragment, panel_index: np.ndarray, n_genes: int) -> Iterator[CountBlock]:
     """Yield one block per row group, of the spots that have counts, over the genes at `panel_index` of the gene
     table.
     """
-    for _, start, table in _row_groups(fragment, [GENE_INDEX, GENE_COUNT]):
+    for group, start in enumerate(fragment.group_starts):
+        table = fragment.read(group, [GENE_INDEX, GENE_COUNT])
         index = table.column(GENE_INDEX).combine_chunks()
         present = np.flatnonzero(index.is_valid().to_numpy(zero_copy_only=False))
         if len(present):
@@ -167,13 +161,3 @@ def compact(counts: sp.csr_matrix) -> sp.csr_matrix:
         (counts.data.astype(np.uint16 if largest < 2**16 else np.uint32), counts.indices, counts.indptr),
         shape=counts.shape,
     )
-
-
-def _row_groups(fragment: Fragment, columns: list[str]) -> Iterator[tuple[str, int, pa.Table]]:
-    """Yield each row group's name for error messages, the global row of its first spot, and its table."""
-    for group, start in enumerate(range(0, fragment.n_rows, ROW_GROUP_SPOTS)):
-        yield (
-            f"{fragment.path}, row group {group}",
-            fragment.start + start,
-            read_row_groups(fragment.path, [group], columns),
-        )

@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 
 from stray.cohort.dataset import READERS, PairedDataset
-from stray.cohort.fragments import fragments
 from stray.cohort.parquet import column_bytes
 from stray.columns import IMAGE
 from stray.config import RunConfig
@@ -53,7 +52,7 @@ def encoded_bytes(dataset: PairedDataset) -> int:
 
     Raises InputError naming a file that cannot be read.
     """
-    paths = [file.path for file in fragments(dataset, images=True)]
+    paths = [file.path for file in dataset.fragments(images=True)]
     with ThreadPoolExecutor(READERS, thread_name_prefix="footers") as pool:
         return sum(pool.map(lambda path: column_bytes(path, IMAGE), paths))
 
@@ -62,7 +61,7 @@ def shards(dataset: PairedDataset, rows: np.ndarray) -> np.ndarray:
     """Return the row group, numbered over the files of the dataset, that holds each of the global `rows`; int64
     (N,).
     """
-    starts = [start for file in fragments(dataset, images=True) for start in file.group_starts]
+    starts = [start for file in dataset.fragments(images=True) for start in file.group_starts]
     return np.searchsorted(np.array(starts, dtype=np.int64), rows, side="right") - 1
 
 

@@ -12,7 +12,7 @@ import torch
 from scipy.special import gammaln
 from torch import Tensor
 
-from stray.cohort.fragments import CompactRows, CountBlock, PatchBlock, PlacedBlock
+from stray.cohort.fragments import CompactRows, CountBlock, PatchBlock
 from stray.likelihood.counts import SparseCounts
 
 
@@ -68,9 +68,10 @@ class Patches(Blocks):
 class Counts(Blocks):
     """Counts over the panel of some global rows, sparse."""
 
-    def __init__(self, blocks: Sequence[CountBlock | PlacedBlock], rows: np.ndarray) -> None:
+    def __init__(self, blocks: Sequence[CountBlock], rows: np.ndarray) -> None:
         """Raises ValueError when a row is in no block."""
         super().__init__([b.rows for b in blocks], rows)
+        self._blocks = blocks
         self._counts: list[sp.csr_matrix | CompactRows] = [b.counts for b in blocks]
         self.n_genes: int = blocks[0].n_genes
         first = np.cumsum([0, *(len(b.rows) for b in blocks)])
@@ -91,8 +92,7 @@ class Counts(Blocks):
 
     def matrix(self) -> sp.csr_matrix:
         """Return counts (N, G) of all positions in their order, one copy in this process."""
-        blocks = [m.matrix() if isinstance(m, CompactRows) else m for m in self._counts]
-        stacked = sp.csr_matrix(sp.vstack(blocks))
+        stacked = sp.csr_matrix(sp.vstack([block.matrix() for block in self._blocks]))
         first = np.cumsum([0, *(len(block.indptr) - 1 for block in self._counts)])
         return sp.csr_matrix(stacked[first[self._block] + self._offset])
 

@@ -7,15 +7,7 @@ from functools import partial
 import numpy as np
 
 from stray.cohort.dataset import PairedDataset, SpotTable
-from stray.cohort.fragments import (
-    EncodedBlock,
-    PatchBlock,
-    fragments,
-    place_of,
-    read_counts,
-    read_encoded,
-    read_patches,
-)
+from stray.cohort.fragments import EncodedBlock, PatchBlock, place_of, read_counts, read_encoded, read_patches
 from stray.cohort.panel import Panel
 from stray.cohort.residence import Residence
 from stray.data.blocks import Counts, Patches
@@ -32,7 +24,7 @@ class LocalData:
     def __init__(self, dataset: PairedDataset, residence: Residence = "decoded", threads: int | None = None) -> None:
         """`threads` decode what is not kept decoded; None: as many as torch computes with."""
         self._dataset, self._residence = dataset, residence
-        self._files = fragments(dataset, images=True)
+        self._files = dataset.fragments(images=True)
         self._decoder = PatchDecoder(dataset.manifest.patch.size_px, threads)
         self._decoded: list[PatchBlock] | None = None
         self._encoded: list[EncodedBlock] | None = None
@@ -52,7 +44,7 @@ class LocalData:
     def counts(self, panel: Panel, rows: np.ndarray) -> Counts:
         """Return counts over `panel` of the global rows."""
         index, n_genes = np.array(panel.index), self._dataset.manifest.n_genes
-        files = fragments(self._dataset, counts=True)
+        files = self._dataset.fragments(counts=True)
         return Counts([block for file in files for block in read_counts(file, index, n_genes)], rows)
 
     def spots(self, rows: np.ndarray) -> SpotTable:

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from stray.cohort.dataset import PairedDataset
-from stray.cohort.fragments import EncodedBlock, fragments, place_of, read_group
+from stray.cohort.fragments import EncodedBlock, place_of, read_group
 from stray.cohort.residence import residence, shards
 from stray.config import Recipe
 from stray.data.batches import BatchPlan
@@ -121,7 +121,7 @@ class StreamedPatches:
 
     def __init__(self, dataset: PairedDataset, rows: np.ndarray, decoder: PatchDecoder) -> None:
         self.rows, self._decode = rows, decoder
-        self._files = fragments(dataset, images=True)
+        self._files = dataset.fragments(images=True)
         self._groups = [(file, group) for file in self._files for group in range(file.n_groups)]
         self._shard_N = shards(dataset, rows)
         self._by_shard = np.argsort(self._shard_N, kind="stable")

@@ -24,11 +24,10 @@ from ray.data.extensions import ArrowTensorArray
 from stray.cohort.dataset import PairedDataset, SpotTable
 from stray.cohort.fragments import (
     CompactRows,
+    CountBlock,
     EncodedBlock,
     Fragment,
     PatchBlock,
-    PlacedBlock,
-    fragments,
     place_of,
     read_counts,
     read_encoded,
@@ -108,7 +107,7 @@ def place_patches(dataset: PairedDataset, run: RunConfig) -> Placed:
             for block in read_patches(fragment, size_px):
                 yield pa.table({ROWS: block.rows, PATCHES: ArrowTensorArray.from_numpy(block.patches)})
 
-    return Placed(dataset, _materialise(fragments(dataset, images=True), read), residence=kept, run=run)
+    return Placed(dataset, _materialise(dataset.fragments(images=True), read), residence=kept, run=run)
 
 
 def place_counts(dataset: PairedDataset, panel: Panel, patients: tuple[str, ...]) -> tuple[Any, ...]:
@@ -124,7 +123,7 @@ def place_counts(dataset: PairedDataset, panel: Panel, patients: tuple[str, ...]
             lists = [pa.LargeListArray.from_arrays(offsets, values) for values in (genes, block.counts.data)]
             yield pa.table({ROWS: block.rows, GENE_INDEX: lists[0], GENE_COUNT: lists[1]})
 
-    files = [f for f in fragments(dataset, counts=True) if f.section in wanted]
+    files = [f for f in dataset.fragments(counts=True) if f.section in wanted]
     refs = list(_materialise(files, read))
     return patiently(lambda: _joined(refs), Need("joining counts", {"CPU": 0.1}))
 
@@ -204,7 +203,7 @@ class PlacedData:
         if placed.residence == "streamed":
             return lambda rows: StreamedPatches(placed.dataset, rows, decoder)
         encoded = [EncodedBlock(_rows(part), part.column(IMAGE)) for part in parts]
-        place = partial(place_of, fragments(placed.dataset, images=True))
+        place = partial(place_of, placed.dataset.fragments(images=True))
         return lambda rows: EncodedPatches(encoded, rows, decoder, place)
 
     def counts(self, panel: Panel, rows: np.ndarray) -> Counts:
@@ -232,9 +231,9 @@ def _rows(part: pa.RecordBatch) -> np.ndarray:
     return part.column(ROWS).to_numpy()
 
 
-def _count_block(part: pa.RecordBatch, n_genes: int) -> PlacedBlock:
+def _count_block(part: pa.RecordBatch, n_genes: int) -> CountBlock:
     index, count = (part.column(name) for name in (GENE_INDEX, GENE_COUNT))
     offsets = index.offsets.to_numpy()
     start, stop = offsets[0], offsets[-1]
     genes, counts = (values.values.to_numpy()[start:stop] for values in (index, count))
-    return PlacedBlock(_rows(part), CompactRows(offsets - start, genes, counts, (len(part), n_genes)))
+    return CountBlock(_rows(part), CompactRows(offsets - start, genes, counts, (len(part), n_genes)))

@@ -13,7 +13,7 @@ import torch
 
 from stray.cohort.coded import Coded
 from stray.cohort.dataset import PairedDataset
-from stray.cohort.fragments import Fragment, fragments, read_counts, read_patches
+from stray.cohort.fragments import Fragment, read_counts, read_patches
 from stray.columns import ROWS
 from stray.errors import InputError, Problem
 from stray.models.scanvi import Scanvi
@@ -34,7 +34,7 @@ class PictureInput:
     def __init__(self, model: TrainedModel, dataset: PairedDataset) -> None:
         """Raise InputError when the patches are of another size than the model's, or there are none."""
         check_patches(model, dataset.manifest.patch, dataset.path)
-        self.files = fragments(dataset, images=True)
+        self.files = dataset.fragments(images=True)
         if not self.files:
             raise InputError(Problem(dataset.path, "no section has pictures", "ingest sections with images"))
         self._size_px = dataset.manifest.patch.size_px
@@ -56,7 +56,7 @@ class GeneInput:
         except ValueError as error:
             remedy = "take an encoder whose panel the dataset measures; genes must have its accessions or its symbols"
             raise InputError(Problem(dataset.path, str(error), remedy)) from None
-        self.files = fragments(dataset, counts=True)
+        self.files = dataset.fragments(counts=True)
         if not self.files:
             raise InputError(Problem(dataset.path, "no section has counts", "ingest sections with counts"))
         self._n_genes = dataset.manifest.n_genes
@@ -69,7 +69,7 @@ class GeneInput:
                 part = slice(start, start + 1024)
                 # One type for all blocks: `CountBlock` is uint16 or uint32 by what it holds.
                 x_nG = np.zeros((len(block.rows[part]), len(self._place)), dtype=np.float32)
-                x_nG[:, present] = block.counts[part].toarray()
+                x_nG[:, present] = block.matrix()[part].toarray()
                 yield {ROWS: block.rows[part], COUNTS: x_nG}
 
 

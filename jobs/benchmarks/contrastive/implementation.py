@@ -28,7 +28,6 @@ import torch.distributed as dist
 from jobs.benchmarks.contrastive.loader import EncodedImages, InMemoryData, LoaderData, LoaderPatches
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.decode import decode_patch
-from stray.cohort.fragments import fragments
 from stray.cohort.residence import shards
 from stray.config import RunConfig
 from stray.data.batches import BatchPlan
@@ -155,7 +154,7 @@ def read_and_decode(job: Job) -> dict[str, float]:
 
 def _forget(dataset: PairedDataset) -> None:
     """Drop the pictures' files from the system's cache, where they are local ones."""
-    for path in [file.path for file in fragments(dataset, images=True)] if hasattr(os, "posix_fadvise") else []:
+    for path in [file.path for file in dataset.fragments(images=True)] if hasattr(os, "posix_fadvise") else []:
         if os.path.exists(path):
             with open(path, "rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.decode import decode_patch
-from stray.cohort.fragments import fragments, read_encoded
+from stray.cohort.fragments import read_encoded
 from stray.data.local import LocalData
 from stray.data.source import PatchSource
 
@@ -56,7 +56,7 @@ class EncodedImages(Dataset):
     """The pictures of `rows` as they lie in the Parquet files, read into memory once; an item is decoded by PIL."""
 
     def __init__(self, dataset: PairedDataset, rows: np.ndarray) -> None:
-        blocks = [block for file in fragments(dataset, images=True) for block in read_encoded(file)]
+        blocks = [block for file in dataset.fragments(images=True) for block in read_encoded(file)]
         held = np.concatenate([block.rows for block in blocks])
         order = np.searchsorted(held, rows)  # blocks come in the order of the rows
         self.images: pa.ChunkedArray = pa.chunked_array([block.images for block in blocks]).take(pa.array(order))

@@ -19,7 +19,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from stray.cohort.dataset import PairedDataset
-from stray.cohort.fragments import compact, fragments, read_counts
+from stray.cohort.fragments import compact, read_counts
 from stray.cohort.panel import fit_panel
 from stray.cohort.split import patients
 from stray.config import PanelConfig
@@ -77,7 +77,7 @@ def of_cohort(path: str, config: PanelConfig) -> tuple[sp.csr_matrix, np.ndarray
     spots = dataset.spots()
     panel = fit_panel(dataset, patients(spots), config)
     rows = np.flatnonzero(spots.has_counts)
-    files = fragments(dataset, counts=True)
+    files = dataset.fragments(counts=True)
     blocks = [b for file in files for b in read_counts(file, np.array(panel.index), dataset.manifest.n_genes)]
     counts_NG = compact(sp.csr_matrix(sp.vstack([block.counts for block in blocks])))
     return counts_NG, spots.patient[rows].astype(str)

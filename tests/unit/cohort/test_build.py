@@ -12,7 +12,7 @@ from PIL import Image
 from stray.cohort import write
 from stray.cohort.build import build_dataset, run_here
 from stray.cohort.dataset import PairedDataset
-from stray.cohort.fragments import fragments, read_counts
+from stray.cohort.fragments import read_counts
 from stray.cohort.manifest import Manifest
 from stray.cohort.sources import SectionTask
 from stray.cohort.write import SectionOutcome
@@ -303,8 +303,8 @@ def test_a_large_section_in_several_files_reads_the_same(out: str, monkeypatch: 
     np.testing.assert_array_equal(parts.counts(rows).toarray(), whole.counts(rows).toarray())
     assert parts.spots().spot_id.tolist() == whole.spots().spot_id.tolist()
     panel = np.arange(50)
-    blocks = [block for fragment in fragments(parts, counts=True) for block in read_counts(fragment, panel, 50)]
-    read = np.concatenate([block.counts.toarray() for block in blocks])
+    blocks = [block for fragment in parts.fragments(counts=True) for block in read_counts(fragment, panel, 50)]
+    read = np.concatenate([block.matrix().toarray() for block in blocks])
     np.testing.assert_array_equal(read, whole.counts(np.arange(len(whole))).toarray())
     assert build(config_of(cohort), f"{out}-parts")[1] == {"P1S1": "kept", "P2S1": "kept"}
 

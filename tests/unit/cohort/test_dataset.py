@@ -91,7 +91,7 @@ def test_rows_span_row_groups(source: Path, tmp_path: Path, monkeypatch: pytest.
     build_dataset(config_of(source), str(tmp_path / "whole"))
     whole = PairedDataset.open(str(tmp_path / "whole"))
     counts, patches = whole.counts(rows), whole.patches(rows)
-    for module in ("rows", "write", "dataset"):
+    for module in ("rows", "write", "fragments"):
         monkeypatch.setattr(f"stray.cohort.{module}.ROW_GROUP_SPOTS", 7)
     build_dataset(config_of(source), str(tmp_path / "pieces"))
     pieces = PairedDataset.open(str(tmp_path / "pieces"))

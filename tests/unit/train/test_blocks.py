@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 from scipy.special import gammaln
 
-from stray.cohort.fragments import CompactRows, CountBlock, PlacedBlock, compact
+from stray.cohort.fragments import CompactRows, CountBlock, compact
 from stray.columns import GENE_COUNT, GENE_INDEX, ROWS
 from stray.data.blocks import Counts
 from stray.on_ray.data import _count_block, in_place
@@ -71,7 +71,7 @@ def test_placed_counts_are_the_counts(dense: np.ndarray) -> None:
     for block in held:
         m = block.counts
         compacted = CompactRows(m.indptr, m.indices.astype(np.uint16), m.data, (len(block.rows), GENES))
-        placed.append(PlacedBlock(block.rows, compacted))
+        placed.append(CountBlock(block.rows, compacted))
     rows = np.random.default_rng(1).permutation(N)[:900]
     a, b = Counts(held, rows), Counts(placed, rows)
     positions = np.random.default_rng(2).permutation(len(rows))[:200]

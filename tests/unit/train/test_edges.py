@@ -88,12 +88,12 @@ class Emptied(LocalData):
         self._places = places
 
     def counts(self, panel: Panel, rows: np.ndarray) -> Counts:
-        from stray.cohort.fragments import CountBlock, fragments, read_counts
+        from stray.cohort.fragments import CountBlock, read_counts
 
         emptied = []
-        for file in fragments(self._dataset, counts=True):
+        for file in self._dataset.fragments(counts=True):
             for block in read_counts(file, np.array(panel.index), self._dataset.manifest.n_genes):
-                matrix = block.counts.tolil()
+                matrix = block.matrix().tolil()
                 matrix[np.isin(block.rows, rows[self._places])] = 0
                 emptied.append(CountBlock(block.rows, csr_matrix(matrix)))
         found = Counts(emptied, rows)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from stray.cohort.dataset import PairedDataset
-from stray.cohort.fragments import EncodedBlock, fragments, place_of, read_encoded
+from stray.cohort.fragments import EncodedBlock, place_of, read_encoded
 from stray.cohort.residence import Residence, decoded_bytes, encoded_bytes, residence, shards
 from stray.config import RunConfig
 from stray.data.decoding import EncodedPatches, PatchDecoder
@@ -44,7 +44,7 @@ def test_encoded_patches_are_the_decoded_ones_to_the_last_bit(dataset: PairedDat
 
 def test_encoded_patches_are_read_where_they_lie(dataset: PairedDataset) -> None:
     # Slices, as Ray Data cuts blocks: offsets that do not begin at zero.
-    whole = next(read_encoded(fragments(dataset, images=True)[1]))
+    whole = next(read_encoded(dataset.fragments(images=True)[1]))
     half = EncodedBlock(whole.rows[11:], whole.images[11:])
     held = EncodedPatches([half], half.rows, PatchDecoder(32, 1), str)
     assert np.shares_memory(
@@ -54,7 +54,7 @@ def test_encoded_patches_are_read_where_they_lie(dataset: PairedDataset) -> None
 
 
 def test_a_patch_that_cannot_be_decoded_is_named_with_its_file_row_group_and_row(dataset: PairedDataset) -> None:
-    files = fragments(dataset, images=True)
+    files = dataset.fragments(images=True)
     block = next(read_encoded(files[1]))
     images = block.images.to_pylist()
     images[7] = images[7][:50]
@@ -69,7 +69,7 @@ def test_a_patch_that_cannot_be_decoded_is_named_with_its_file_row_group_and_row
 def test_the_first_residence_that_fits_the_budget_is_taken(dataset: PairedDataset) -> None:
     all_decoded, encoded = decoded_bytes(dataset), encoded_bytes(dataset)
     assert all_decoded == 120 * 32 * 32 * 3
-    blocks = [block for file in fragments(dataset, images=True) for block in read_encoded(file)]
+    blocks = [block for file in dataset.fragments(images=True) for block in read_encoded(file)]
     assert sum(len(image.as_py()) for block in blocks for image in block.images) <= encoded < all_decoded
     window = 4  # a thirtieth of the spots
 

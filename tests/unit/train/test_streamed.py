@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from stray.cohort.dataset import PairedDataset
-from stray.cohort.fragments import fragments
 from stray.cohort.residence import Residence, shards
 from stray.collective import share
 from stray.data.decoding import PatchDecoder
@@ -186,7 +185,7 @@ def test_batches_that_a_stream_cannot_give_are_refused(folder: Path, dataset: Pa
 def test_a_shard_that_cannot_be_read_is_named_with_its_row_group(folder: Path, dataset: PairedDataset) -> None:
     rows = np.flatnonzero(dataset.spots().patient != "P1")
     patches = StreamedPatches(dataset, rows, PatchDecoder(32, 1))
-    file = Path(fragments(dataset, images=True)[2].path)
+    file = Path(dataset.fragments(images=True)[2].path)
     content = file.read_bytes()
     try:
         footer = int.from_bytes(content[-8:-4], "little") + 8
