@@ -1,1 +1,1 @@
-"""Tracking of parameters, metrics, artifacts and models. Only `stray.track.mlflow` knows MLflow."""
+"""Tracking of parameters, metrics, artifacts and models. Only the modules `stray.track.mlflow*` import MLflow."""

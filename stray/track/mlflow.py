@@ -1,7 +1,4 @@
-"""Runs in MLflow: one store, written by one process; runs are created, nested and resumed here.
-
-The modules `stray.track.mlflow*` are the only ones that import MLflow.
-"""
+"""Runs in an MLflow store, which one process writes: created, nested and resumed."""
 
 from __future__ import annotations
 
@@ -36,17 +33,22 @@ logger = logging.getLogger(__name__)
 
 
 class MlflowStore:
-    """An experiment of an MLflow store, and the one writer to it. Use it as a context manager, or call `close`."""
+    """The one writer of an experiment of an MLflow store. Use it as a context manager, or call `close`."""
 
     def __init__(
         self, uri: str, experiment: str, *, unsent_folder: str | None = None, close_seconds: float = 30.0
     ) -> None:
-        """Open `uri` (`sqlite:///FILE`, `http(s)://...`, or another database that MLflow knows), make the experiment.
+        """Open the store, and make the experiment where there is none.
 
-        unsent_folder: where that is kept which the store has not taken yet; beside a SQLite file, else in the working
-        directory. What an earlier process left there for this experiment is sent first.
-        close_seconds: how long `close` waits for a server. Raises InputError when the store cannot be opened: a wrong
-        address is found before the training, not after it.
+        Args:
+            uri: `sqlite:///FILE`, `http(s)://...`, or another database that MLflow knows.
+            experiment: Name of the experiment.
+            unsent_folder: Folder of what the store has not taken yet; None: beside a SQLite file, else in the working
+                directory. What an earlier process left there for this experiment is sent first.
+            close_seconds: Seconds that `close` waits for a server.
+
+        Raises:
+            InputError: The store cannot be opened. A wrong address is found before the training, not after it.
         """
         self.uri, self.experiment, self._close_seconds = resolve_uri(uri), experiment, close_seconds
         database = sqlite_file(self.uri)
@@ -74,12 +76,12 @@ class MlflowStore:
     ) -> MlflowTracker:
         """Open a run, nested under `parent`.
 
-        A run of this experiment with the same `stray.key` tag, whatever its status, is gone on with: no duplicate.
+        A run of this experiment with the same `stray.key` tag is resumed, whatever its status: no duplicate.
         """
         local = uuid.uuid4().hex
         # Without a key of its own a run gets one: asking again after a lost answer must not make a second run.
-        known = {KEY: local, **{key: without_secrets(str(value)) for key, value in (tags or {}).items()}}
-        self.put(OpenRun(run=local, name=name, tags=known, parent=None if parent is None else parent.local))
+        keyed = {KEY: local, **{key: without_secrets(str(value)) for key, value in (tags or {}).items()}}
+        self.put(OpenRun(run=local, name=name, tags=keyed, parent=None if parent is None else parent.local))
         return MlflowTracker(self, local)
 
     def flush(self, timeout_seconds: float = 60.0) -> bool:
@@ -87,7 +89,7 @@ class MlflowStore:
         return self._outbox.flush(timeout_seconds)
 
     def close(self, timeout_seconds: float | None = None) -> Path | None:
-        """Send what is left; the file that keeps what could not be sent, or None. Never raises.
+        """Send what is left, and return the file of what could not be sent, or None. Never raises.
 
         Gives up when the server took nothing for `timeout_seconds` (`close_seconds` where it is not given).
         """
@@ -146,7 +148,7 @@ class MlflowStore:
 
 
 class MlflowTracker:
-    """A run of MLflow. Logging into it is instant and never raises because of the server. Made by `MlflowStore.run`."""
+    """A run of MLflow, made by `MlflowStore.run`. Logging is instant and never raises because of the server."""
 
     def __init__(self, store: MlflowStore, local: str) -> None:
         self._store, self.local = store, local
@@ -180,7 +182,7 @@ class MlflowTracker:
         self.tags({f"{WARNING}{subject}": text})
 
     def artifact(self, path_local: str | os.PathLike[str], folder: str = "") -> None:
-        """See `Tracker.artifact`. A copy that finds no room on the disk is said, and not sent."""
+        """See `Tracker.artifact`. Warns, and sends nothing, where the disk has no room for a copy."""
         with _no_room(f"the artifact {Path(path_local).name}"):
             self._store.put(LogArtifact(run=self.local, path=self._store.stage(path_local), folder=folder))
 

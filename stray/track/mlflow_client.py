@@ -1,4 +1,4 @@
-"""Reaching an MLflow store: its address, its client, its experiment, and which of its failures pass by themselves."""
+"""Access to an MLflow store: its address, client and experiment, and which of its failures are transient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sender of the outbox's items: calls of the MLflow client, all from the outbox's thread."""
+"""Sender of the items of the outbox: every call of the MLflow client that writes, all from one thread."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PARAMS_A_BATCH, _METRICS_A_BATCH = 50, 1000
 
 
 class Sender:
-    """Sends items to one experiment."""
+    """Sender of items to one experiment."""
 
     def __init__(self, client: MlflowClient, experiment_id: str) -> None:
         self._client, self._experiment_id = client, experiment_id

@@ -1,7 +1,7 @@
-"""A queue between training and a tracking server: putting is instant, sending is retried, what cannot be sent is kept.
+"""Queue between training and a tracking server: putting is instant, sending is retried, unsent items are kept.
 
-Delivery is in order and at least once. What is not sent yet lies in a spool on disk, from which it can be sent later:
-also when the process is killed.
+Delivery is in order and at least once. Unsent items lie in a spool on disk, from which they can be sent later, also
+when the process is killed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ logger = logging.getLogger(__name__)
 _FIRST_WAIT_SECONDS = 0.5
 _LONGEST_WAIT_SECONDS = 30.0
 _BATCH = 200
-"""Items that are handed to `send` at once, at most."""
+"""Largest number of items that `send` gets at once."""
 
 
 class Outbox:
-    """Sends items from a thread of its own."""
+    """Queue of items that a thread sends."""
 
     def __init__(
         self,
@@ -34,8 +34,12 @@ class Outbox:
         is_transient: Callable[[Exception], bool],
         spool: Spool,
     ) -> None:
-        """`send` gets consecutive items of one kind and run and raises when they were not taken; `is_transient` tells
-        whether the same items may be taken later. `spool` keeps what was not taken yet.
+        """Start the thread.
+
+        Args:
+            send: Sends consecutive items of one kind and run; raises when they were not taken.
+            is_transient: Tells of an error of `send` whether the same items may be taken later.
+            spool: Keeps the items until they are taken.
         """
         self._send, self._is_transient, self._spool = send, is_transient, spool
         self._items: deque[Item] = deque()
@@ -59,12 +63,12 @@ class Outbox:
         return self.wait_for(lambda: not self._items, timeout_seconds)
 
     def wait_for(self, condition: Callable[[], bool], timeout_seconds: float) -> bool:
-        """Wait until `condition` holds; it is looked at after every send."""
+        """Wait until `condition` holds, which is checked after every send; False when the time was not enough."""
         with self._changed:
             return self._changed.wait_for(condition, timeout_seconds)
 
     def close(self, timeout_seconds: float) -> Path | None:
-        """Send what is left; the file that holds the rest, or None when nothing is left.
+        """Send what is left, and return the file of what could not be sent; None when nothing is left.
 
         Gives up when nothing was taken for `timeout_seconds`, however long the queue is.
         """

@@ -1,4 +1,4 @@
-"""Places of tracking: the MLflow store that a recipe logs to, and the folder of what it has not taken yet."""
+"""Address of the MLflow store that a recipe logs to, and folder of what it has not taken yet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SQLITE = "sqlite:///"
 
 
 def tracking_uri(recipe: Recipe) -> str:
-    """Return the recipe's store; else that of MLFLOW_TRACKING_URI; else a SQLite file beside the results.
+    """Return the address of the recipe's store, else MLFLOW_TRACKING_URI, else a SQLite file beside the results.
 
     Raises InputError where the results lie in a bucket and no store is named, or a file in the working directory: no
     SQLite file can live in a bucket, and the working directory of a job is removed with it.
@@ -38,8 +38,9 @@ def tracking_uri(recipe: Recipe) -> str:
 
 
 def spool_folder(recipe: Recipe, uri: str) -> str:
-    """Return where that is kept which the store at `uri` has not taken yet: beside a SQLite file, else beside the
-    results, or in the working directory where the results lie in a bucket.
+    """Return the folder of what the store at `uri` has not taken yet.
+
+    It lies beside a SQLite file, else beside the results, or in the working directory where these lie in a bucket.
     """
     file = sqlite_file(uri)
     if file is not None:

@@ -1,4 +1,4 @@
-"""The protocol that training and evaluation log through, and its twins without a server."""
+"""Protocol that training and evaluation log through, and two implementations without a server."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ class Tracker(Protocol):
 
 
 class NullTracker:
-    """Forgets everything."""
+    """Tracker that discards everything."""
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Forget `values`."""
+        """Discard `values`."""
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Forget `values`."""
+        """Discard `values`."""
 
     def artifact(self, path_local: str | os.PathLike[str], folder: str = "") -> None:
-        """Forget the file."""
+        """Discard the file."""
 
     def warn(self, subject: str, text: str) -> None:
-        """Forget the warning."""
+        """Discard the warning."""
 
     def close(self, status: RunStatus = "FINISHED") -> None:
         """Do nothing."""
@@ -63,7 +63,7 @@ class NullTracker:
 
 @dataclass
 class MemoryTracker:
-    """Keeps everything in lists, for tests and notebooks."""
+    """Tracker that keeps everything in memory, for tests and notebooks."""
 
     logged_params: dict[str, Any] = field(default_factory=dict)
     """Every parameter."""
