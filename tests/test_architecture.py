@@ -42,6 +42,7 @@ SOLE_IMPORTERS = {
     "ray": ("stray/on_ray/", "jobs/benchmarks/"),
     "mlflow": ("stray/track/mlflow",),
     "matplotlib": ("stray/report/",),
+    "jinja2": ("stray/report/",),
     "argparse": ("stray/cli/", "jobs/benchmarks/"),
     "rich": ("stray/cli/", "jobs/benchmarks/"),
     "yaml": ("stray/recipe/",),

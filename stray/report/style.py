@@ -6,6 +6,7 @@ A figure is drawn with matplotlib's object interface, never through pyplot's glo
 from __future__ import annotations
 
 import contextlib
+import html
 import io
 import os
 import re
@@ -117,5 +118,4 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg).replace(INK, "currentColor")
     # Ids that clip paths and markers refer to must not meet those of another figure on the page.
     svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{re.sub(r'[^A-Za-z0-9]', '-', name)}-", svg)
-    label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(description)}" ', 1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +121,12 @@ class MethodRow:
         if len(self.folds) != 1 or not self.intervals:
             return None
         return min(low for low, _ in self.intervals.values()), max(high for _, high in self.intervals.values())
+
+    def of_fold(self, fold: str) -> MethodRow:
+        """Return the row with one fold's cells and intervals alone."""
+        cells = {cell: value for cell, value in self.cells.items() if cell[0] == fold}
+        intervals = {cell: bounds for cell, bounds in self.intervals.items() if cell in cells}
+        return replace(self, cells=cells, intervals=intervals)
 
 
 @dataclass(frozen=True, kw_only=True)
