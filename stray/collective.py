@@ -28,7 +28,7 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def share(count: int, of: int | None = None, size: int | None = None) -> slice:
+def rank_rows(count: int, of: int | None = None, size: int | None = None) -> slice:
     """Return the rows of a global batch of `count` that rank `of` holds: contiguous, sizes that differ by at most
     one.
     """
@@ -43,12 +43,12 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local_nD: Tensor, count: int) -> Tensor:
         size, largest = world_size(), -(-count // world_size())
-        ctx.rows = share(count)
+        ctx.rows = rank_rows(count)
         padded = local_nD.new_zeros((largest, *local_nD.shape[1:]))
         padded[: len(local_nD)] = local_nD
         parts = [torch.empty_like(padded) for _ in range(size)]
         dist.all_gather(parts, padded)
-        sizes = [share(count, r) for r in range(size)]
+        sizes = [rank_rows(count, r) for r in range(size)]
         return torch.cat([part[: s.stop - s.start] for part, s in zip(parts, sizes, strict=True)])
 
     @staticmethod
@@ -76,12 +76,12 @@ class _Sum(torch.autograd.Function):
 def gather_rows(local_nD: Tensor, count: int) -> Tensor:
     """Return all ranks' rows (count, D) in the order of the global batch, with gradient to the rank that made each.
 
-    `local_nD` holds the rows `share(count)` of the global batch. Local sizes may differ by one: the shorter are padded
-    for the collective and cut again, so a remainder is neither lost nor counted twice.
+    `local_nD` holds the rows `rank_rows(count)` of the global batch. Local sizes may differ by one: the shorter are
+    padded for the collective and cut again, so a remainder is neither lost nor counted twice.
 
     Raises ValueError when `local_nD` is not this rank's share.
     """
-    rows = share(count)
+    rows = rank_rows(count)
     if len(local_nD) != rows.stop - rows.start:
         raise ValueError(f"rank {rank()} holds {len(local_nD)} rows, its share of {count} is {rows.stop - rows.start}")
     if world_size() == 1:

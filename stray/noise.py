@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stray.collective import share
+from stray.collective import rank_rows
 
 
 def key(*parts: int | str) -> int:
@@ -49,7 +49,7 @@ class Noise:
     @staticmethod
     def of_rank(seed: int, epoch: int, step: int, count: int) -> Noise:
         """Return the noise of a global batch of `count` spots, for this rank's share of it."""
-        return Noise(seed, epoch, step, count, share(count))
+        return Noise(seed, epoch, step, count, rank_rows(count))
 
     def repeated(self, copies: int) -> Noise:
         """Return the noise of `copies` copies of the batch, stacked: local rows are then (copies * n), copy by copy."""

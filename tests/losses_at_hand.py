@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stray.collective import all_sum, share
+from stray.collective import all_sum, rank_rows
 from stray.config import (
     ClipLossConfig,
     ExpressionLossConfig,
@@ -79,7 +79,7 @@ class Batch(nn.Module):
 
     def forward(self) -> Mixed:
         """This rank's shares."""
-        rows = share(self.count)
+        rows = rank_rows(self.count)
         codes = gather(*self.codes(rows), self.count, self.class_N[rows])
         explained = None
         if self.head is not None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stray.config.batches import BatchesConfig
-from stray.config.image import ImageConfig, TorchvisionConfig, TrainsAllConfig, TrainsConfig
+from stray.config.image import ImageConfig, TorchvisionConfig, TrainableAllConfig, TrainableConfig
 from stray.config.losses import LossesConfig
 from stray.config.optim import ContrastiveOptimConfig
 
@@ -38,8 +38,8 @@ class TunedTowerConfig:
     """The gene stage's encoder (scVI or scANVI), trained further together with the image encoder."""
 
     kind: Literal["tuned"] = "tuned"
-    rate_share: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Its share of the learning rate."""
+    lr_multiplier: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Multiplies the learning rate for it."""
 
 
 GeneTowerConfig = Annotated[FrozenTowerConfig | MlpTowerConfig | TunedTowerConfig, Field(discriminator="kind")]
@@ -95,7 +95,7 @@ class ContrastiveConfig:
 
     image: ImageConfig = field(default_factory=TorchvisionConfig)
     """The image encoder."""
-    trains: TrainsConfig = field(default_factory=TrainsAllConfig)
+    trainable: TrainableConfig = field(default_factory=TrainableAllConfig)
     """Part of the image encoder that is trained."""
     gene_tower: GeneTowerConfig = field(default_factory=FrozenTowerConfig)
     """Gene tower: codes of the gene stage, its encoder trained further, or an MLP."""

@@ -54,14 +54,14 @@ ImageConfig = Annotated[TorchvisionConfig | CallableConfig, Field(discriminator=
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainsAllConfig:
+class TrainableAllConfig:
     """The whole image encoder is trained."""
 
     kind: Literal["all"] = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainsLastStageConfig:
+class TrainableLastStageConfig:
     """The last stage of the image encoder is trained, with what follows it (layer4 of a ResNet, the last block of a
     ViT); below it even the statistics of batch norm stay.
     """
@@ -70,7 +70,7 @@ class TrainsLastStageConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainsAdaptersConfig:
+class TrainableAdaptersConfig:
     """Low-rank changes of every linear and convolution layer are trained (LoRA, Hu et al. 2021), all else stays. They
     start at no change, and are folded into the weights when training has ended.
     """
@@ -83,18 +83,19 @@ class TrainsAdaptersConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainsNothingConfig:
+class TrainableNoneConfig:
     """The image encoder stays as it is, its features are computed once. The projection head is trained, and what the
     stage leaves, scores and embeds with is the encoder with this head, codes of length one in the shared space.
     """
 
-    kind: Literal["nothing"] = "nothing"
+    kind: Literal["none"] = "none"
     cached_views: Annotated[int, Field(ge=0)] = 0
     """Augmented views of each patch whose features are kept; each epoch draws one of them for every spot. 0: the patch
     itself, without augmentation.
     """
 
 
-TrainsConfig = Annotated[
-    TrainsAllConfig | TrainsLastStageConfig | TrainsAdaptersConfig | TrainsNothingConfig, Field(discriminator="kind")
+TrainableConfig = Annotated[
+    TrainableAllConfig | TrainableLastStageConfig | TrainableAdaptersConfig | TrainableNoneConfig,
+    Field(discriminator="kind"),
 ]

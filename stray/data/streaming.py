@@ -46,7 +46,7 @@ def stream_of(recipe: Recipe, dataset: PairedDataset, rows: np.ndarray) -> Strea
     Raises InputError where settings ask for batches that a stream cannot give, or for memory past the budget.
     """
     config = recipe.contrastive
-    if config.trains.kind == "nothing" or residence(dataset, recipe.run) != "streamed":
+    if config.trainable.kind == "none" or residence(dataset, recipe.run) != "streamed":
         return None
     problems, remedy = [], "raise run.memory_budget_gib so that the patches fit, or "
     if not config.batches.plain:

@@ -14,7 +14,7 @@ from stray.config import (
     ContrastiveConfig,
     GeneConfig,
     ScviConfig,
-    TrainsAllConfig,
+    TrainableAllConfig,
     TunedTowerConfig,
 )
 from stray.data.blocks import Counts, Patches
@@ -60,7 +60,7 @@ class Estimator:
         elif work.spots:
             seconds += work.spots / PCA_SPOTS_PER_S
         if work.embedded and isinstance(work.config, ContrastiveConfig):
-            whole = replace(work.config, trains=TrainsAllConfig())
+            whole = replace(work.config, trainable=TrainableAllConfig())
             seconds += work.embedded / (3 * self._rate(whole, stage.root))  # forward alone is a third of a step
         return seconds
 
@@ -108,7 +108,7 @@ class Estimator:
         genes, tuned = torch.randn(n, 10), None
         if isinstance(config.gene_tower, TunedTowerConfig):
             vae = GeneVae(ScviConfig(), n_genes=min(1000, self._n_genes), n_batches=1)
-            tuned = TunedTower(vae.encoder, torch.randn(n, vae.dim), config.gene_tower.rate_share)
+            tuned = TunedTower(vae.encoder, torch.randn(n, vae.dim), config.gene_tower.lr_multiplier)
         if config.gene_tower.kind != "frozen":
             genes = self._counts(n, min(1000, self._n_genes))
         label_n, expression, device = np.resize(["x", "y"], n), None, torch.device("cpu")

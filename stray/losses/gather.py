@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stray.collective import gather_rows, share
+from stray.collective import gather_rows, rank_rows
 
 
 @dataclass(frozen=True)
@@ -44,4 +44,4 @@ def gather(image_nD: Tensor, gene_nD: Tensor, count: int, class_n: Tensor | None
     """Gather a global batch of `count` spots, of which this rank holds its share."""
     image_ND, gene_ND = gather_rows(image_nD, count), gather_rows(gene_nD, count)
     class_N = None if class_n is None else gather_rows(class_n, count)
-    return Gathered(image_nD, gene_nD, image_ND, gene_ND, share(count), class_N)
+    return Gathered(image_nD, gene_nD, image_ND, gene_ND, rank_rows(count), class_N)

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from stray.config import (
-    TrainsAdaptersConfig,
-    TrainsAllConfig,
-    TrainsConfig,
-    TrainsLastStageConfig,
-    TrainsNothingConfig,
+    TrainableAdaptersConfig,
+    TrainableAllConfig,
+    TrainableConfig,
+    TrainableLastStageConfig,
+    TrainableNoneConfig,
 )
 from stray.models.image_encoder import ImageEncoder
 
@@ -28,7 +28,7 @@ ADAPTED = (nn.Linear, nn.Conv1d, nn.Conv2d)
 class LowRank(nn.Module):
     """A weight plus a change of low rank."""
 
-    def __init__(self, config: TrainsAdaptersConfig, weight: Tensor) -> None:
+    def __init__(self, config: TrainableAdaptersConfig, weight: Tensor) -> None:
         super().__init__()
         out, rest = weight.shape[0], weight[0].numel()
         rank = min(config.rank, out, rest)
@@ -43,21 +43,21 @@ class LowRank(nn.Module):
             return weight + (self.scale * self.up @ self.down).view_as(weight)
 
 
-def train_only(encoder: ImageEncoder, config: TrainsConfig) -> None:
+def train_only(encoder: ImageEncoder, config: TrainableConfig) -> None:
     """Leave still what of `encoder` is not trained. Adapters draw from torch's current generator."""
     match config:
-        case TrainsAllConfig():
+        case TrainableAllConfig():
             pass
-        case TrainsLastStageConfig():
+        case TrainableLastStageConfig():
             encoder.keep_still(from_depth=2)
-        case TrainsNothingConfig():
+        case TrainableNoneConfig():
             encoder.keep_still(from_depth=1)
-        case TrainsAdaptersConfig():
+        case TrainableAdaptersConfig():
             encoder.keep_still(from_depth=1)
             _adapt(encoder, config)
 
 
-def _adapt(encoder: ImageEncoder, config: TrainsAdaptersConfig) -> None:
+def _adapt(encoder: ImageEncoder, config: TrainableAdaptersConfig) -> None:
     for module in list(encoder.modules()):
         names = ["weight"] if isinstance(module, ADAPTED) else []
         if isinstance(module, nn.MultiheadAttention):

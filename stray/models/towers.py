@@ -70,12 +70,12 @@ class TunedTower(nn.Module):
     Mean and scale are those of the codes that the gene stage left, and stay: training starts where `FrozenCodes` is.
     """
 
-    def __init__(self, encoder: Gaussian, codes_NZ: Tensor, rate_share: float) -> None:
-        """Takes `encoder` over; `codes_NZ` are its codes of the training spots, `rate_share` its share of the learning
+    def __init__(self, encoder: Gaussian, codes_NZ: Tensor, lr_multiplier: float) -> None:
+        """Take `encoder` over; `codes_NZ` are its codes of the training spots, `lr_multiplier` multiplies its learning
         rate.
         """
         super().__init__()
-        self.rate_share = rate_share
+        self.lr_multiplier = lr_multiplier
         self.encoder = encoder.requires_grad_(True)
         self.encoder.log_variance.requires_grad_(False)  # no part of the code
         self.standardise = FrozenCodes(codes_NZ.shape[1])
@@ -130,7 +130,7 @@ def image_coder(image: ImageConfig, projection_config: ProjectionConfig | None) 
 
 def kept_projection(config: ContrastiveConfig) -> ProjectionConfig | None:
     """Return the head that stays with the image encoder after training: where nothing else was trained."""
-    return config.projection if config.trains.kind == "nothing" else None
+    return config.projection if config.trainable.kind == "none" else None
 
 
 class ContrastiveModel(nn.Module):
@@ -154,14 +154,14 @@ class ContrastiveModel(nn.Module):
             raise InputError(Problem("contrastive.projection.kind", what, remedy))
         self._config = config
         # In a tuple, and so neither in checkpoints nor in averages of weights: it never changes.
-        self._frozen: tuple[ImageEncoder, ...] = (encoder,) if config.trains.kind == "nothing" else ()
+        self._frozen: tuple[ImageEncoder, ...] = (encoder,) if config.trainable.kind == "none" else ()
         self.image_encoder = None if self._frozen else encoder
         self.gene_tower = gene_tower
         self.image_head = projection(config.projection, encoder.dim)
         self.gene_head = projection(config.projection, gene_tower.dim)
         self.scales = LossScales(config.losses)
         self.expression_head = None if n_latent is None else nn.Linear(encoder.dim, n_latent)
-        train_only(encoder, config.trains)
+        train_only(encoder, config.trainable)
 
     @property
     def encoder(self) -> ImageEncoder:

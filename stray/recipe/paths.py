@@ -138,12 +138,18 @@ def _assign_dotted(here: Tree, node: Named, parts: list[str], value: Any) -> Pro
     return None
 
 
+RENAMED = {"trains": "trainable", "rate_share": "lr_multiplier"}
+"""Settings of earlier versions, and what they are called now."""
+
+
 def suggest(path: str, siblings: list[str]) -> str:
     """Return a remedy for an unknown setting: what is spelt alike beside it, or called the same elsewhere, or spelt
     alike.
     """
     place, _, name = path.rpartition(".")
-    near = [f"{place}.{match}".lstrip(".") for match in difflib.get_close_matches(name, siblings, n=2, cutoff=0.7)]
+    matches = difflib.get_close_matches(name, siblings, n=2, cutoff=0.7)
+    matches = [RENAMED[name]] if RENAMED.get(name) in siblings else matches
+    near = [f"{place}.{match}".lstrip(".") for match in matches]
     inside = [known for known in valid_paths() if known.rpartition(".")[2] == name and known.startswith(f"{place}.")]
     elsewhere = [known for known in valid_paths() if known.rpartition(".")[2] == name]
     elsewhere.sort(key=lambda known: -difflib.SequenceMatcher(None, known, path).ratio())

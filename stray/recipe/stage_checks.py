@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from stray.config import CallableConfig, Recipe, ScviConfig, TorchvisionConfig, TrainsNothingConfig
+from stray.config import CallableConfig, Recipe, ScviConfig, TorchvisionConfig, TrainableNoneConfig
 from stray.recipe.findings import Finding, finding
 
 
@@ -32,25 +32,25 @@ def stage_contradictions(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _towers(recipe: Recipe) -> Iterator[Finding]:
-    contrastive, place = recipe.contrastive, "contrastive.trains.cached_views"
-    trains, augment, gene = contrastive.trains, contrastive.augment, recipe.gene.model.kind
+    contrastive, place = recipe.contrastive, "contrastive.trainable.cached_views"
+    trains, augment, gene = contrastive.trainable, contrastive.augment, recipe.gene.model.kind
     image = contrastive.image
     if isinstance(image, CallableConfig) and not re.fullmatch(r"[\w.]+:[\w.]+", image.factory):
         what, remedy = f"{image.factory!r} names no callable", "write it as package.module:callable"
         yield finding("contrastive.image.factory", what, remedy)
-    if isinstance(trains, TrainsNothingConfig):
+    if isinstance(trains, TrainableNoneConfig):
         on = [f"contrastive.augment.{name}" for name in augment.acting]
         if on and trains.cached_views == 0:
             what = "features of a frozen encoder are computed once, and augmentation would change them at every step"
             remedy = f"set {place}=8 (augmented views of each patch), or turn off {', '.join(on)}"
-            yield finding(place, what, remedy, "contrastive.trains.kind", *on)
+            yield finding(place, what, remedy, "contrastive.trainable.kind", *on)
         elif trains.cached_views > 0 and not on:
             what = f"{trains.cached_views} views of a patch would be the same: no augmentation is on"
             yield finding(place, what, "set it to 0, or turn on a part of contrastive.augment", "contrastive.augment")
         if contrastive.projection.kind == "none":
-            what = "nothing is left to train on the side of the pictures: `contrastive.trains.kind` is nothing"
+            what = "nothing is left to train on the side of the pictures: `contrastive.trainable.kind` is none"
             remedy = "take a linear or mlp head, or train the encoder"
-            yield finding("contrastive.projection.kind", what, remedy, "contrastive.trains.kind")
+            yield finding("contrastive.projection.kind", what, remedy, "contrastive.trainable.kind")
     if contrastive.gene_tower.kind == "tuned" and gene not in ("scvi", "scanvi"):
         what = f"a tuned gene tower starts from the encoder of scVI or scANVI, the gene model is {gene}"
         remedy = "set contrastive.gene_tower.kind=frozen, or gene.model.kind=scvi"
@@ -69,7 +69,7 @@ def _accumulation(recipe: Recipe) -> Iterator[Finding]:
     batch_norms = {
         "contrastive.image.name": isinstance(contrastive.image, TorchvisionConfig)
         and contrastive.image.name.startswith(("resnet", "resnext", "wide_resnet"))
-        and contrastive.trains.kind in ("all", "last_stage"),
+        and contrastive.trainable.kind in ("all", "last_stage"),
         "contrastive.gene_tower.kind": tower == "mlp" or tuned,
         "contrastive.projection.kind": contrastive.projection.kind == "mlp",
     }

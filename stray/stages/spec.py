@@ -10,7 +10,7 @@ import numpy as np
 
 from stray import storage
 from stray.cohort.panel import Panel
-from stray.config import ContrastiveConfig, GeneConfig, ScanviConfig, ScviConfig, TrainsNothingConfig
+from stray.config import ContrastiveConfig, GeneConfig, ScanviConfig, ScviConfig, TrainableNoneConfig
 from stray.config.gene import without_classes
 from stray.data.streaming import Stream
 from stray.stages.results import ResultFolder, result_key
@@ -200,8 +200,8 @@ class ImageStage:
         if not self.train:
             return Work(self.config, embedded=len(self.embed_rows))
         embedded = len(self.embed_rows)
-        if isinstance(self.config.trains, TrainsNothingConfig):
-            embedded += len(self.rows) * max(1, self.config.trains.cached_views)
+        if isinstance(self.config.trainable, TrainableNoneConfig):
+            embedded += len(self.rows) * max(1, self.config.trainable.cached_views)
         return Work(self.config, len(self.rows), self.epochs, embedded)
 
     @property

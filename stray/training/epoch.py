@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stray.collective import share
+from stray.collective import rank_rows
 from stray.data.feed import Prefetcher
 from stray.training.averages import Averages
 from stray.training.checkpoints import LastCheckpoint
@@ -101,7 +101,7 @@ def _first_term_at_fault(finite: Mapping[str, Tensor], worker: Worker) -> tuple[
     for term, finite_n in finite.items():
         count = int(worker.all_reduce(torch.tensor(float(len(finite_n)), device=worker.device)))
         bad_N = torch.zeros(count, device=worker.device)
-        bad_N[share(count)] = (~finite_n).to(bad_N)
+        bad_N[rank_rows(count)] = (~finite_n).to(bad_N)
         positions = np.flatnonzero(worker.all_reduce(bad_N).cpu().numpy() > 0)
         if len(positions):
             return term, positions

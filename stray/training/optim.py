@@ -67,7 +67,7 @@ def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
     return config.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-RATE_SHARE = "rate_share"
+LR_MULTIPLIER = "lr_multiplier"
 """Key of a parameter group: its share of the scheduled learning rate, where that is not 1."""
 
 
@@ -75,9 +75,9 @@ def build_optimizer(module: torch.nn.Module, config: OptimConfig) -> torch.optim
     """Return Adam, or AdamW where the decay is decoupled; neither decays scalars, biases and norms when decoupled.
 
     One group for each share of the learning rate (and, when decoupled, for what is decayed and what is not); shares
-    below 1 are kept under `RATE_SHARE`, and the group's learning rate has it in already.
+    below 1 are kept under `LR_MULTIPLIER`, and the group's learning rate has it in already.
     """
-    shares = rate_shares(module, config)
+    shares = lr_multipliers(module, config)
     groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
     for decayed in (True, False) if config.decoupled else (True,):
         for name, p in module.named_parameters():
@@ -85,14 +85,14 @@ def build_optimizer(module: torch.nn.Module, config: OptimConfig) -> torch.optim
                 groups.setdefault((shares[name], decayed), []).append(p)
     made = [
         {"params": params, "lr": config.lr * share, "weight_decay": config.weight_decay if decayed else 0.0}
-        | ({} if share == 1.0 else {RATE_SHARE: share})
+        | ({} if share == 1.0 else {LR_MULTIPLIER: share})
         for (share, decayed), params in groups.items()
     ]
     kind = torch.optim.AdamW if config.decoupled else torch.optim.Adam
     return kind(made, lr=config.lr, eps=config.eps, fused=True)
 
 
-def rate_shares(module: torch.nn.Module, config: OptimConfig) -> dict[str, float]:
+def lr_multipliers(module: torch.nn.Module, config: OptimConfig) -> dict[str, float]:
     """Return each parameter's learning-rate multiplier, by name: layer_decay^depth in image encoders (depth as they
     count it), what a tuned gene tower says in it, 1 elsewhere.
     """
@@ -103,5 +103,5 @@ def rate_shares(module: torch.nn.Module, config: OptimConfig) -> dict[str, float
                 below = f"{place}." if place else ""
                 shares |= {below + name: config.layer_decay**depth for name, depth in part.depths().items()}
             elif isinstance(part, TunedTower):
-                shares |= {f"{place}.{name}": part.rate_share for name, _ in part.named_parameters()}
+                shares |= {f"{place}.{name}": part.lr_multiplier for name, _ in part.named_parameters()}
     return shares

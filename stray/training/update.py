@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from stray.collective import world_size
-from stray.training.optim import RATE_SHARE
+from stray.training.optim import LR_MULTIPLIER
 from stray.training.state import TrainState
 from stray.training.task import StepOutput
 
@@ -31,7 +31,7 @@ def update(state: TrainState, output: StepOutput, rate: float, clip_norm: float 
     else:
         norm = torch.nn.utils.clip_grad_norm_(trained, clip_norm)
     for group in state.optimizer.param_groups:
-        group["lr"] = rate * group.get(RATE_SHARE, 1.0)
+        group["lr"] = rate * group.get(LR_MULTIPLIER, 1.0)
     if scaler is None:
         state.optimizer.step()
     else:

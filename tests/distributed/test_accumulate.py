@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from stray.collective import all_sum, share
+from stray.collective import all_sum, rank_rows
 from stray.models.norm import GlobalBatchNorm
 from stray.stages.contrastive.accumulate import in_chunks
 from tests.chunked_step import CASES, chunked_step
@@ -29,12 +29,12 @@ def per_chunk() -> dict[str, np.ndarray]:
     """Batch norm over each chunk on all ranks: its statistics, and the gradient of a sum through it."""
     norm = GlobalBatchNorm(3, momentum=0.5).double().train()
     x_N3 = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)).double()
-    mine = x_N3[share(8)].clone().requires_grad_()
+    mine = x_N3[rank_rows(8)].clone().requires_grad_()
     (out,) = in_chunks(lambda rows: (norm(mine[rows]),), norm, 8, 2)
-    (out * torch.arange(24.0).reshape(8, 3)[share(8)]).sum().backward()
+    (out * torch.arange(24.0).reshape(8, 3)[rank_rows(8)]).sum().backward()
     gradient_N3 = torch.zeros_like(x_N3)
     assert mine.grad is not None
-    gradient_N3[share(8)] = mine.grad
+    gradient_N3[rank_rows(8)] = mine.grad
     assert norm.running_mean is not None
     return {"gradient": all_sum(gradient_N3).numpy(), "mean": norm.running_mean.numpy()}
 

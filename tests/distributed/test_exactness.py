@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stray.collective import all_sum, gather_rows, share, world_size
+from stray.collective import all_sum, gather_rows, rank_rows, world_size
 from stray.config import (
     AugmentConfig,
     ContrastiveConfig,
@@ -115,7 +115,7 @@ def _few(value: torch.Tensor, most: int = 200) -> torch.Tensor:
 
 
 def gathered() -> tuple[int, np.ndarray]:
-    local = torch.arange(COUNT, dtype=torch.float64)[share(COUNT)].reshape(-1, 1)
+    local = torch.arange(COUNT, dtype=torch.float64)[rank_rows(COUNT)].reshape(-1, 1)
     return world_size(), gather_rows(local, COUNT).numpy()
 
 

@@ -14,11 +14,11 @@ from stray.config import (
     CallableConfig,
     ContrastiveConfig,
     ScviConfig,
-    TrainsAdaptersConfig,
-    TrainsAllConfig,
-    TrainsConfig,
-    TrainsLastStageConfig,
-    TrainsNothingConfig,
+    TrainableAdaptersConfig,
+    TrainableAllConfig,
+    TrainableConfig,
+    TrainableLastStageConfig,
+    TrainableNoneConfig,
 )
 from stray.data.blocks import Patches
 from stray.errors import InputError
@@ -35,7 +35,7 @@ from tests.encoders_at_hand import FACTORY
 COUNT = 7  # an odd count: two workers hold four and three rows
 
 
-def encoder_step(trains: TrainsConfig) -> dict[str, np.ndarray]:
+def encoder_step(trains: TrainableConfig) -> dict[str, np.ndarray]:
     """Gradients and statistics of one step of an encoder with batch norm, dropout and stochastic depth."""
     torch.manual_seed(0)
     encoder = ImageEncoder(CallableConfig(factory=FACTORY, options={"width": 4, "drop": 0.4}))
@@ -70,7 +70,7 @@ def features() -> dict[str, np.ndarray]:
     encoder = ImageEncoder(CallableConfig(factory=FACTORY, options={"width": 4}))
     pixels = np.random.default_rng(0).integers(0, 256, (COUNT, 16, 16, 3), dtype=np.uint8)
     patches = Patches([PatchBlock(np.arange(COUNT), pixels)], np.arange(COUNT))
-    config = ContrastiveConfig(trains=TrainsNothingConfig(cached_views=3))
+    config = ContrastiveConfig(trainable=TrainableNoneConfig(cached_views=3))
     held = FrozenFeatures(encoder, patches, config, 0, torch.device("cpu"), half=None)
     return {f"epoch {epoch}": held.gather(np.arange(COUNT), epoch).numpy() for epoch in range(4)}
 
@@ -87,9 +87,9 @@ def refused(factory: str) -> str:
 
 
 EXACT: dict[str, Job] = {
-    "everything trained": (encoder_step, (TrainsAllConfig(),)),
-    "the last stage trained": (encoder_step, (TrainsLastStageConfig(),)),
-    "adapters": (encoder_step, (TrainsAdaptersConfig(rank=2),)),
+    "everything trained": (encoder_step, (TrainableAllConfig(),)),
+    "the last stage trained": (encoder_step, (TrainableLastStageConfig(),)),
+    "adapters": (encoder_step, (TrainableAdaptersConfig(rank=2),)),
     "a tuned gene tower": (gene_step, ()),
 }
 JOBS = EXACT | {

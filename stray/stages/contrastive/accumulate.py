@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from stray.collective import share, world_size
+from stray.collective import rank_rows, world_size
 from stray.errors import InputError, Problem
 
 Codes = tuple[Tensor, ...]
@@ -30,14 +30,14 @@ def in_chunks(code: Callable[[slice], Codes], module: nn.Module, count: int, chu
     asked for where a rank has fewer rows. Batch norm of `module` in training takes the statistics of each chunk, over
     all ranks, and counts them once.
     """
-    rows = share(count)
+    rows = rank_rows(count)
     n, chunks = rows.stop - rows.start, max(1, min(chunks, count // world_size()))
     if chunks == 1:
         return code(slice(0, n))
     parts = [
         checkpoint(
             code,
-            share(n, of, chunks),
+            rank_rows(n, of, chunks),
             use_reentrant=False,
             preserve_rng_state=False,
             context_fn=lambda: (nullcontext(), _statistics_kept(module)),

@@ -26,7 +26,7 @@ def check_encoder(encoder: ImageEncoder, patches: PatchSource, device: torch.dev
     place = "contrastive.image"
     if own:
         what = f"batch norm of a class of its own at {', '.join(own[:3])}: each worker would normalise by its own spots"
-        remedy = "take one worker (run.workers=1), train adapters (contrastive.trains.kind=adapters) or use BatchNorm2d"
+        remedy = "take one worker (run.workers=1), contrastive.trainable.kind=adapters, or BatchNorm2d"
         raise InputError(Problem(place, what, remedy))
     sums = torch.stack([value.detach().double().sum() for value in encoder.parameters()]).to(device)
     shared = all_sum(sums) / world_size()

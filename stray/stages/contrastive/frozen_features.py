@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stray.collective import gather_rows, share
-from stray.config import ContrastiveConfig, TrainsNothingConfig
+from stray.collective import gather_rows, rank_rows
+from stray.config import ContrastiveConfig, TrainableNoneConfig
 from stray.data.source import PatchSource
 from stray.models.image_encoder import ImageEncoder
 from stray.noise import Noise, key, numpy_generator
@@ -30,14 +30,14 @@ class FrozenFeatures:
         half: torch.dtype | None,
     ) -> None:
         """Every rank must call it, with `encoder` on `device`; it multiplies in `half`, where that is not None."""
-        assert isinstance(config.trains, TrainsNothingConfig)
-        self._seed, self._augments = seed, config.trains.cached_views > 0
-        views, n = max(1, config.trains.cached_views), len(patches)
+        assert isinstance(config.trainable, TrainableNoneConfig)
+        self._seed, self._augments = seed, config.trainable.cached_views > 0
+        views, n = max(1, config.trainable.cached_views), len(patches)
         self._views_KNF = torch.empty(views, n, encoder.dim)
         encoder.eval()
         chunks = [np.arange(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
         for view in range(views):
-            patches.expect([positions[share(len(positions))] for positions in chunks])
+            patches.expect([positions[rank_rows(len(positions))] for positions in chunks])
             for start, positions in zip(range(0, n, CHUNK), chunks, strict=True):
                 noise = Noise.of_rank(key(seed, "cached views"), view, start // CHUNK, len(positions))
                 batch = patches.gather(positions[noise.rows]).to(device, non_blocking=True)

@@ -39,7 +39,7 @@ def tower_input(stage: ImageStage, data: StageData) -> tuple[Tensor | Counts, Tu
         return codes_NZ, None
     gene = load_gene_encoder(stage.gene.folder.path)
     assert isinstance(gene.model, GeneVae), "a recipe asks for scVI or scANVI, or is refused"
-    return data.counts(gene.panel, stage.rows), TunedTower(gene.model.encoder, codes_NZ, tower.rate_share)
+    return data.counts(gene.panel, stage.rows), TunedTower(gene.model.encoder, codes_NZ, tower.lr_multiplier)
 
 
 def _codes(stage: ImageStage, data: StageData) -> Tensor:

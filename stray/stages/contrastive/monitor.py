@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stray.collective import gather_rows, rank, share
+from stray.collective import gather_rows, rank, rank_rows
 from stray.data.blocks import Counts
 from stray.data.source import PatchSource
 from stray.metrics.collapse import effective_rank, spread
@@ -40,7 +40,7 @@ class PairWatch:
         `code` gives the image and gene codes (n, D) of patches and of what the gene tower takes, both on the host.
         Every rank must call this: each codes its share, and finds the places of the share's partners among all.
         """
-        mine = np.arange(len(self._section_N))[share(len(self._section_N))]
+        mine = np.arange(len(self._section_N))[rank_rows(len(self._section_N))]
         chunks = [mine[start : start + CHUNK] for start in range(0, len(mine), CHUNK)] or [mine]
         self._patches.expect(chunks)
         coded = [code(self._patches.gather(chunk), self._of_genes(chunk)) for chunk in chunks]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stray.collective import share
+from stray.collective import rank_rows
 from stray.config import ContrastiveConfig, FrozenTowerConfig, MlpTowerConfig, TunedTowerConfig
 from stray.data.batches import BatchPlan
 from stray.data.blocks import Counts
@@ -104,7 +104,7 @@ class ContrastiveTask:
         self.module = module.to(memory_format=torch.channels_last)
         check_encoder(self.module.encoder, patches.source, device)
         self._features = None
-        if config.trains.kind == "nothing":
+        if config.trainable.kind == "none":
             encoder = self.module.encoder.to(device).to(memory_format=torch.channels_last)
             self._features = FrozenFeatures(encoder, patches.source, config, seed, device, self._half)
         if config.accumulate > 1 and config.accumulate_batch_norm == "refuse":
@@ -128,7 +128,7 @@ class ContrastiveTask:
         """Tell the patches which batches of the epoch are to come, once."""
         if noise.epoch != self._told:
             ahead = self.plan.batches(noise.epoch)[noise.step :]
-            self._patches.expect([batch[share(len(batch))] for batch in ahead])
+            self._patches.expect([batch[rank_rows(len(batch))] for batch in ahead])
             self._told = noise.epoch
 
     def step(self, batch: PairedBatch, noise: Noise) -> StepOutput:
@@ -255,7 +255,7 @@ def embed(
 ) -> Tensor:
     """Return image features (this rank's rows, dim) float32 on the host, without augmentation, in eval mode."""
     module.eval()
-    mine = np.arange(len(patches))[share(len(patches))]
+    mine = np.arange(len(patches))[rank_rows(len(patches))]
     chunks = [mine[start : start + chunk] for start in range(0, len(mine), chunk)]
     patches.expect(chunks)
     parts = []

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stray.collective import gather_rows, rank, share
+from stray.collective import gather_rows, rank, rank_rows
 from stray.metrics.separation import group_codes, names, separation
 from stray.noise import numpy_generator
 
@@ -38,7 +38,7 @@ class CodeWatch:
         """
         if not self._groups:
             return {}, 0.0
-        local_nZ = code(self.positions[share(len(self.positions))])
+        local_nZ = code(self.positions[rank_rows(len(self.positions))])
         codes_NZ = gather_rows(local_nZ, len(self.positions))
         zero = torch.zeros((), dtype=torch.float64, device=codes_NZ.device)
         if rank() > 0:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stray.collective import gather_rows, share
+from stray.collective import gather_rows, rank_rows
 from stray.config import LogCountsConfig, PcaConfig, ScviConfig
 from stray.data.blocks import Counts
 from stray.data.source import StageData
@@ -129,7 +129,7 @@ def run_codes(stage: CodesStage, data: StageData, worker: Worker) -> None:
 
 def _over_all(code: Callable[[Tensor], Tensor], counts: Counts, worker: Worker) -> Tensor:
     """Return `code` of every position, on the host of every rank; each rank computes its part."""
-    mine = np.arange(len(counts))[share(len(counts))]
+    mine = np.arange(len(counts))[rank_rows(len(counts))]
     chunks = [mine[i : i + CHUNK] for i in range(0, len(mine), CHUNK)] or [mine]
     local = torch.cat([code(counts.gather(chunk).to(worker.device)) for chunk in chunks])
     return gather_rows(local, len(counts)).cpu()

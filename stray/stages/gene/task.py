@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stray.collective import share
+from stray.collective import rank_rows
 from stray.config import GeneConfig, ScanviConfig, ScviConfig
 from stray.data.batches import BatchPlan, LabelledPlan, hold_out
 from stray.data.blocks import Counts, ResidentCounts
@@ -129,7 +129,7 @@ class GeneTask:
         batch = self._read(self._train[positions])
         if self._labelled is not None and noise is not None:
             labelled = self._labelled.batch(noise.epoch, noise.step)
-            mine = labelled[share(len(labelled))]
+            mine = labelled[rank_rows(len(labelled))]
             batch = replace(batch, labelled_x=self._counts.entries(mine), class_m=self._class_N[mine])
         return batch
 
@@ -145,7 +145,7 @@ class GeneTask:
             assert batch.labelled_x is not None
             assert batch.class_m is not None
             size = self._labelled.batch_size
-            labelled_noise = replace(noise, count=size, rows=share(size))
+            labelled_noise = replace(noise, count=size, rows=rank_rows(size))
             entropy_m, logits_mK = self.module.cross_entropy(batch.labelled_x, batch.class_m, labelled_noise)
             loss = loss + self.model.classification_weight * entropy_m.sum() / size
             # Sums are averaged over all spots; these are means over the labelled ones.

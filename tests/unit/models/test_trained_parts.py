@@ -8,11 +8,11 @@ import torch
 from stray.config import (
     CallableConfig,
     ImageConfig,
-    TrainsAdaptersConfig,
-    TrainsAllConfig,
-    TrainsConfig,
-    TrainsLastStageConfig,
-    TrainsNothingConfig,
+    TrainableAdaptersConfig,
+    TrainableAllConfig,
+    TrainableConfig,
+    TrainableLastStageConfig,
+    TrainableNoneConfig,
 )
 from stray.models.adapters import LowRank, fold, train_only
 from stray.models.image_encoder import ImageEncoder
@@ -22,11 +22,11 @@ NETWORKS: dict[str, ImageConfig] = {
     "callable": CallableConfig(factory=FACTORY, options={"drop": 0.3}),
     "attention": CallableConfig(factory="tests.encoders_at_hand:tiny_vit", size_px=32),
 }
-TRAINS: dict[str, TrainsConfig] = {
-    "all": TrainsAllConfig(),
-    "last_stage": TrainsLastStageConfig(),
-    "adapters": TrainsAdaptersConfig(rank=2, alpha=4),
-    "nothing": TrainsNothingConfig(),
+TRAINS: dict[str, TrainableConfig] = {
+    "all": TrainableAllConfig(),
+    "last_stage": TrainableLastStageConfig(),
+    "adapters": TrainableAdaptersConfig(rank=2, alpha=4),
+    "nothing": TrainableNoneConfig(),
 }
 
 
@@ -99,12 +99,12 @@ def test_adapters_start_at_the_untouched_encoder_and_fold_into_its_weights(name:
 
 def test_an_adapter_adds_its_factors_times_alpha_over_rank() -> None:
     weight = torch.randn(6, 3, 2, 2)
-    adapter = LowRank(TrainsAdaptersConfig(rank=4, alpha=12), weight)
+    adapter = LowRank(TrainableAdaptersConfig(rank=4, alpha=12), weight)
     assert (adapter.up.shape, adapter.down.shape) == ((6, 4), (4, 12))
     torch.nn.init.normal_(adapter.up)
     change = torch.einsum("or,rk->ok", adapter.up, adapter.down).view(6, 3, 2, 2)
     torch.testing.assert_close(adapter(weight), weight + 3 * change)
-    assert LowRank(TrainsAdaptersConfig(rank=9), weight).up.shape == (6, 6), "no more than the weight has"
+    assert LowRank(TrainableAdaptersConfig(rank=9), weight).up.shape == (6, 6), "no more than the weight has"
 
 
 def test_adapters_of_attention_reach_queries_keys_values_and_output() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from stray.collective import share, world_size
+from stray.collective import rank_rows, world_size
 from stray.config import Recipe
 from stray.errors import InputError
 from stray.recipe import apply
@@ -95,7 +95,7 @@ def test_batch_norm_by_the_batchs_own_statistics_is_refused_where_chunks_lack_th
         {"contrastive.image.name": "resnet34"},
         {"contrastive.gene_tower.kind": "mlp"},
         {"contrastive.projection.kind": "mlp"},
-        {"contrastive.gene_tower.kind": "tuned", "contrastive.trains.kind": "adapters"},
+        {"contrastive.gene_tower.kind": "tuned", "contrastive.trainable.kind": "adapters"},
     ],
 )
 def test_a_recipe_with_batch_norm_and_chunks_is_refused_unless_it_says_per_chunk(changes: dict[str, Any]) -> None:
@@ -139,7 +139,7 @@ def test_chunks_are_as_many_on_every_rank() -> None:
         sizes.clear()
         (found,) = in_chunks(code, nn.Identity(), 5, chunks)
         assert len(found) == 5
-        assert sizes == [s.stop - s.start for s in (share(5, i, min(chunks, 5)) for i in range(min(chunks, 5)))]
+        assert sizes == [s.stop - s.start for s in (rank_rows(5, i, min(chunks, 5)) for i in range(min(chunks, 5)))]
 
 
 def test_every_norm_is_in_some_case() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stray.collective import share
+from stray.collective import rank_rows
 from stray.data.batches import BatchPlan
 from stray.noise import Noise
 
@@ -33,7 +33,7 @@ def test_batches_are_a_function_of_seed_and_epoch() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
 def test_the_ranks_shares_make_up_the_global_batch_and_differ_by_one_at_most(size: int) -> None:
     batch = np.arange(17)
-    parts = [batch[share(17, rank, size)] for rank in range(size)]
+    parts = [batch[rank_rows(17, rank, size)] for rank in range(size)]
     np.testing.assert_array_equal(np.concatenate(parts), batch)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -44,6 +44,6 @@ def test_a_ranks_noise_is_its_rows_of_the_global_noise(size: int) -> None:
 
     like = torch.zeros(1, 4)
     whole = Noise(7, 2, 5, 11, slice(0, 11)).normal("z", 4, like)
-    parts = [Noise(7, 2, 5, 11, share(11, rank, size)).normal("z", 4, like) for rank in range(size)]
+    parts = [Noise(7, 2, 5, 11, rank_rows(11, rank, size)).normal("z", 4, like) for rank in range(size)]
     torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=0)
     assert (Noise(7, 2, 6, 11, slice(0, 11)).normal("z", 4, like) != whole).any()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stray.cohort.dataset import PairedDataset
-from stray.collective import share
+from stray.collective import rank_rows
 from stray.config import BatchesConfig
 from stray.data.batches import BatchPlan
 from stray.data.local import LocalData
@@ -67,7 +67,7 @@ def test_a_batch_is_the_same_on_any_number_of_workers(name: str, workers: int) -
     # Every worker draws the plan itself, and takes its share.
     drawn = [plan(**ALL[name]).batches(2) for _ in range(workers)]
     for step, batch in enumerate(whole):
-        parts = [drawn[rank][step][share(len(batch), rank, workers)] for rank in range(workers)]
+        parts = [drawn[rank][step][rank_rows(len(batch), rank, workers)] for rank in range(workers)]
         np.testing.assert_array_equal(np.concatenate(parts), batch)
 
 

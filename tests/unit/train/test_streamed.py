@@ -11,7 +11,7 @@ import torch
 
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.residence import Residence, shards
-from stray.collective import share
+from stray.collective import rank_rows
 from stray.data.decoding import PatchDecoder
 from stray.data.local import LocalData
 from stray.data.streaming import Stream, StreamedPatches, StreamPlan, shard_order, windowed
@@ -106,7 +106,7 @@ def test_workers_hold_no_more_than_the_window_and_read_few_shards_twice(dataset:
     for rank in range(size):
         patches = StreamedPatches(dataset, rows, PatchDecoder(32, 1))
         for epoch in range(2):
-            mine = [batch[share(len(batch), rank, size)] for batch in made.batches(epoch)]
+            mine = [batch[rank_rows(len(batch), rank, size)] for batch in made.batches(epoch)]
             patches.expect(mine)
             patches.reads = 0
             for positions in mine:
@@ -176,7 +176,7 @@ def test_batches_that_a_stream_cannot_give_are_refused(folder: Path, dataset: Pa
         "contrastive.batches",
         "contrastive.accumulate_batch_norm",
     ]
-    frozen = changes | {"contrastive.trains": {"kind": "nothing", "cached_views": 2}}
+    frozen = changes | {"contrastive.trainable": {"kind": "none", "cached_views": 2}}
     stage = small_cell(apply(small_recipe(folder), frozen), dataset, root=str(folder)).scored
     assert isinstance(stage, ImageStage)
     assert stage.stream is None, "features are computed once: batches of them are drawn from all spots"

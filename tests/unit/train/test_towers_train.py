@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.panel import fit_panel
-from stray.config import AugmentConfig, PatchConfig, Recipe, TrainsNothingConfig
+from stray.config import AugmentConfig, PatchConfig, Recipe, TrainableNoneConfig
 from stray.data.local import LocalData
 from stray.data.source import PatchSource
 from stray.errors import InputError
@@ -42,7 +42,7 @@ TRAINS: dict[str, dict[str, Any]] = {
     "all": {"kind": "all"},
     "the last stage": {"kind": "last_stage"},
     "adapters": {"kind": "adapters", "rank": 2},
-    "nothing, views": {"kind": "nothing", "cached_views": 2},
+    "nothing, views": {"kind": "none", "cached_views": 2},
 }
 
 
@@ -87,7 +87,7 @@ def task_of(stage: ImageStage, dataset: PairedDataset) -> ContrastiveTask:
 def test_what_a_stage_leaves_codes_new_pictures_as_it_did(
     name: str, stage_of: Callable[..., ImageStage], dataset: PairedDataset, tmp_path: Path
 ) -> None:
-    stage = stage_of({"contrastive.trains": TRAINS[name]})
+    stage = stage_of({"contrastive.trainable": TRAINS[name]})
     history = run(stage, dataset)
     assert len(history) == 2
     assert all(np.isfinite(value) for epoch in history for value in epoch.values())
@@ -107,13 +107,13 @@ def test_what_a_stage_leaves_codes_new_pictures_as_it_did(
 
 
 def test_two_stages_that_train_different_parts_are_kept_apart(stage_of: Callable[..., ImageStage]) -> None:
-    assert len({stage_of({"contrastive.trains": trains}).key for trains in TRAINS.values()}) == len(TRAINS)
+    assert len({stage_of({"contrastive.trainable": trains}).key for trains in TRAINS.values()}) == len(TRAINS)
 
 
 def test_only_adapters_and_heads_move_and_the_encoder_is_changed_by_their_rank(
     stage_of: Callable[..., ImageStage], dataset: PairedDataset
 ) -> None:
-    stage = stage_of({"contrastive.trains": TRAINS["adapters"]})
+    stage = stage_of({"contrastive.trainable": TRAINS["adapters"]})
     start = task_of(stage, dataset).module.coder().state_dict()
     run(stage, dataset)
     for name, value in stage.folder.read_weights("encoder.pt").items():
@@ -162,7 +162,7 @@ def test_frozen_features_equal_those_computed_at_every_step(
     views: int, stage_of: Callable[..., ImageStage], dataset: PairedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stray.stages.contrastive.frozen_features.CHUNK", CHUNK)
-    changes = {"contrastive.trains": {"kind": "nothing", "cached_views": views}, "contrastive.epochs": 3}
+    changes = {"contrastive.trainable": {"kind": "none", "cached_views": views}, "contrastive.epochs": 3}
     stage = stage_of(changes | ({} if views else {"contrastive.augment": OFF}))
     found = []
     for every_step in (False, True):
@@ -189,7 +189,7 @@ def test_frozen_features_equal_those_computed_at_every_step(
 def test_a_frozen_encoder_stays_and_is_in_no_checkpoint(
     stage_of: Callable[..., ImageStage], dataset: PairedDataset
 ) -> None:
-    stage = stage_of({"contrastive.trains": TRAINS["nothing, views"]})
+    stage = stage_of({"contrastive.trainable": TRAINS["nothing, views"]})
     task = task_of(stage, dataset)
     state = TrainState.start(task.module, stage.config.optim).state_dict()
     assert not any(name.startswith("image_encoder") for name in state["module"])
@@ -202,7 +202,7 @@ def test_a_frozen_encoder_stays_and_is_in_no_checkpoint(
 
 
 def test_views_are_drawn_by_seed_epoch_and_spot(stage_of: Callable[..., ImageStage], dataset: PairedDataset) -> None:
-    stage = stage_of({"contrastive.trains": TRAINS["nothing, views"]})
+    stage = stage_of({"contrastive.trainable": TRAINS["nothing, views"]})
     features = task_of(stage, dataset)._features
     assert features is not None
     first, second = features.view(0), features.view(1)
@@ -231,7 +231,7 @@ class FailingWorker(LocalWorker):
 def test_an_interrupted_stage_ends_with_the_same_weights(
     name: str, stage_of: Callable[..., ImageStage], dataset: PairedDataset, tmp_path: Path
 ) -> None:
-    changes = {"contrastive.trains": TRAINS[name], "contrastive.optim.ema_decay": 0.9}
+    changes = {"contrastive.trainable": TRAINS[name], "contrastive.optim.ema_decay": 0.9}
     whole, broken = stage_of(changes), stage_of(changes, root="broken")
     run(whole, dataset)
     with pytest.raises(Interrupted):
@@ -244,7 +244,7 @@ def test_an_interrupted_stage_ends_with_the_same_weights(
 def test_a_tuned_gene_tower_starts_at_the_frozen_codes_and_learns_at_its_own_rate(
     stage_of: Callable[..., ImageStage], dataset: PairedDataset
 ) -> None:
-    stage = stage_of({"contrastive.gene_tower": {"kind": "tuned", "rate_share": 0.25}})
+    stage = stage_of({"contrastive.gene_tower": {"kind": "tuned", "lr_multiplier": 0.25}})
     assert stage.inputs
     assert stage.needs_counts
     assert stage.key != stage_of().key
@@ -271,7 +271,7 @@ def test_a_tuned_gene_tower_starts_at_the_frozen_codes_and_learns_at_its_own_rat
 def test_a_tuned_gene_tower_is_trained_and_leaves_the_gene_stage_as_it_was(
     stage_of: Callable[..., ImageStage], dataset: PairedDataset
 ) -> None:
-    stage = stage_of({"contrastive.gene_tower": {"kind": "tuned", "rate_share": 1.0}})
+    stage = stage_of({"contrastive.gene_tower": {"kind": "tuned", "lr_multiplier": 1.0}})
     before = stage.gene.folder.read_weights("weights.pt")
     worker = LocalWorker()
     task = task_of(stage, dataset)
@@ -333,7 +333,7 @@ def test_settings_that_change_patches_are_known() -> None:
     assert AugmentConfig(**OFF).acting == ()  # type: ignore[arg-type]
     assert set(AugmentConfig().acting) == {"flips", "rotations", "brightness", "contrast", "saturation", "hue"}
     assert AugmentConfig(**OFF | {"crop_area": 0.5}).acting == ("crop_area",)  # type: ignore[arg-type]
-    assert TrainsNothingConfig().cached_views == 0
+    assert TrainableNoneConfig().cached_views == 0
 
 
 @pytest.mark.parametrize("tower", ["frozen", "tuned", "mlp"])
@@ -342,7 +342,7 @@ def test_held_out_spots_are_sought_with_whatever_is_trained(
     stage_of: Callable[..., ImageStage], dataset: PairedDataset, name: str, tower: str
 ) -> None:
     changes = {
-        "contrastive.trains": TRAINS[name],
+        "contrastive.trainable": TRAINS[name],
         "contrastive.gene_tower.kind": tower,
         "contrastive.validation_share": 0.25,
     }
