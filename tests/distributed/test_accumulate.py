@@ -12,8 +12,8 @@ from torch import nn
 from stray.collective import all_sum, rank_rows
 from stray.models.norm import GlobalBatchNorm
 from stray.stages.contrastive.accumulate import in_chunks
-from tests.chunked_step import CASES, chunked_step
-from tests.distributed.gloo import Job, run_on
+from tests.support.chunked_step import CASES, chunked_step
+from tests.support.gloo import Job, run_on
 
 CHUNKS = (1, 2, 4)
 # Seven spots are shared as four and three; three spots leave a rank one chunk, and so the other too.

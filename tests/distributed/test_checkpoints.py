@@ -12,8 +12,8 @@ from stray.track.tracker import NullTracker
 from stray.training.checkpoints import CheckpointInterval
 from stray.training.loop import fit
 from stray.training.worker import LocalWorker
-from tests.distributed.gloo import Job, run_on
-from tests.small_training import gene_task, image_task
+from tests.support.gloo import Job, run_on
+from tests.support.small_training import gene_task, image_task
 
 MEASURED = ("spots_per_second", "waiting_for_data_share", "peak_memory_gib")
 STAGES = ("gene", "contrastive")

@@ -28,8 +28,8 @@ from stray.models.scanvi import Scanvi
 from stray.models.towers import ContrastiveModel, MlpTower
 from stray.noise import Noise
 from stray.stages.contrastive.augment import augment
-from tests.distributed.gloo import Job, run_on
-from tests.losses_at_hand import losses
+from tests.support.gloo import Job, run_on
+from tests.support.losses_at_hand import losses
 
 COUNT = 7  # an odd count: two workers hold four and three rows
 

@@ -16,7 +16,7 @@ from stray.stages.gene.task import GeneTask
 from stray.track.tracker import NullTracker
 from stray.training.loop import fit
 from stray.training.worker import LocalWorker
-from tests.distributed.gloo import Job, run_on
+from tests.support.gloo import Job, run_on
 
 SEPARATION = ("batch_silhouette", "batch_knn_purity", "class_silhouette", "class_knn_purity")
 TIMES = ("spots_per_second", "waiting_for_data_share", "peak_memory_gib")

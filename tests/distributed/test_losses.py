@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.distributed.gloo import Job, run_on
-from tests.losses_at_hand import ALL, Batch, found, losses
+from tests.support.gloo import Job, run_on
+from tests.support.losses_at_hand import ALL, Batch, found, losses
 
 
 def shares(count: int, chunk: int | None, given: dict[str, Any], labelled: int | None = None) -> dict[str, np.ndarray]:

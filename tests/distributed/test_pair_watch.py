@@ -18,7 +18,7 @@ from stray.stages.contrastive.monitor import PairWatch
 from stray.training.averages import Averages
 from stray.training.process import peak_memory, process_memory
 from stray.training.worker import LocalWorker
-from tests.distributed.gloo import Job, run_on
+from tests.support.gloo import Job, run_on
 
 SECTIONS = {"odd": (3, 6, 10), "fewer spots than workers": (1, 2)}
 

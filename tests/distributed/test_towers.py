@@ -29,8 +29,8 @@ from stray.models.towers import TunedTower
 from stray.noise import Noise
 from stray.stages.contrastive.encoder_checks import check_encoder
 from stray.stages.contrastive.frozen_features import FrozenFeatures
-from tests.distributed.gloo import Job, run_on
-from tests.encoders_at_hand import FACTORY
+from tests.support.encoders_at_hand import FACTORY
+from tests.support.gloo import Job, run_on
 
 COUNT = 7  # an odd count: two workers hold four and three rows
 
@@ -94,8 +94,8 @@ EXACT: dict[str, Job] = {
 }
 JOBS = EXACT | {
     "frozen features": (features, ()),
-    "own norm": (refused, ("tests.encoders_at_hand:own_norm",)),
-    "other weights": (refused, ("tests.encoders_at_hand:drawn_elsewhere",)),
+    "own norm": (refused, ("tests.support.encoders_at_hand:own_norm",)),
+    "other weights": (refused, ("tests.support.encoders_at_hand:drawn_elsewhere",)),
 }
 
 

@@ -19,8 +19,8 @@ from stray.stages.gene.task import GeneTask
 from stray.stages.run import run_stage
 from stray.track.tracker import MemoryTracker
 from stray.training.worker import LocalWorker
-from tests.distributed.gloo import run_on
-from tests.small_cohort import NanCounts, prepared_cell, small_dataset, small_recipe
+from tests.support.gloo import run_on
+from tests.support.small_cohort import NanCounts, prepared_cell, small_dataset, small_recipe
 
 PATIENCE = {
     "gene.epochs": 200,

@@ -12,7 +12,7 @@ from stray.on_ray.search import search
 from stray.on_ray.session import SessionInfo
 from stray.recipe import apply
 from stray.track.mlflow_reader import MlflowReader
-from tests.small_cohort import small_recipe
+from tests.support.small_cohort import small_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(900)]
 

@@ -13,7 +13,7 @@ import anndata as ad
 import pandas as pd
 import pytest
 
-from tests.unit.cohort.tiny import counts_of, make_h5ad
+from tests.support.tiny import counts_of, make_h5ad
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -19,7 +19,7 @@ from stray.config import ScviConfig
 from stray.data.local import LocalData
 from stray.stages.gene.task import kl_weight
 from stray.stages.spec import GeneStage
-from tests.benchmarks_at_hand import prepared_jobs, small_comparison
+from tests.support.benchmarks_at_hand import prepared_jobs, small_comparison
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 

@@ -21,7 +21,7 @@ from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.session import SessionInfo
 from stray.recipe import apply
 from stray.stages.spec import GeneStage
-from tests.small_cohort import small_cell, small_dataset, small_recipe
+from tests.support.small_cohort import small_cell, small_dataset, small_recipe
 
 # Half a minute on quiet cores: among the slow ones, which `.ci/run` runs too.
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(600)]

@@ -16,7 +16,7 @@ from jobs.benchmarks.contrastive.compare import COLD, COLD_LOADERS, DECODERS, LO
 from jobs.benchmarks.contrastive.loader import InMemoryPatches, LoaderPatches
 from jobs.benchmarks.contrastive.results import Loaded, faster, ratio
 from stray.data.local import LocalData
-from tests.small_cohort import small_dataset
+from tests.support.small_cohort import small_dataset
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from stray.cohort.build import build_dataset
 from stray.cohort.dataset import PairedDataset
 from stray.errors import InputError
 from stray.on_ray.ingest import ingest
-from tests.unit.cohort.tiny import config_of, picture_path, write_counts, write_her2st
+from tests.support.tiny import config_of, picture_path, write_counts, write_her2st
 
 
 @pytest.fixture

@@ -29,9 +29,9 @@ from stray.stages import coding
 from stray.stages.contrastive.exported import load
 from stray.stages.gene.encoder import load_gene_encoder
 from stray.stages.results import ResultFolder
-from tests.small_cohort import small_cell, small_dataset, small_recipe
-from tests.small_model import small_model
-from tests.unit.cohort.tiny import GENES, counts_of, make_h5ad
+from tests.support.small_cohort import small_cell, small_dataset, small_recipe
+from tests.support.small_model import small_model
+from tests.support.tiny import GENES, counts_of, make_h5ad
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(600)]
 

@@ -28,7 +28,7 @@ from stray.on_ray.search import search
 from stray.on_ray.session import SessionInfo
 from stray.recipe import apply
 from stray.stages.spec import GeneStage, ImageStage
-from tests.small_cohort import small_cell, small_dataset, small_recipe
+from tests.support.small_cohort import small_cell, small_dataset, small_recipe
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(600)]
 EPOCHS = 6

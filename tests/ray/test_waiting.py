@@ -20,7 +20,7 @@ from stray.on_ray.fit import Assignment, fit
 from stray.on_ray.resources import WorkerPlan
 from stray.on_ray.session import SessionInfo
 from stray.on_ray.waiting import Need, anything_runs, patience, patiently, running
-from tests.small_cohort import small_cell, small_dataset, small_recipe
+from tests.support.small_cohort import small_cell, small_dataset, small_recipe
 
 HOLD = """
 import sys, time

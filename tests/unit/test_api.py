@@ -19,8 +19,8 @@ from stray.cli import main
 from stray.cohort.build import build_dataset
 from stray.cohort.dataset import PairedDataset
 from stray.errors import InputError
-from tests.small_model import CLASSES, small_model
-from tests.unit.cohort.tiny import PATCH, config_of, make_h5ad, write_her2st
+from tests.support.small_model import CLASSES, small_model
+from tests.support.tiny import PATCH, config_of, make_h5ad, write_her2st
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from stray.evaluate import Evaluation, evaluate
 from stray.report.tables import Comparison
 from stray.report.text import patient_tables
 from stray.track.mlflow import MlflowStore
-from tests.unit.experiments import evaluation, fast, features, log_cell, spots
+from tests.support.experiments import evaluation, fast, features, log_cell, spots
 
 SIGNAL = {"untrained": 0.05, "clip_scvi": 0.5}
 FOLDS, SEEDS = ("A", "B", "C"), (0, 1)

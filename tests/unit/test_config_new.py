@@ -15,7 +15,7 @@ from stray.cohort.dataset import PairedDataset
 from stray.config import LabelTableConfig
 from stray.experiment.grid import Grid, recipe_folds
 from stray.recipe import load_recipe
-from tests.unit.cohort.tiny import config_of, make_h5ad
+from tests.support.tiny import config_of, make_h5ad
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

@@ -10,7 +10,7 @@ import pytest
 from stray.errors import InputError
 from stray.evaluate import FACTS, Evaluation, evaluate, fit_probe, probe_balanced_accuracy
 from stray.metrics.labels import training_labels
-from tests.unit.experiments import CLASSES, Table, evaluation, fast, features, spots
+from tests.support.experiments import CLASSES, Table, evaluation, fast, features, spots
 
 
 def relabelled(table: Table, patient: str, source: str, sections: tuple[str, ...] = ("1", "2")) -> Table:

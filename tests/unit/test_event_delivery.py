@@ -24,7 +24,7 @@ from stray.on_ray.tracking import Tracking
 from stray.recipe import apply
 from stray.track import records
 from stray.track.mlflow_reader import MlflowReader
-from tests.small_cohort import small_recipe
+from tests.support.small_cohort import small_recipe
 
 
 class Shown(NullProgress):

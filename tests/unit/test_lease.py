@@ -18,7 +18,7 @@ import pytest
 from stray import lease as module
 from stray.errors import InputError
 from stray.lease import holder, lease
-from tests.s3_server import serve
+from tests.support.s3_server import serve
 
 HOLD = """
 import sys, time

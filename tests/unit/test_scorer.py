@@ -24,7 +24,7 @@ from stray.track.mlflow_reader import MlflowReader
 from stray.track.records import RunRecord
 from stray.track.tracker import MemoryTracker
 from stray.training.worker import LocalWorker
-from tests.small_cohort import prepared_cell, small_dataset, small_recipe
+from tests.support.small_cohort import prepared_cell, small_dataset, small_recipe
 
 
 class Said(NullProgress):

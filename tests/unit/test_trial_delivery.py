@@ -22,7 +22,7 @@ from stray.track.mlflow_reader import MlflowReader
 from stray.track.records import RunRecord
 from stray.track.tracker import MemoryTracker
 from stray.training.worker import LocalWorker
-from tests.small_cohort import small_dataset, small_recipe
+from tests.support.small_cohort import small_dataset, small_recipe
 
 SETTINGS = {"contrastive.optim.lr": 0.002}
 

@@ -17,7 +17,7 @@ from stray.cohort.panel import fit_panel
 from stray.config import PanelConfig
 from stray.data.local import LocalData
 from stray.stages.gene.task import GeneTask
-from tests.small_cohort import small_dataset
+from tests.support.small_cohort import small_dataset
 
 
 def test_the_drawn_matrix_is_as_sparse_as_tissue_and_the_same_every_time() -> None:

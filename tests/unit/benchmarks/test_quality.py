@@ -17,7 +17,7 @@ from stray.data.local import LocalData
 from stray.errors import InputError
 from stray.stages.gene import task as gene_task
 from stray.training.process import matrix_products
-from tests.benchmarks_at_hand import prepared_jobs, small_comparison
+from tests.support.benchmarks_at_hand import prepared_jobs, small_comparison
 
 
 @pytest.fixture(scope="module")

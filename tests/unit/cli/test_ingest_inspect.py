@@ -20,7 +20,7 @@ from stray.config.ingest import (
 )
 from stray.errors import InputError, Problem
 from stray.on_ray import ingest, session, waiting
-from tests.unit.cohort.tiny import config_of, write_her2st
+from tests.support.tiny import config_of, write_her2st
 
 
 def config(*words: str) -> IngestConfig:

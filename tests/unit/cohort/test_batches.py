@@ -18,7 +18,7 @@ from stray.cohort.dataset import PairedDataset
 from stray.cohort.readers.h5ad import H5adReader
 from stray.config.ingest import H5adSourceConfig, IngestConfig
 from stray.errors import InputError
-from tests.unit.cohort.tiny import config_of, make_h5ad, write_her2st
+from tests.support.tiny import config_of, make_h5ad, write_her2st
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from stray.cohort.sources import SectionTask
 from stray.cohort.write import SectionOutcome
 from stray.config.ingest import IngestConfig, LabelTableConfig, PatchConfig, SyntheticSourceConfig
 from stray.errors import InputError
-from tests.unit.cohort.tiny import config_of, make_h5ad, picture_path, write_counts, write_her2st
+from tests.support.tiny import config_of, make_h5ad, picture_path, write_counts, write_her2st
 
 
 @pytest.fixture

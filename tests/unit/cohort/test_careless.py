@@ -19,9 +19,9 @@ from stray.config.ingest import (
 )
 from stray.errors import InputError
 from stray.recipe import apply, load_recipe
-from tests.unit.cohort.careless import Case, Outcome, good_h5ad, run_apart, run_cases, special
-from tests.unit.cohort.careless_cases import CASES
-from tests.unit.cohort.tiny import make_h5ad
+from tests.support.careless import Case, Outcome, good_h5ad, run_apart, run_cases, special
+from tests.support.careless_cases import CASES
+from tests.support.tiny import make_h5ad
 
 HERE = [case for case in CASES if not case.deadly]
 APART = [case for case in CASES if case.deadly]

@@ -17,7 +17,7 @@ from stray.cohort.manifest import Manifest
 from stray.cohort.patches import crop
 from stray.cohort.schema import SPOTS, folder_name
 from stray.errors import InputError
-from tests.unit.cohort.tiny import PATCH, SIDE, config_of, picture_path, write_her2st
+from tests.support.tiny import PATCH, SIDE, config_of, picture_path, write_her2st
 
 
 @pytest.fixture

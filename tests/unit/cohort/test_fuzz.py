@@ -12,8 +12,8 @@ import pytest
 from stray.cohort.build import build_dataset
 from stray.config.ingest import H5adSourceConfig, IngestConfig
 from stray.errors import InputError
-from tests.unit.cohort.careless import beside, bytes_at, good_h5ad, saved
-from tests.unit.cohort.tiny import PATCH, picture
+from tests.support.careless import beside, bytes_at, good_h5ad, saved
+from tests.support.tiny import PATCH, picture
 
 SEEDS, PROCESSES = 200, 4
 

@@ -19,7 +19,7 @@ from stray.errors import InputError
 from stray.experiment.cells import Cell, Train, cell
 from stray.on_ray.panels import panel_notes
 from stray.recipe import load_recipe
-from tests.unit.cohort.tiny import config_of, make_h5ad
+from tests.support.tiny import config_of, make_h5ad
 
 GENES = ("ACTB", "CD3E", "MKI67", "TP53")
 FEW = ("ACTB", "b", "c", "d")

@@ -17,7 +17,7 @@ from stray.cohort.panel import Panel, check_coverage, fit_panel
 from stray.cohort.section import Genes
 from stray.config import PanelConfig
 from stray.errors import InputError
-from tests.unit.cohort.tiny import GENES, config_of, make_h5ad
+from tests.support.tiny import GENES, config_of, make_h5ad
 
 IDS = tuple(f"ENSG{n:011d}" for n in range(1, 5))
 

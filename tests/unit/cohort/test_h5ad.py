@@ -13,7 +13,7 @@ from scipy import sparse
 from stray.cohort.readers.h5ad import H5adReader
 from stray.config.ingest import H5adSourceConfig
 from stray.errors import InputError
-from tests.unit.cohort.tiny import NAMES, PICTURE, make_h5ad, picture
+from tests.support.tiny import NAMES, PICTURE, make_h5ad, picture
 
 
 def saved(data: ad.AnnData, path: Path, pitch_um: float | None = None) -> H5adReader:

@@ -9,7 +9,7 @@ import pytest
 from stray.cohort.readers.her2st import Her2stReader
 from stray.config.ingest import Her2stSourceConfig
 from stray.errors import InputError
-from tests.unit.cohort.tiny import NAMES, PICTURE, PITCH_PX, picture_path, write_counts, write_her2st
+from tests.support.tiny import NAMES, PICTURE, PITCH_PX, picture_path, write_counts, write_her2st
 
 
 def reader(folder: Path) -> Her2stReader:

@@ -12,8 +12,8 @@ from stray import storage
 from stray.cohort.build import build_dataset
 from stray.cohort.dataset import PairedDataset
 from stray.errors import InputError
-from tests.s3_server import LARGEST_COPY, Bucket, serve
-from tests.unit.cohort.tiny import config_of, write_her2st
+from tests.support.s3_server import LARGEST_COPY, Bucket, serve
+from tests.support.tiny import config_of, write_her2st
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from stray.cohort.gene_ranking import by_place, by_variance, union
 from stray.cohort.panel import Panel, fit_panel
 from stray.config import PanelConfig
 from stray.errors import InputError
-from tests.small_cohort import small_dataset
+from tests.support.small_cohort import small_dataset
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from stray.cohort.dataset import PairedDataset
 from stray.cohort.parquet import read_results, read_row_groups
 from stray.cohort.schema import GENE_TABLE
 from stray.errors import InputError
-from tests.unit.cohort.tiny import config_of, write_her2st
+from tests.support.tiny import config_of, write_her2st
 
 
 class Trap(pa.ExtensionType):

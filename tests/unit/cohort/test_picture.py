@@ -11,7 +11,7 @@ from PIL import Image
 
 from stray.cohort.picture import NOTE, check_content, from_array, open_picture, to_rgb
 from stray.errors import InputError
-from tests.unit.cohort.tiny import picture
+from tests.support.tiny import picture
 
 RGB = np.asarray(picture(0, (40, 30)))
 GREY = RGB[..., 0]

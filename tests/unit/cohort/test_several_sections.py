@@ -17,7 +17,7 @@ from stray.cohort.readers import h5ad_counts
 from stray.cohort.readers.h5ad import H5adReader
 from stray.config.ingest import H5adSourceConfig
 from stray.errors import InputError
-from tests.unit.cohort.tiny import NAMES, config_of, make_h5ad, picture
+from tests.support.tiny import NAMES, config_of, make_h5ad, picture
 
 
 def two_in_one(**columns: Any) -> ad.AnnData:

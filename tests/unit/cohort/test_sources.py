@@ -9,7 +9,7 @@ from stray.cohort.dataset import PairedDataset
 from stray.cohort.sources import make_plan
 from stray.config.ingest import LabelTableConfig
 from stray.errors import InputError
-from tests.unit.cohort.tiny import NAMES, config_of, make_h5ad, write_her2st
+from tests.support.tiny import NAMES, config_of, make_h5ad, write_her2st
 
 
 @pytest.fixture

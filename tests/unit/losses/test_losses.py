@@ -24,7 +24,7 @@ from stray.losses.smoothed import smoothed_loss
 from stray.models.frozen_decoder import FrozenDecoder
 from stray.models.gene_vae import GeneVae
 from stray.models.scales import LossScales
-from tests.losses_at_hand import ALL, Batch, found, losses
+from tests.support.losses_at_hand import ALL, Batch, found, losses
 
 N = 9
 

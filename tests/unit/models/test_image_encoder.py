@@ -19,8 +19,8 @@ from stray.models.backbones import restored
 from stray.models.image_encoder import ImageEncoder
 from stray.models.keyed_dropout import KeyedDropout
 from stray.models.norm import GlobalBatchNorm
-from tests import encoders_at_hand
-from tests.encoders_at_hand import FACTORY, noise, patches, seeded
+from tests.support import encoders_at_hand
+from tests.support.encoders_at_hand import FACTORY, noise, patches, seeded
 
 FEATURES = {
     "convnext_tiny": (768, 5),
@@ -112,7 +112,7 @@ def test_a_callable_is_called_with_its_options_and_tried_for_its_features() -> N
 
 
 def test_a_module_with_its_own_preprocessing_is_given_what_it_makes() -> None:
-    factory = "tests.encoders_at_hand:with_preprocess"
+    factory = "tests.support.encoders_at_hand:with_preprocess"
     encoder = seeded(CallableConfig(factory=factory)).eval()
     x = patches()
     torch.testing.assert_close(encoder(x), encoder.backbone(2 * (x / 255) - 1))
@@ -124,24 +124,24 @@ def test_a_module_with_its_own_preprocessing_is_given_what_it_makes() -> None:
 def test_batch_norm_of_timm_keeps_its_activation_and_becomes_global() -> None:
     torch.manual_seed(0)
     own = encoders_at_hand.norm_with_activation()
-    encoder = seeded(CallableConfig(factory="tests.encoders_at_hand:norm_with_activation"))
+    encoder = seeded(CallableConfig(factory="tests.support.encoders_at_hand:norm_with_activation"))
     assert sum(isinstance(m, GlobalBatchNorm) for m in encoder.modules()) == 4
     for mode in (True, False):
         torch.testing.assert_close(
             encoder.train(mode)(patches(), noise()), own.train(mode)(encoder.preprocess(patches()))
         )
-    own_norm = seeded(CallableConfig(factory="tests.encoders_at_hand:own_norm"))
+    own_norm = seeded(CallableConfig(factory="tests.support.encoders_at_hand:own_norm"))
     assert sum(isinstance(m, GlobalBatchNorm) for m in own_norm.modules()) == 3
 
 
 WRONG = {
-    "no colon": ("tests.encoders_at_hand.tiny", {}, "package.module:callable"),
+    "no colon": ("tests.support.encoders_at_hand.tiny", {}, "package.module:callable"),
     "no such module": ("tests.encoders_at_foot:tiny", {}, "cannot be imported"),
-    "no such name": ("tests.encoders_at_hand:tiney", {}, "did you mean tiny"),
-    "not to be called": ("tests.encoders_at_hand:NOTHING", {}, "cannot be called"),
+    "no such name": ("tests.support.encoders_at_hand:tiney", {}, "did you mean tiny"),
+    "not to be called": ("tests.support.encoders_at_hand:NOTHING", {}, "cannot be called"),
     "no such option": (FACTORY, {"widht": 3}, "unexpected keyword argument 'widht'"),
-    "no module": ("tests.encoders_at_hand:a_number", {}, "returned int"),
-    "feature maps": ("tests.encoders_at_hand:maps", {}, r"gives \(2, 4, 14, 14\) of 2 patches"),
+    "no module": ("tests.support.encoders_at_hand:a_number", {}, "returned int"),
+    "feature maps": ("tests.support.encoders_at_hand:maps", {}, r"gives \(2, 4, 14, 14\) of 2 patches"),
 }
 
 

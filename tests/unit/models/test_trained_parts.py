@@ -16,11 +16,11 @@ from stray.config import (
 )
 from stray.models.adapters import LowRank, fold, train_only
 from stray.models.image_encoder import ImageEncoder
-from tests.encoders_at_hand import FACTORY, noise, patches, seeded
+from tests.support.encoders_at_hand import FACTORY, noise, patches, seeded
 
 NETWORKS: dict[str, ImageConfig] = {
     "callable": CallableConfig(factory=FACTORY, options={"drop": 0.3}),
-    "attention": CallableConfig(factory="tests.encoders_at_hand:tiny_vit", size_px=32),
+    "attention": CallableConfig(factory="tests.support.encoders_at_hand:tiny_vit", size_px=32),
 }
 TRAINS: dict[str, TrainableConfig] = {
     "all": TrainableAllConfig(),

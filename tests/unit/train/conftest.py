@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stray.cohort.dataset import PairedDataset
-from tests.small_cohort import small_dataset
+from tests.support.small_cohort import small_dataset
 
 
 @pytest.fixture(scope="module")

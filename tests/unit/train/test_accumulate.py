@@ -16,8 +16,8 @@ from stray.config import Recipe
 from stray.errors import InputError
 from stray.recipe import apply
 from stray.stages.contrastive.accumulate import in_chunks
-from tests.chunked_step import CASES, NORMS, chunked_step, double_batch
-from tests.small_training import image_task
+from tests.support.chunked_step import CASES, NORMS, chunked_step, double_batch
+from tests.support.small_training import image_task
 
 
 @cache

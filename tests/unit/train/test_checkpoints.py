@@ -21,7 +21,7 @@ from stray.training.loop import fit
 from stray.training.selection import Selection
 from stray.training.state import TrainState
 from stray.training.worker import LocalWorker
-from tests.small_training import gene_task, image_task
+from tests.support.small_training import gene_task, image_task
 
 MEASURED = ("spots_per_second", "waiting_for_data_share", "peak_memory_gib")
 STAGES = ("gene", "contrastive", "contrastive in fp16")

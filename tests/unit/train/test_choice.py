@@ -15,7 +15,7 @@ from stray.experiment.cells import Choice, Group, fold_title
 from stray.experiment.grid import Grid, recipe_folds
 from stray.recipe import apply
 from stray.stages.spec import ImageStage
-from tests.small_cohort import small_recipe
+from tests.support.small_cohort import small_recipe
 
 CHOOSING = {
     "folds.held_out": [],

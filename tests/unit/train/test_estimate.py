@@ -11,7 +11,7 @@ from stray.experiment.cells import Group
 from stray.experiment.estimate import GROUP_S, Estimator
 from stray.stages.results import keep_rate
 from stray.stages.spec import ImageStage
-from tests.small_cohort import prepared_cell, small_recipe
+from tests.support.small_cohort import prepared_cell, small_recipe
 
 
 def test_a_stage_that_groups_share_is_counted_once(folder: Path, dataset: PairedDataset, tmp_path: Path) -> None:

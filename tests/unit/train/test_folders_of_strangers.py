@@ -16,7 +16,7 @@ from stray.on_ray import session
 from stray.stages.contrastive.exported import load
 from stray.stages.gene.encoder import load_gene_encoder
 from stray.stages.results import ResultFolder
-from tests.unit.cohort.tiny import config_of, write_her2st
+from tests.support.tiny import config_of, write_her2st
 
 PATCH = {"size_um": 112.0, "size_px": 64}
 GOOD = {"image": {"kind": "torchvision"}, "projection": None, "patch": PATCH, "facts": {}}

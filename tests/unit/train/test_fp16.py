@@ -17,7 +17,7 @@ from stray.training.state import TrainState
 from stray.training.task import StepOutput
 from stray.training.update import update
 from stray.training.worker import LocalWorker
-from tests.small_training import image_task
+from tests.support.small_training import image_task
 
 OPTIM = ContrastiveOptimConfig(lr=0.1, decoupled=True, schedule="cosine", ema_decay=0.5)
 

@@ -24,7 +24,7 @@ from stray.stages.run import run_stage
 from stray.stages.spec import CODES_FIGURE, GeneStage
 from stray.track.tracker import MemoryTracker
 from stray.training.worker import LocalWorker
-from tests.small_cohort import prepared_cell, replace_patient, small_cell, small_recipe
+from tests.support.small_cohort import prepared_cell, replace_patient, small_cell, small_recipe
 
 NAMES = ("batch_silhouette", "batch_knn_purity", "class_silhouette", "class_knn_purity")
 

@@ -17,7 +17,7 @@ from stray.stages.gene.task import GeneTask
 from stray.stages.run import run_stage
 from stray.track.tracker import MemoryTracker
 from stray.training.worker import LocalWorker
-from tests.small_cohort import prepared_cell, small_recipe
+from tests.support.small_cohort import prepared_cell, small_recipe
 
 
 def made(folder: Path, dataset: PairedDataset, root: Path, **changes: object):

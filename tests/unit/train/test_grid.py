@@ -17,7 +17,7 @@ from stray.experiment.grid import Grid, recipe_folds
 from stray.on_ray.experiment import _Experiment
 from stray.on_ray.progress import NullProgress
 from stray.recipe import apply
-from tests.small_cohort import small_recipe
+from tests.support.small_cohort import small_recipe
 
 
 class Alive:

@@ -17,7 +17,7 @@ from stray.stages.spec import ImageStage
 from stray.track.tracker import MemoryTracker
 from stray.training.health import PATIENCE, epochs_at_chance, warnings
 from stray.training.worker import LocalWorker
-from tests.small_cohort import prepared_cell, small_recipe
+from tests.support.small_cohort import prepared_cell, small_recipe
 
 WARM = OptimConfig(warmup_share=0.2)
 """Two of ten epochs."""

@@ -22,7 +22,7 @@ from stray.stages.run import run_stage
 from stray.stages.spec import ImageStage
 from stray.track.tracker import MemoryTracker
 from stray.training.worker import LocalWorker
-from tests.small_cohort import small_cell, small_recipe
+from tests.support.small_cohort import small_cell, small_recipe
 
 EPOCHS = 4
 

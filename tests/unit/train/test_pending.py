@@ -15,7 +15,7 @@ from stray.on_ray.trial import _alone
 from stray.recipe import apply
 from stray.stages.results import ResultFolder
 from stray.stages.spec import Stage
-from tests.small_cohort import small_cell, small_recipe
+from tests.support.small_cohort import small_cell, small_recipe
 
 
 @pytest.fixture

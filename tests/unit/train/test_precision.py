@@ -16,7 +16,7 @@ from stray.stages.run import run_stage
 from stray.track.tracker import MemoryTracker
 from stray.training.process import matrix_products
 from stray.training.worker import LocalWorker
-from tests.small_cohort import prepared_cell, small_recipe
+from tests.support.small_cohort import prepared_cell, small_recipe
 
 
 @pytest.mark.parametrize(("precision", "torchs"), [("fp32", "highest"), ("mixed", "medium")])

@@ -24,7 +24,7 @@ from stray.noise import Noise
 from stray.stages.contrastive.gene_inputs import GeneInput
 from stray.stages.contrastive.task import ContrastiveTask, PatchInput
 from stray.stages.spec import ImageStage
-from tests.small_cohort import small_cell, small_recipe
+from tests.support.small_cohort import small_cell, small_recipe
 
 GIB = 2**30
 CPU = torch.device("cpu")

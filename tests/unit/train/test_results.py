@@ -25,7 +25,7 @@ from stray.stages.results import DONE, ResultFolder
 from stray.stages.run import run_stage
 from stray.track.tracker import MemoryTracker
 from stray.training.worker import LocalWorker
-from tests.small_cohort import prepared_cell, small_cell, small_recipe
+from tests.support.small_cohort import prepared_cell, small_cell, small_recipe
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),

@@ -21,7 +21,7 @@ from stray.stages.run import run_stage
 from stray.stages.spec import ImageStage
 from stray.track.tracker import MemoryTracker
 from stray.training.worker import LocalWorker
-from tests.small_cohort import prepared_cell, small_cell, small_recipe
+from tests.support.small_cohort import prepared_cell, small_cell, small_recipe
 
 PATIENT_N = np.repeat(np.array(["A", "B", "C", "D"]), [150, 60, 20, 10])
 RNG = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from stray.stages.run import run_stage
 from stray.track.tracker import MemoryTracker
 from stray.training.loop import STEP_LOSSES
 from stray.training.worker import LocalWorker
-from tests.small_cohort import prepared_cell, small_recipe
+from tests.support.small_cohort import prepared_cell, small_recipe
 
 
 def test_a_long_epoch_logs_a_few_of_its_steps_evenly(folder: Path, dataset: PairedDataset, tmp_path: Path) -> None:

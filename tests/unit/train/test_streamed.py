@@ -21,7 +21,7 @@ from stray.recipe import apply
 from stray.stages.contrastive.gene_inputs import GeneInput
 from stray.stages.contrastive.task import ContrastiveTask, PatchInput
 from stray.stages.spec import ImageStage
-from tests.small_cohort import small_cell, small_dataset, small_recipe
+from tests.support.small_cohort import small_cell, small_dataset, small_recipe
 
 GROUP, WINDOW, BATCH = 8, 24, 16
 

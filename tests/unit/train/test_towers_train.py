@@ -33,8 +33,8 @@ from stray.track.tracker import MemoryTracker
 from stray.training.loop import fit
 from stray.training.state import TrainState
 from stray.training.worker import LocalWorker
-from tests.encoders_at_hand import FACTORY
-from tests.small_cohort import prepared_cell, small_cell, small_recipe
+from tests.support.encoders_at_hand import FACTORY
+from tests.support.small_cohort import prepared_cell, small_cell, small_recipe
 
 OFF = {name: 1.0 if name == "crop_area" else 0 for name in AugmentConfig.__dataclass_fields__}
 OFF |= {"flips": False, "rotations": False}

@@ -31,7 +31,7 @@ from PIL import Image
 from stray.cohort.build import build_dataset
 from stray.config.ingest import H5adSourceConfig, Her2stSourceConfig, IngestConfig
 from stray.errors import InputError
-from tests.unit.cohort.tiny import PATCH, make_h5ad, write_her2st
+from tests.support.tiny import PATCH, make_h5ad, write_her2st
 
 TEXT = h5py.string_dtype()
 MOST_BYTES = 8 * 2**30
@@ -146,7 +146,7 @@ def _take_away(found: list[Outcome], source: Path, her2st: Path) -> None:
 
 def run_apart(cases: Sequence[Case], folder: Path) -> list[Outcome]:
     """`run_cases` in a process of its own, with an end to its memory and time."""
-    order = [sys.executable, "-m", "tests.unit.cohort.careless_cases", str(folder)]
+    order = [sys.executable, "-m", "tests.support.careless_cases", str(folder)]
     ran = subprocess.run(order, capture_output=True, text=True, timeout=240, check=False)
     assert ran.returncode == 0, ran.stderr
     return [Outcome(**tree) for tree in json.loads(ran.stdout.splitlines()[-1])]

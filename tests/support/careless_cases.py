@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from tests.unit.cohort.careless import (
+from tests.support.careless import (
     COUNTS,
     HE,
     LABELS,
@@ -48,7 +48,7 @@ from tests.unit.cohort.careless import (
     table,
     tiff_declaring,
 )  # fmt: skip
-from tests.unit.cohort.tiny import picture, picture_path
+from tests.support.tiny import picture, picture_path
 
 GEOJSON = json.dumps({"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": None}] * 50}).encode()
 HIRES = "uns/spatial/bad/images/hires"

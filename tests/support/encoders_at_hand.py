@@ -14,7 +14,7 @@ from stray.config import ImageConfig
 from stray.models.image_encoder import ImageEncoder
 from stray.noise import Noise
 
-FACTORY = "tests.encoders_at_hand:tiny"
+FACTORY = "tests.support.encoders_at_hand:tiny"
 CALLS: list[dict[str, Any]] = []
 """With what `tiny` was called."""
 

@@ -10,7 +10,7 @@ from stray.cohort.dataset import PairedDataset
 from stray.cohort.panel import fit_panel
 from stray.config import Recipe
 from stray.recipe import load_recipe
-from tests.small_cohort import small_dataset
+from tests.support.small_cohort import small_dataset
 
 RECIPE = """
 name: benchmark

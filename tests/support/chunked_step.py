@@ -24,7 +24,7 @@ from stray.config import (
 from stray.likelihood.counts import SparseCounts
 from stray.noise import Noise
 from stray.stages.contrastive.task import ContrastiveTask, PairedBatch
-from tests.small_training import PX, image_task
+from tests.support.small_training import PX, image_task
 
 EVERYTHING = AugmentConfig(crop_area=0.5, stain_factor=0.2, stain_shift=0.05, blur_px=1.0)
 ALL_LOSSES = LossesConfig(

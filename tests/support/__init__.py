@@ -1,0 +1,1 @@
+"""Cohorts, models and servers that several test files share."""
