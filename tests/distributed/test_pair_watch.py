@@ -14,7 +14,7 @@ from stray.cohort.fragments import PatchBlock
 from stray.collective import all_sum
 from stray.data.blocks import Patches
 from stray.metrics.retrieval import ahead, retrieval
-from stray.stages.contrastive.monitor import PairWatch
+from stray.stages.contrastive.monitor import PairMonitor
 from stray.training.averages import Averages
 from stray.training.process import peak_memory, process_memory
 from stray.training.worker import LocalWorker
@@ -40,7 +40,7 @@ def measured(sizes: tuple[int, ...]) -> dict[str, float]:
     pictures, genes, section = drawn(sizes)
     block = PatchBlock(np.arange(len(section)), pictures.permute(0, 2, 3, 1).contiguous().numpy())
     averages = Averages()
-    averages.add(*PairWatch(Patches([block], np.arange(len(section))), genes, section).measure(code))
+    averages.add(*PairMonitor(Patches([block], np.arange(len(section))), genes, section).measure(code))
     return averages.reduce(all_sum)
 
 

@@ -22,7 +22,7 @@ Measured = tuple[dict[str, Tensor], float]
 """Sums and count for `Averages`."""
 
 
-class PairWatch:
+class PairMonitor:
     """Held-out spots of the training patients, on which it is watched how well a picture finds its own gene code.
 
     What is found is a function of the codes alone, the same on every number of workers, and decides nothing.

@@ -16,7 +16,7 @@ from stray.models.image_encoder import ImageEncoder
 from stray.noise import numpy_generator, torch_generator
 from stray.stages.contrastive.encoder_checks import check_encoder
 from stray.stages.contrastive.gene_inputs import gene_input, tower_input
-from stray.stages.contrastive.monitor import PairWatch
+from stray.stages.contrastive.monitor import PairMonitor
 from stray.stages.contrastive.task import ContrastiveTask, PatchInput, embed
 from stray.stages.faults import naming_spots
 from stray.stages.results import keep_rate
@@ -37,7 +37,7 @@ def run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callabl
             gene_input(trained, data, worker.device),
             seed=trained.gene.seed,
             device=worker.device,
-            watch=None if watched is None else _watch(watched, data),
+            monitor=None if watched is None else _monitor(watched, data),
         )
         with naming_spots(
             stage.prefix,
@@ -81,9 +81,9 @@ def _split(stage: ImageStage) -> tuple[ImageStage, ImageStage | None]:
     return stage.at(trains), stage.at(watched) if len(watched) else None
 
 
-def _watch(stage: ImageStage, data: StageData) -> PairWatch:
+def _monitor(stage: ImageStage, data: StageData) -> PairMonitor:
     assert stage.section is not None
-    return PairWatch(data.patches(stage.rows), tower_input(stage, data)[0], stage.section)
+    return PairMonitor(data.patches(stage.rows), tower_input(stage, data)[0], stage.section)
 
 
 def untrained(config: ImageConfig, seed: int) -> ImageEncoder:

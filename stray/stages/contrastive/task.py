@@ -28,7 +28,7 @@ from stray.stages.contrastive.augment import augment
 from stray.stages.contrastive.encoder_checks import check_encoder
 from stray.stages.contrastive.frozen_features import FrozenFeatures
 from stray.stages.contrastive.gene_inputs import GeneInput
-from stray.stages.contrastive.monitor import PairWatch, collapse
+from stray.stages.contrastive.monitor import PairMonitor, collapse
 from stray.training.averages import Averages
 from stray.training.process import half_precision
 from stray.training.task import StepOutput
@@ -84,14 +84,14 @@ class ContrastiveTask:
         *,
         seed: int,
         device: torch.device,
-        watch: PairWatch | None = None,
+        monitor: PairMonitor | None = None,
     ) -> None:
-        """`patches` and `genes` are of the same training spots; `watch` holds spots that do not train.
+        """`patches` and `genes` are of the same training spots; `monitor` holds spots that do not train.
 
         Raises InputError when batches cannot be drawn, or not be taken in chunks, as `config` says.
         """
         self.config, self.device, self.epochs = config, device, config.epochs
-        self._patches, self._genes, self._watch = patches.source, genes, watch
+        self._patches, self._genes, self._monitor = patches.source, genes, monitor
         self._told = -1  # the epoch whose batches `patches` expects
         self._last: tuple[Tensor, Tensor] | None = None
         self._half = half_precision(config.precision, device)
@@ -207,9 +207,9 @@ class ContrastiveTask:
         of those of the epoch's last batch, as it trained, where no spots are held out.
         """
         averages = Averages()
-        if self._watch is not None:
+        if self._monitor is not None:
             self.module.eval()
-            averages.add(*self._watch.measure(self._code_held_out))
+            averages.add(*self._monitor.measure(self._code_held_out))
         elif self._last is not None:
             averages.add(*collapse(*self._last))
         return averages

@@ -16,7 +16,7 @@ MOST_SPOTS = 1000
 """Spots that are looked at: all pairs are compared, and an epoch must not wait for its own measuring."""
 
 
-class CodeWatch:
+class CodeMonitor:
     """A keyed sample of the held-out spots, whose codes are compared after every epoch.
 
     What is found is a function of the codes alone, the same number on every rank, and decides nothing.

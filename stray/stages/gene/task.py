@@ -19,7 +19,7 @@ from stray.models.norm import GlobalBatchNorm
 from stray.models.scanvi import Scanvi
 from stray.noise import Noise, numpy_generator
 from stray.stages.gene.encoder import build_gene_model
-from stray.stages.gene.monitor import CodeWatch
+from stray.stages.gene.monitor import CodeMonitor
 from stray.training.averages import Averages
 from stray.training.task import StepOutput
 
@@ -83,7 +83,7 @@ class GeneTask:
         if len(self._train) < 2:
             what = f"{len(self._train)} of {len(totals_N)} spots have the counts to train, batch norm needs two"
             raise InputError(Problem("gene.min_count", what, "lower it, or take a panel with more counts"))
-        self._watch = CodeWatch(self._held_out, batch_N, label_N, seed)
+        self._monitor = CodeMonitor(self._held_out, batch_N, label_N, seed)
         self.plan = BatchPlan(len(self._train), config.batch_size, seed, keep_remainder=True)
         self.classes: np.ndarray = np.empty(0, dtype=str)
         self._labelled = None
@@ -183,7 +183,7 @@ class GeneTask:
             batch = self._read(chunk[noise.rows]).to(self.device)
             terms = self.module.loss(batch.x, batch.batch_n, noise)
             averages.add({f"validation_{name}": value for name, value in _sums(terms).items()}, len(batch.x))
-        averages.add(*self._watch.measure(lambda p: self.module.encode(self._counts.entries(p).to(self.device))))
+        averages.add(*self._monitor.measure(lambda p: self.module.encode(self._counts.entries(p).to(self.device))))
         return averages
 
     @torch.no_grad()

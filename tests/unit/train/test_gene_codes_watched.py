@@ -17,8 +17,8 @@ from stray.config import Recipe
 from stray.data.local import LocalData
 from stray.on_ray.score import log_codes
 from stray.recipe import apply
-from stray.stages.gene import monitor as code_watch
-from stray.stages.gene.monitor import CodeWatch
+from stray.stages.gene import monitor as monitor
+from stray.stages.gene.monitor import CodeMonitor
 from stray.stages.gene.task import GeneTask
 from stray.stages.run import run_stage
 from stray.stages.spec import CODES_FIGURE, GeneStage
@@ -122,14 +122,14 @@ def test_nothing_is_measured_without_held_out_spots_or_of_one_patient(
 ) -> None:
     stage = prepared_cell(apply(recipe, {"gene.validation_share": 0.001}), dataset, tmp_path).scored.gene
     assert not any("silhouette" in name for name in ran(stage, dataset).history[-1][1])
-    alone = CodeWatch(np.arange(10), np.full(20, "P1"), np.full(20, ""), seed=0)
+    alone = CodeMonitor(np.arange(10), np.full(20, "P1"), np.full(20, ""), seed=0)
     assert alone.measure(lambda positions: pytest.fail("is not even coded")) == ({}, 0.0)
 
 
 def test_the_sample_is_bounded_and_a_function_of_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code_watch, "MOST_SPOTS", 30)
+    monkeypatch.setattr(monitor, "MOST_SPOTS", 30)
     batch = np.tile(["A", "B"], 100)
-    one, same, other = (CodeWatch(np.arange(50, 150), batch, batch, seed=seed) for seed in (0, 0, 1))
+    one, same, other = (CodeMonitor(np.arange(50, 150), batch, batch, seed=seed) for seed in (0, 0, 1))
     assert len(one.positions) == len(set(one.positions)) == 30
     assert set(one.positions) <= set(range(50, 150))
     assert one.positions.tolist() == same.positions.tolist() != other.positions.tolist()
