@@ -17,7 +17,7 @@ from stray.config import Recipe
 from stray.data.local import LocalData
 from stray.on_ray.score import log_codes
 from stray.recipe import apply
-from stray.stages.gene import monitor as monitor
+from stray.stages.gene import monitor
 from stray.stages.gene.monitor import CodeMonitor
 from stray.stages.gene.task import GeneTask
 from stray.stages.run import run_stage
