@@ -46,25 +46,27 @@ def run(args: argparse.Namespace) -> int:
         f"name=demo-{args.seed}",
     ]
     recipe = load_recipe("demo", [*overrides, *args.set])
+    from stray.api.cohorts import ingest_config
+    from stray.api.experiments import run_experiment, search
     from stray.cli.compare import compare, show
     from stray.cli.ingest import show_event
     from stray.cli.search import show_trials
-    from stray.on_ray import experiment, ingest, search, session
+    from stray.on_ray import session
     from stray.on_ray.waiting import patience
 
     with ConsoleProgress() as progress, contextlib.ExitStack() as stack:
         progress.say("1/4  a cohort is drawn and becomes a paired dataset")
         stack.enter_context(session.session())
         stack.enter_context(patience(recipe.run.wait_minutes, progress.say))
-        ingest.ingest(recipe.ingest, recipe.dataset, on_event=lambda event: show_event(progress, event))
+        ingest_config(recipe.ingest, recipe.dataset, on_event=lambda event: show_event(progress, event))
         progress.say("2/4  three methods train on patients P1-P4 and one more, and are scored on the one left out")
-        outcome = experiment.run(recipe, progress=progress)
+        outcome = run_experiment(recipe, progress=progress)
         progress.say(f"3/4  a search of {recipe.search.trials} trials, which sees neither of the patients held out")
-        found = search.search(recipe, progress=progress)
+        found = search(recipe, progress=progress)
         progress.say("4/4  the comparison")
     page = storage.join(out, f"comparison-{args.seed}.html")
     show(compare(outcome.uri, outcome.experiment, page), stdout)
-    show_trials(found.trials)
+    show_trials(found.table)
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     served = f"{outcome.uri}   (mlflow ui --backend-store-uri {outcome.uri})"
     for name, place in {"Page:": page, "MLflow:": served, "Best recipe:": found.path}.items():

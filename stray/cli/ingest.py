@@ -25,6 +25,7 @@ from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 from stray import storage
+from stray.api.cohorts import ingest_config
 from stray.cli.arguments import add_wait, connecting, patient
 from stray.cli.console import ConsoleProgress, plain, say
 from stray.cohort.plausible import WARNING
@@ -99,10 +100,11 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(Problem("--workers", f"is {args.workers}", "give 1 or more"))
     with ConsoleProgress() as progress:
         progress.say(connecting())
-        from stray.on_ray import ingest, session
-
-        with session.session(num_cpus=args.workers), patient(args, progress, waiting):
-            manifest = ingest.ingest(config, args.out, on_event=lambda event: show_event(progress, event))
+        with patient(args, progress, waiting):
+            made = ingest_config(
+                config, args.out, workers=args.workers, on_event=lambda event: show_event(progress, event)
+            )
+    manifest = made.manifest
     paired = sum(section.n_spots for section in manifest.sections if section.has_image and section.has_counts)
     say(
         f"{storage.absolute(args.out)}: {manifest.n_spots:,} spots of {len(manifest.sections)} sections and "

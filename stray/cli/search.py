@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import argparse
 import math
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from stray.api.experiments import require_dataset
+from stray.api.experiments import require_dataset, search
 from stray.cli.arguments import add_recipe, connecting, recipe_from
 from stray.cli.console import ConsoleProgress, say, stdout
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HELP = "search hyperparameters with Ray Tune and Optuna"
 
@@ -35,23 +39,21 @@ def run(args: argparse.Namespace) -> int:
     require_dataset(recipe)
     with ConsoleProgress() as progress:
         progress.say(connecting())
-        from stray.on_ray import search, session
-
-        with session.session():
-            found = search.search(recipe, progress=progress)
-    show_trials(found.trials)
+        found = search(recipe, progress=progress)
+    show_trials(found.table)
     say(f"best recipe: {found.path}   (train it: stray train {found.path})")
     say(f"MLflow: {found.uri}")
     return 0
 
 
-def show_trials(trials: tuple) -> None:
-    """Print a table of trials, best first."""
+def show_trials(trials: pd.DataFrame) -> None:
+    """Print `SearchResult.table`."""
     table = Table(title="Trials, best first", title_justify="left")
-    for path in trials[0].settings:
+    settings = [name for name in trials.columns if name not in ("trial", "score")]
+    for path in settings:
         table.add_column(path.replace("contrastive.", ""), justify="right")
     table.add_column("balanced accuracy,\ninner validation", justify="right")
-    for trial in trials:
-        values = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in trial.settings.values()]
-        table.add_row(*values, "failed" if math.isnan(trial.score) else f"{trial.score:.3f}")
+    for trial in trials.to_dict("records"):
+        values = [f"{v:.3g}" if isinstance(v := trial[name], float) else str(v) for name in settings]
+        table.add_row(*values, "failed" if math.isnan(trial["score"]) else f"{trial['score']:.3f}")
     stdout.print(table)
