@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core.core_schema import DataclassSchema, TaggedUnionSchema
 
 from stray.config import Recipe
 from stray.recipe.files import dump, inline
@@ -33,42 +35,30 @@ def describe(recipe: Recipe) -> str:
     return "\n".join(_group(plain(recipe), ROOT, defaults(Recipe), "")) + "\n"
 
 
+class _JsonSchema(GenerateJsonSchema):
+    """Pydantic's schema with the settings' documentation, and without settings that are unknown."""
+
+    def dataclass_schema(self, schema: DataclassSchema) -> dict[str, Any]:
+        tree = super().dataclass_schema(schema)
+        tree |= {"additionalProperties": False, "description": _one_line(schema["cls"])}
+        for name, setting in settings(schema["cls"]).items():
+            if setting.doc:
+                tree["properties"][name]["description"] = setting.doc
+        return tree
+
+    def tagged_union_schema(self, schema: TaggedUnionSchema) -> dict[str, Any]:
+        tree = super().tagged_union_schema(schema)
+        # A group without `kind` fits several classes: it keeps the kind that it changes.
+        return {"anyOf": tree["oneOf"]}
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
 def json_schema() -> dict[str, Any]:
     """Return the JSON schema of recipes, by which an editor completes and checks them."""
-    schema = ADAPTER.json_schema()
-    classes = {cls.__name__: cls for cls in _classes(Recipe)}
-    objects = [(Recipe, schema), *((classes[name], tree) for name, tree in schema["$defs"].items() if name in classes)]
-    for cls, tree in objects:
-        tree["additionalProperties"] = False
-        tree["description"] = _one_line(cls)
-        for name, setting in settings(cls).items():
-            found = tree["properties"][name]
-            found.pop("title", None)
-            if setting.doc:
-                found["description"] = setting.doc
-    _accept_any(schema)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "stray recipe"}
-
-
-def _accept_any(tree: Any) -> None:
-    """Let a group without `kind` fit several classes: it keeps the kind that it changes."""
-    for value in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
-        _accept_any(value)
-    if isinstance(tree, dict) and "oneOf" in tree:
-        tree["anyOf"] = tree.pop("oneOf")
-        tree.pop("discriminator", None)
-
-
-def _classes(cls: type) -> Iterator[type]:
-    """Yield a config class and all that its fields hold."""
-    yield cls
-    for setting in settings(cls).values():
-        node = setting.node
-        while isinstance(node, Sequence | Named):
-            node = node.item if isinstance(node, Sequence) else node.value
-        if isinstance(node, Group):
-            for member in node.members.values():
-                yield from _classes(member)
+    schema = ADAPTER.json_schema(schema_generator=_JsonSchema)
+    return {"$schema": GenerateJsonSchema.schema_dialect, **schema, "title": "stray recipe"}
 
 
 def _group(tree: dict[str, Any], node: Group, base: Any, indent: str) -> Iterator[str]:

@@ -183,6 +183,7 @@ def _paths(node: Node, place: str) -> Iterator[str]:
 @functools.cache
 def field_docs(cls: type) -> dict[str, str]:
     """Return the docstring under each field of `cls`, inherited ones included, by name."""
+    # Pydantic's `use_attribute_docstrings` leaves out the fields that a dataclass inherits.
     inherited = [field_docs(base) for base in cls.__bases__ if dataclasses.is_dataclass(base)]
     found = {name: doc for docs in inherited for name, doc in docs.items()}
     source = ast.parse(inspect.getsource(typing.cast("types.ModuleType", inspect.getmodule(cls))))
