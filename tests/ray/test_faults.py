@@ -216,7 +216,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_whole_says_so_and_the_training_
     assert "the one before it is whole" in problem.what
     assert "run the same command again" in problem.remedy
     # Two checkpoints are kept while the third is written: what was written of that is gone.
-    (run,) = small_disk.iterdir()
+    (run,) = (small_disk / "checkpoints").iterdir()
     left = sorted(path for path in run.iterdir() if path.is_dir())
     assert [state.name for folder in left for state in folder.iterdir()] == [STATE] * 2
     epochs = [torch.load(folder / STATE, weights_only=True)["state"]["epoch"] for folder in left]
@@ -234,7 +234,7 @@ def test_checkpoints_are_found_without_rays_list_of_them_and_what_was_half_writt
     assignments, _ = killed(setup, "lost", (0,), (3, 1), wait_s=HEARD_S)
     with pytest.raises(Exception, match=r"died|killed|SIGKILL|unavailable"):
         setup.train(assignments, "lost", workers=2, failures=0)
-    (run,) = (setup.folder / "checkpoints" / "lost").iterdir()
+    (run,) = (setup.folder / "checkpoints" / "lost" / "checkpoints").iterdir()
     assert len(json.loads((run / LIST).read_text())["checkpoint_results"]) == 2
     # As a disk leaves it that fills up at this moment, and a worker that is killed while it writes.
     (run / LIST).write_bytes(b"")
