@@ -83,7 +83,7 @@ def predict(
     train_code = made.codes(trains.label_N)
     codes = {
         "probe": probability_TK.argmax(axis=1),
-        "knn": knn_predict(features_ND[trains.index_N], train_code, features_TD, config.knn_k, len(classes)),
+        "knn": knn_predict(features_ND[trains.index_N], train_code, features_TD, config.knn_k),
         "majority": np.full(len(features_TD), majority_code(train_code, len(classes))),
     }
     return Predictions(classes, known_K, probability_TK, codes)

@@ -45,6 +45,7 @@ def paired_difference(
     by_fold = np.bincount(fold_of, weights=difference)
     p = float("nan")
     if len(folds) >= MIN_FOLDS:
+        # scipy's permutation_test counts ties by a relative tolerance, which rounding in sums near 0 exceeds.
         if len(folds) <= _EXACT_FOLDS:
             signs = np.array(list(itertools.product((1.0, -1.0), repeat=len(folds))))
             as_far = np.abs(signs @ by_fold) >= np.abs(by_fold.sum()) - 1e-12

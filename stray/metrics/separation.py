@@ -74,6 +74,7 @@ def _distances(codes_ND: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _silhouette(distance_NN: NDArray[np.float64], group_N: NDArray[np.int64]) -> float:
+    # scikit-learn's silhouette_score gives the same, but raises where a code is not finite.
     rows, count_K = np.arange(len(group_N)), np.bincount(group_N)
     finite_NN = distance_NN.copy()
     np.fill_diagonal(finite_NN, 0.0)

@@ -98,16 +98,16 @@ def test_a_thousand_spots_of_512_features_take_seconds() -> None:
 def test_neighbours_vote_by_cosine_and_ties_go_to_the_nearer() -> None:
     train = np.array([[1.0, 0.0], [10.0, 0.5], [0.0, 1.0], [0.0, 3.0]])
     codes = np.array([0, 0, 1, 1])
-    assert knn_predict(train, codes, np.array([[100.0, 1.0], [0.1, 1.0]]), 3, 2).tolist() == [0, 1]
-    assert knn_predict(train, codes, np.array([[2.0, 1.0], [1.0, 2.0]]), 4, 2).tolist() == [0, 1]
-    assert knn_predict(train, codes, np.array([[1.0, 9.0]]), 99, 3).tolist() == [1]
+    assert knn_predict(train, codes, np.array([[100.0, 1.0], [0.1, 1.0]]), 3).tolist() == [0, 1]
+    assert knn_predict(train, codes, np.array([[2.0, 1.0], [1.0, 2.0]]), 4).tolist() == [0, 1]
+    assert knn_predict(train, codes, np.array([[1.0, 9.0]]), 99).tolist() == [1]
 
 
 def test_neighbours_in_chunks_equal_a_plain_vote() -> None:
     data = tissue(300, signal=0.5)
     codes = np.unique(data["label_N"].astype(str), return_inverse=True)[1]
     test = np.random.default_rng(5).normal(size=(2500, 16))
-    found = knn_predict(data["features_ND"], codes, test, 5, 3)
+    found = knn_predict(data["features_ND"], codes, test, 5)
     units = [values / np.linalg.norm(values, axis=1, keepdims=True) for values in (data["features_ND"], test)]
     for row in (0, 2047, 2048, 2499):
         votes = np.bincount(codes[np.argsort(-(units[0] @ units[1][row]))[:5]], minlength=3)
@@ -119,4 +119,4 @@ def test_majority_is_the_commonest_and_needs_a_spot() -> None:
     with pytest.raises(ValueError, match="at least one"):
         majority_code(np.array([], dtype=int), 3)
     with pytest.raises(ValueError, match="at least one"):
-        knn_predict(np.zeros((0, 2)), np.array([], dtype=int), np.zeros((1, 2)), 3, 2)
+        knn_predict(np.zeros((0, 2)), np.array([], dtype=int), np.zeros((1, 2)), 3)
