@@ -150,7 +150,7 @@ def require_dataset(recipe: Recipe) -> None:
     """Raise InputError when the recipe names no dataset."""
     if not recipe.dataset:
         remedy = "give it: --set dataset=PATH (`stray ingest PATH ...` makes one)"
-        raise InputError(Problem("dataset", "the recipe names none", remedy))
+        raise InputError(Problem("dataset", "is not set in the recipe", remedy))
 
 
 def choose(recipe: Recipe, methods: Sequence[str] = (), folds: str | Sequence[str] | None = None) -> Recipe:

@@ -1,4 +1,4 @@
-"""The command line: `stray VERB ...`. A verb is a module here with `HELP`, `configure(parser)` and `run(args)`.
+"""Command line: `stray VERB ...`. A verb is a module here with `HELP`, `configure(parser)` and `run(args)`.
 
 Only the verb that is asked for is imported: `stray --help` loads neither torch nor ray.
 """
@@ -33,19 +33,19 @@ VERBS: dict[str, tuple[str, ...]] = {
     "On a cluster": ("submit",),
     "Your shell": ("completion",),
 }
-"""The verbs in the order of work."""
+"""Verbs in the order of a typical workflow."""
 
 _INTRO = """\
 stray trains image encoders for pathology under the guidance of spatial transcriptomics, on a Ray cluster or on this
-machine. A cohort of tissue sections becomes a paired dataset (ingest), a recipe says what is compared (config), every
+machine. A cohort of tissue sections becomes a paired dataset (ingest), a recipe defines the comparison (config), every
 method is trained and scored on patients that it has not seen (train), and the results are one table (compare)."""
 
 _EXAMPLE = """\
 For example:
-  stray demo                                               all of it on a synthetic cohort, in minutes
-  stray config smoke --set contrastive.optim.lr=3e-4       what a recipe says, with a change
-  stray train her2st --set dataset=/data/her2st            a recipe on a dataset
-`stray VERB --help` tells more."""
+  stray demo                                               a full run on a synthetic cohort, in minutes
+  stray config smoke --set contrastive.optim.lr=3e-4       print a recipe with one setting changed
+  stray train her2st --set dataset=/data/her2st            train a recipe on a dataset
+`stray VERB --help` describes a verb."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,16 +143,16 @@ def _run(name: str, prog: str, words: list[str]) -> int:
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
-    """Declare how much is printed, for every verb."""
+    """Declare the output options (`--quiet`, `--verbose`, `--log-file`) that every verb takes."""
     output = parser.add_argument_group("what is printed on stderr")
     amount = output.add_mutually_exclusive_group()
     amount.add_argument("--quiet", action="store_true", help="warnings and problems only, no progress")
     amount.add_argument("--verbose", action="store_true", help="messages of every level")
-    output.add_argument("--log-file", metavar="FILE", help="append all of it to FILE, with times")
+    output.add_argument("--log-file", metavar="FILE", help="also append these messages to FILE, with timestamps")
 
 
 def _versions() -> str:
-    """Return the versions that a report of a fault needs."""
+    """Return the versions to state in a bug report."""
     lines = [f"stray {stray.__version__}", f"python {platform.python_version()}"]
     for name in ("ray", "torch", "torchvision", "mlflow", "optuna", "anndata", "scanpy", "pyarrow"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -44,7 +44,7 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
 
 
 def connecting() -> str:
-    """Return what is said first: Ray takes seconds to start, and its import alone takes some."""
+    """Return the first line that a command prints: importing and starting Ray takes several seconds."""
     address = os.environ.get("RAY_ADDRESS", "")
     return "starting Ray ..." if address in ("", "local") else f"connecting to Ray at {address} ..."
 
@@ -56,8 +56,7 @@ def add_wait(parser: argparse.ArgumentParser) -> None:
         "--wait-minutes",
         metavar="N",
         type=float,
-        help=f"give up when nothing has found room on the cluster for so long (default: {default:g}, or what the "
-        "recipe says)",
+        help=f"give up after N minutes without free resources on the cluster (default: {default:g}, or the recipe's)",
     )
 
 

@@ -31,20 +31,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--uri",
         metavar="URI",
-        help=f"MLflow store; MLFLOW_TRACKING_URI where it is not given, else sqlite:///{DEFAULT_STORE}",
+        help=f"MLflow store; default: MLFLOW_TRACKING_URI, else sqlite:///{DEFAULT_STORE}",
     )
-    parser.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: the one that changed last)")
+    parser.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: the one changed last)")
     parser.add_argument(
-        "--metric", choices=list(METRIC_NAMES), default="balanced_accuracy", help="score that heads the table"
+        "--metric", choices=list(METRIC_NAMES), default="balanced_accuracy", help="main score of the table"
     )
+    parser.add_argument("--baseline", metavar="METHOD", help="reference method of the comparisons (default: untrained)")
+    parser.add_argument("--knn", action="store_true", help="also show the score of the kNN classifier")
     parser.add_argument(
-        "--baseline", metavar="METHOD", help="method that the others are compared with (default: untrained)"
+        "--per-patient",
+        action="store_true",
+        help="also print one table per held-out patient: accuracy, balanced accuracy, macro-F1",
     )
-    parser.add_argument("--knn", action="store_true", help="show the kNN vote's score too")
-    parser.add_argument(
-        "--per-patient", action="store_true", help="tables of every held-out patient: accuracy, balanced, macro-F1"
-    )
-    parser.add_argument("--markdown", action="store_true", help="print Markdown, for a README")
+    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     parser.add_argument(
         "--out", metavar="PAGE.html", default="comparison.html", help="file of the HTML page (default: %(default)s)"
     )
@@ -85,7 +85,7 @@ def compare(
             raise InputError(
                 Problem(
                     os.fspath(out_html),
-                    f"the page cannot be written: {error.strerror}",
+                    f"the page cannot be written there: {error.strerror}",
                     "name another place with --out",
                 )
             ) from error
@@ -100,7 +100,7 @@ def show(
     per_patient: bool = False,
     as_markdown: bool = False,
 ) -> None:
-    """Print the tables and what a reader must know about them; `as_markdown` for a README."""
+    """Print the tables with their notes; as Markdown if `as_markdown`."""
     tables = list(_tables(comparison, knn, per_patient))
     if as_markdown:
         notes = [f"Note: {note}\n" for note in comparison.notes]

@@ -15,12 +15,12 @@ import shtab
 
 from stray.recipe import shipped_recipes
 
-HELP = "print the completion of a shell"
+HELP = "print a completion script for a shell"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `stray completion`."""
-    parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS, help="the shell that it is for")
+    parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS, help="shell to write the script for")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -21,21 +21,23 @@ from stray.recipe import apply, dump_yaml, flatten, for_method, parse_overrides
 from stray.recipe.describe import describe, json_schema
 from stray.recipe.files import inline
 
-HELP = "print a recipe as it is resolved, or every setting that there is"
+HELP = "print a recipe with its defaults and overrides, or describe every setting"
 
 NEW = "new"
-"""Stands for a recipe that is made from a dataset; a file of that name is `./new`."""
+"""Placeholder for a recipe derived from a dataset; write `./new` for a file of that name."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `stray config`."""
     add_recipe(parser, optional=True)
-    parser.add_argument("--dataset", metavar="DATASET", help="with `new`: the paired dataset that the recipe is for")
-    parser.add_argument("--method", metavar="NAME", help="apply what this method changes")
+    parser.add_argument("--dataset", metavar="DATASET", help="with `new`: paired dataset to write the recipe for")
+    parser.add_argument("--method", metavar="NAME", help="apply the overrides of this method")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--flat", action="store_true", help="one `path=value` a line")
-    form.add_argument("--describe", action="store_true", help="YAML with type, default and meaning of every setting")
-    form.add_argument("--schema", action="store_true", help="the JSON schema of recipes, for editors")
+    form.add_argument("--flat", action="store_true", help="print one `path=value` per line")
+    form.add_argument(
+        "--describe", action="store_true", help="print YAML with the type, default and meaning of every setting"
+    )
+    form.add_argument("--schema", action="store_true", help="print the JSON schema of recipes, for editors")
 
 
 def run(args: argparse.Namespace) -> int:

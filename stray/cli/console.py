@@ -28,10 +28,10 @@ from stray.cli.safe import SafeConsole, block, one_line
 from stray.errors import CheckpointWriteError, InputError, NotFiniteError, Problem, without_secrets
 
 PLAIN_WIDTH = 140
-"""Columns of tables where there is no terminal to ask."""
+"""Width of tables in columns where stdout is no terminal."""
 
 PLAIN_INTERVAL_S = 10.0
-"""Shortest time between two plain lines of one task."""
+"""Shortest time in seconds between two plain lines of one task."""
 
 
 def _console(*, stderr: bool) -> Console:
@@ -41,9 +41,9 @@ def _console(*, stderr: bool) -> Console:
 
 
 stdout = _console(stderr=False)
-"""Results: what a pipe should receive."""
+"""Console of the results, on stdout."""
 stderr = _console(stderr=True)
-"""Progress, notes and problems."""
+"""Console of progress, notes and problems, on stderr."""
 
 
 def plain() -> bool:
@@ -52,7 +52,7 @@ def plain() -> bool:
 
 
 _transcript = logging.getLogger("stray.console")
-"""Everything that is printed on stderr, for `--log-file`."""
+"""Logger of everything printed on stderr, for `--log-file`."""
 _transcript.setLevel(logging.INFO)
 _transcript.propagate = False
 _transcript.addHandler(logging.NullHandler())
@@ -113,19 +113,19 @@ def _log_handler(path: str) -> logging.Handler:
 
 
 def say(text: str) -> None:
-    """Print a note to the person who waits; not markup."""
+    """Print a note for the user, as plain text without markup."""
     _transcript.info(text)
     if not _quiet:
         stderr.print(block(text, 4), soft_wrap=True)
 
 
 def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print an error that nobody expected, as Python does, through the console (for `sys.excepthook`)."""
+    """Print the traceback of an unexpected error through the console (for `sys.excepthook`)."""
     stderr.print("".join(traceback.format_exception(kind, error, trace)).rstrip(), soft_wrap=True)
 
 
 class LogHandler(logging.Handler):
-    """Warnings of stray's own modules as lines of the console."""
+    """Log handler that prints the warnings of stray's modules on the console."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the record's message."""
@@ -143,7 +143,7 @@ def cut_secrets_from_logs() -> None:
         if "://" in (text := _message(record)):
             record.msg, record.args = without_secrets(text), ()
         if record.exc_info and record.exc_info[1] is not None:
-            # What stands here a formatter takes as it is.
+            # A formatter uses this text unchanged.
             record.exc_text = without_secrets("".join(traceback.format_exception(record.exc_info[1])).rstrip())
         return record
 
@@ -172,7 +172,7 @@ def print_problems(error: InputError) -> None:
 
 
 def _cut(ratio: int) -> Column:
-    """Return a column that takes a share of the width and cuts what is longer."""
+    """Return a column that takes a fixed fraction of the width and cuts longer text."""
     return Column(ratio=ratio, no_wrap=True, overflow="ellipsis")
 
 
@@ -205,7 +205,7 @@ class ConsoleProgress:
         self._live: RichProgress | None = None
         if live if live is not None else not (plain() or _quiet):
             self._live = RichProgress(
-                # Where the line is narrow the title and the note are cut, never the numbers.
+                # On a narrow terminal the title and the note are cut, never the numbers.
                 TextColumn("{task.description}", markup=False, table_column=_cut(3)),
                 BarColumn(bar_width=12),
                 MofNCompleteColumn(table_column=Column(no_wrap=True)),
@@ -214,7 +214,7 @@ class ConsoleProgress:
                 TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
                 TextColumn("{task.fields[note]}", style="dim", markup=False, table_column=_cut(2)),
                 console=stderr,
-                # Ray's and others' prints would tear the display if they bypassed it.
+                # Output of Ray and other libraries would corrupt the display if it bypassed it.
                 redirect_stdout=False,
                 redirect_stderr=True,
                 expand=True,
@@ -271,7 +271,7 @@ class ConsoleProgress:
             self._line(task, f"done in {self._clock() - task.started:.0f} s")
 
     def say(self, text: str) -> None:
-        """Print a line that stays, above the live display or among the plain lines."""
+        """Print a permanent line, above the live display or among the plain lines."""
         _transcript.info(text)
         if self._live:
             self._live.console.print(block(text, 4), soft_wrap=True)

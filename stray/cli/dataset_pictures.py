@@ -58,7 +58,7 @@ def _xy(spots: SpotTable) -> np.ndarray:
 
 def _tissue(dataset: PairedDataset, rows: np.ndarray, spots: SpotTable) -> Mosaic:
     xy = _xy(spots)
-    # A piece at a time: the patches of a large section do not fit in memory together.
+    # In chunks: all patches of a large section do not fit in memory.
     pieces = ((dataset.patches(rows[i : i + _PIECE]), xy[i : i + _PIECE]) for i in range(0, len(rows), _PIECE))
     bounds = (*xy.min(axis=0).tolist(), *xy.max(axis=0).tolist())
     return mosaic(pieces, bounds, dataset.manifest.patch.size_um)

@@ -1,4 +1,4 @@
-"""See all of stray work on a cohort with known truth, in minutes.
+"""Run the whole workflow of stray on a cohort with known truth, in minutes.
 
 A synthetic cohort of 6 patients is drawn and ingested; three methods train on it through Ray Train and are scored on
 two patients whom no step has seen; a search of 4 trials runs through Ray Tune; MLflow has all of it, and a page
@@ -21,23 +21,21 @@ from stray.cli.arguments import add_overrides
 from stray.cli.console import ConsoleProgress, say, stdout
 from stray.recipe import load_recipe
 
-HELP = "see all of it on a synthetic cohort, in minutes"
+HELP = "run the whole workflow on a synthetic cohort, in minutes"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `stray demo`."""
-    parser.add_argument(
-        "--out", metavar="FOLDER", default="stray-demo", help="folder of all that it writes (default: ./%(default)s)"
-    )
+    parser.add_argument("--out", metavar="FOLDER", default="stray-demo", help="output folder (default: ./%(default)s)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the cohort (default: %(default)s)")
     add_overrides(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo; its last lines are the comparison and where everything is."""
+    """Run the demo; print the comparison and the locations of all outputs last."""
     started = time.monotonic()
     out = storage.absolute(args.out)
-    # A cohort of another seed is another dataset: it does not take the place of the first.
+    # A cohort of another seed is another dataset and must not overwrite the first.
     dataset = storage.join(out, f"cohort-{args.seed}")
     overrides = [
         f"ingest.sources.0.seed={args.seed}",
@@ -55,15 +53,15 @@ def run(args: argparse.Namespace) -> int:
     from stray.on_ray.waiting import patience
 
     with ConsoleProgress() as progress, contextlib.ExitStack() as stack:
-        progress.say("1/4  a cohort is drawn and becomes a paired dataset")
+        progress.say("1/4  generate a cohort and ingest it as a paired dataset")
         stack.enter_context(session.session())
         stack.enter_context(patience(recipe.run.wait_minutes, progress.say))
         ingest_config(recipe.ingest, recipe.dataset, on_event=lambda event: show_event(progress, event))
         progress.say("2/4  three methods train on patients P1-P4 and one more, and are scored on the one left out")
         outcome = run_experiment(recipe, progress=progress)
-        progress.say(f"3/4  a search of {recipe.search.trials} trials, which sees neither of the patients held out")
+        progress.say(f"3/4  search {recipe.search.trials} trials, without the held-out patients")
         found = search(recipe, progress=progress)
-        progress.say("4/4  the comparison")
+        progress.say("4/4  compare the methods")
     page = storage.join(out, f"comparison-{args.seed}.html")
     show(compare(outcome.uri, outcome.experiment, page), stdout)
     show_trials(found.table)

@@ -1,4 +1,4 @@
-"""Code a dataset with a trained encoder: its pictures with an image encoder, its counts with a gene encoder.
+"""Embed a dataset with a trained encoder: its pictures with an image encoder, its counts with a gene encoder.
 
   stray embed stray-runs/her2st/models/clip_scvi-seed0-KEY /data/new_section --out coded.h5ad
   stray embed stray-runs/her2st/gene-0123456789abcdef /data/new_section --out codes.parquet
@@ -22,7 +22,7 @@ from stray.cli.console import ConsoleProgress, say
 from stray.cohort.coded import SUFFIXES, Coded, check_suffix, write_coded
 from stray.cohort.dataset import PairedDataset
 
-HELP = "code the pictures or the counts of a dataset with a trained encoder"
+HELP = "embed the pictures or the counts of a dataset with a trained encoder"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def add_out(parser: argparse.ArgumentParser, default: str) -> None:
     """Declare `--out`."""
     formats = ", ".join(SUFFIXES)
     parser.add_argument(
-        "--out", metavar="FILE", default=default, help=f"where it goes, as {formats} (default: %(default)s)"
+        "--out", metavar="FILE", default=default, help=f"output file, as {formats} (default: %(default)s)"
     )
 
 
@@ -44,7 +44,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="folder that `stray train RECIPE --folds none` named (`stray embed` also takes a gene stage's)",
+        help="model folder that `stray train RECIPE --folds none` printed (`stray embed` also takes a gene stage's)",
     )
     parser.add_argument("dataset", metavar="DATASET", help="paired dataset with pictures, made by `stray ingest`")
     parser.add_argument(
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def code_pictures(args: argparse.Namespace, dataset: PairedDataset) -> Coded:
-    """Code the pictured spots with the model of the command line: on a cluster where one is named, else here."""
+    """Embed the pictured spots with the given model, on the cluster of RAY_ADDRESS if set, else in this process."""
     from stray.api import coding
     from stray.stages.contrastive.exported import load
 
@@ -87,7 +87,7 @@ def code_pictures(args: argparse.Namespace, dataset: PairedDataset) -> Coded:
 
 
 def code_genes(args: argparse.Namespace, dataset: PairedDataset) -> Coded:
-    """Code the spots with counts, and say which genes of the panel the dataset lacks."""
+    """Embed the spots with counts, and print the genes of the panel that the dataset lacks."""
     from stray.api import coding
 
     with ConsoleProgress() as progress, patient(args, progress):

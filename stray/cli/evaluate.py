@@ -1,4 +1,4 @@
-"""Score what `stray train` has trained, again: with other label sources, other classes, another probe. Nothing is
+"""Score trained methods again, with other label sources, other classes or another probe. Nothing is
 trained.
 
 stray evaluate her2st --set dataset=/data/her2st_64 --set eval.knn_k=5

@@ -41,9 +41,7 @@ HELP = "make a paired dataset from sections of HER2ST, .h5ad files or a syntheti
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `stray ingest`."""
-    parser.add_argument(
-        "out", metavar="OUT", help="path or URI of the dataset's folder: a new one, or one to go on with"
-    )
+    parser.add_argument("out", metavar="OUT", help="path or URI of the dataset folder: a new one, or one to continue")
     keys = [field.name for field in fields(SyntheticSourceConfig) if field.name != "kind"]
     sources = parser.add_argument_group("sources, of which there may be several")
     sources.add_argument("--her2st", metavar="PATH", action="append", default=[], help="HER2ST's repository")
@@ -52,49 +50,51 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         action="append",
         default=[],
-        help="an AnnData file as scanpy and squidpy write it, or a folder",
+        help="an AnnData file as scanpy and squidpy write it, or a folder of such files",
     )
     sources.add_argument(
         "--synthetic",
         metavar="KEY=VALUE,...",
         nargs="?",
         const="",
-        help=f"a cohort that is drawn; keys: {', '.join(keys)}",
+        help=f"a generated cohort; keys: {', '.join(keys)}",
     )
-    sources.add_argument("--recipe", metavar="RECIPE", help="a recipe whose `ingest` section is taken; flags add to it")
+    sources.add_argument("--recipe", metavar="RECIPE", help="take the `ingest` section of this recipe; flags add to it")
     choices = parser.add_argument_group("what is made of them")
     choices.add_argument(
         "--prefer",
         metavar="SOURCE:S1,S2",
         action="append",
         default=[],
-        help="these sections come from this kind or path",
+        help="take these sections from the source of this kind or path",
     )
     choices.add_argument(
         "--labels", metavar="NAME=CSV", action="append", default=[], help="a label table (section, spot, label)"
     )
     choices.add_argument(
-        "--sections", metavar="CSV", help="facts about sections: a table with the column section and further ones"
+        "--sections", metavar="CSV", help="section metadata: a table with the column `section` and any further columns"
     )
     choices.add_argument(
         "--duplicate-genes",
         choices=["refuse", "sum"],
-        help="a gene that a section names twice: an error (default), or the sum of the copies",
+        help="when a section names a gene twice: refuse it (default), or sum the copies",
     )
     choices.add_argument(
-        "--off-tissue", choices=["drop", "keep"], help="spots whose obs column in_tissue is 0 (default: drop)"
+        "--off-tissue",
+        choices=["drop", "keep"],
+        help="what to do with spots whose obs column in_tissue is 0 (default: drop)",
     )
     choices.add_argument("--patch-um", metavar="N", type=float, help="side of a patch in micrometres (default: 112)")
     choices.add_argument("--patch-px", metavar="N", type=int, help="side of a patch in pixels (default: 64)")
-    choices.add_argument(
-        "--patch-encoding", choices=["png", "jpeg"], help="png loses nothing (default), jpeg is smaller"
+    choices.add_argument("--patch-encoding", choices=["png", "jpeg"], help="png is lossless (default), jpeg is smaller")
+    parser.add_argument(
+        "--workers", metavar="N", type=int, help="CPUs for the local Ray cluster (default: all of this machine)"
     )
-    parser.add_argument("--workers", metavar="N", type=int, help="CPUs of the local Ray (default: all of this machine)")
     add_wait(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the dataset and say what is in it. Raises InputError with every problem at once."""
+    """Make the dataset and print its contents. Raises InputError with every problem at once."""
     config, waiting = config_from(args), load_recipe(args.recipe).run
     if args.workers is not None and args.workers < 1:
         raise InputError(Problem("--workers", f"is {args.workers}", "give 1 or more"))
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         f"{storage.absolute(args.out)}: {manifest.n_spots:,} spots of {len(manifest.sections)} sections and "
         f"{len(manifest.patients)} patients, {paired:,} with picture and counts, {manifest.n_genes:,} genes"
     )
-    say(f"`stray inspect {args.out}` shows it")
+    say(f"show the dataset: stray inspect {args.out}")
     return 0
 
 
@@ -170,7 +170,7 @@ def _as_tree(values: tuple[Any, ...]) -> list[Any]:
 
 
 def show_event(progress: ConsoleProgress, event: dict[str, Any]) -> None:
-    """Show an event of the ingest, on the terminal or as a line."""
+    """Show an event of the ingest, in the live display or as a line."""
     match event["event"]:
         case "plan":
             for warning in event["warnings"]:

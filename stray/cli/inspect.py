@@ -17,14 +17,14 @@ from stray.cli import dataset_card, dataset_pictures
 from stray.cli.console import ConsoleProgress, stdout
 from stray.cohort.dataset import PairedDataset
 
-HELP = "show what a dataset holds; verify its checksums, draw its sections"
+HELP = "show the contents of a dataset; verify its checksums, draw its sections"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `stray inspect`."""
     parser.add_argument("dataset", metavar="DATASET", help="path or URI of a paired dataset")
     parser.add_argument("--verify", action="store_true", help="compare the SHA-256 of every file with the manifest")
-    parser.add_argument("--pictures", metavar="DIR", help="write a contact sheet and a PNG a section there")
+    parser.add_argument("--pictures", metavar="DIR", help="write a contact sheet and one PNG per section to DIR")
 
 
 def run(args: argparse.Namespace) -> int:

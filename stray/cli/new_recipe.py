@@ -1,4 +1,4 @@
-"""The recipe that `stray config new` prints: the defaults, and what a dataset says of itself."""
+"""Recipe that `stray config new` prints: the defaults, adapted to a dataset."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def new_recipe(path: str) -> Recipe:
 
 
 def notes(recipe: Recipe) -> str:
-    """Return what only the reader of the recipe can decide, as comments of YAML."""
+    """Return YAML comments on the decisions that are left to the user."""
     sources = recipe.eval.label_sources
     lines = []
     if weak := [name for name in sources.score if name not in sources.trusted]:
@@ -54,7 +54,7 @@ def notes(recipe: Recipe) -> str:
 
 
 def _name(path: str) -> str:
-    """Return the name of the dataset's folder, as a recipe may be called."""
+    """Return the name of the dataset's folder as a valid recipe name."""
     address = urlparse(path)
     place = address.path.strip("/") or address.hostname or "" if "://" in path else os.path.abspath(path)
     return re.sub(r"[^\w.-]+", "_", os.path.basename(place)).lstrip(".-") or Recipe().name

@@ -32,7 +32,7 @@ def show_plan(recipe: Recipe) -> None:
         seen |= pending.keys()
         cells, inner = cells + len(group.cells), inner + len(group.inner)
         for cell in group.trained:
-            # A stage that several cells share is counted at the first.
+            # A stage that several cells share is counted with the first of them.
             stages = (*upstream(cell.scored), cell.scored)
             mine = [pending.pop(stage.key) for stage in stages if stage.key in pending]
             gene = next((stage for stage in mine if stage.key == cell.scored.gene.key), None)
@@ -56,11 +56,11 @@ def show_plan(recipe: Recipe) -> None:
     table.title = f"{recipe.name}: {cells} cells" + (f", {inner} inner ones to choose by" if inner else "")
     stdout.print(table)
     total = estimator.total(groups)
-    how = "estimated from a few steps of each kind of stage, timed here just now"
+    how = "estimated from a few steps of each kind of stage, timed just now"
     if estimator.measured:
-        how = f"by the speed of stages trained before for {estimator.measured} settings, else {how}"
+        how = f"estimated from earlier stages for {estimator.measured} settings, otherwise {how}"
     say(
-        f"about {duration(total)} on one process of this machine, starts of worker groups included; "
+        f"about {duration(total)} in one process of this machine, including the start of worker groups; "
         f"{how}. Nothing was started."
     )
 

@@ -20,7 +20,7 @@ from stray.cohort.coded import check_suffix, write_coded
 from stray.cohort.dataset import PairedDataset
 from stray.errors import InputError, Problem
 
-HELP = "classify the spots of a dataset from their pictures"
+HELP = "classify the spots of a dataset by their pictures"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Text of strangers on a terminal: no markup is read, and control characters are shown as escapes."""
+"""Untrusted text on a terminal: markup is not interpreted, control characters are shown as escapes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def _escaped(char: str) -> str:
-    # A zero-width joiner is part of how some scripts are written.
+    # Some scripts need the zero-width joiner.
     return char if char in "\n\t\u200d" else char.encode("unicode_escape").decode()
 
 
@@ -47,7 +47,7 @@ def one_line(text: str) -> str:
 
 
 def block(text: str, indent: int) -> str:
-    """Indent all lines but the first: a newline in a name must not look like a new message."""
+    """Indent all lines but the first, so that a newline in a name does not look like a new message."""
     return text.rstrip("\n").replace("\n", "\n" + " " * indent)
 
 
@@ -62,6 +62,6 @@ class SafeConsole(Console):
         return super().render_str(visible(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Escape what came as `Text`; the console's own control segments pass."""
+        """Escape `Text` objects; pass the console's own control segments."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)

@@ -1,7 +1,7 @@
 """Search a method's hyperparameters: Optuna proposes, Ray Tune runs, patients that no trial trains on decide.
 
   stray search her2st --set dataset=/data/her2st_64 --set search.trials=40
-  stray train stray-runs/her2st/best.yaml                        the recipe that it finds
+  stray train stray-runs/her2st/best.yaml                        train the best recipe
 
 The space is `search.space` of the recipe: dotted paths and their distributions. Patients of `search.held_out` are
 seen by no trial, so that a later comparison on them is honest; those of `search.validation` score the trials.
@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Search, print the trials from best to worst, and say where the best recipe is."""
+    """Search, print the trials from best to worst, and print the path of the best recipe."""
     if args.trials is not None:
         args.set = [*args.set, f"search.trials={args.trials}"]
     recipe = recipe_from(args)

@@ -25,10 +25,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `stray submit`."""
     parser.add_argument("--address", metavar="URL", help="the cluster's dashboard, such as http://127.0.0.1:8265")
     parser.add_argument(
-        "--working-dir", metavar="DIR", default=".", help="the folder to send along (default: this one)"
+        "--working-dir", metavar="DIR", default=".", help="folder to upload with the job (default: this one)"
     )
     parser.add_argument(
-        "--env", metavar="NAME=VALUE", action="append", default=[], help="environment variable of the job; repeatable"
+        "--env",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="environment variable of the job; may be repeated",
     )
     parser.add_argument("--no-follow", action="store_true", help="submit, print the job's name and return")
     parser.add_argument(
@@ -51,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         code = job.follow(_write)
     except KeyboardInterrupt:
-        say(f"the job goes on; `ray job logs -f {job.job_id}` follows it, `ray job stop {job.job_id}` ends it")
+        say(f"the job keeps running: `ray job logs -f {job.job_id}` follows it, `ray job stop {job.job_id}` ends it")
         raise
     say(f"job {job.job_id} succeeded" if code == 0 else f"job {job.job_id} ended with code {code}: {job.message()}")
     return code

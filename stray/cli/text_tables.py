@@ -12,11 +12,11 @@ from stray.report.tables import MAJORITY
 from stray.report.text import TextTable
 
 HEAD_WIDTH = 12
-"""Characters after which the name of a column goes on in a new line, where it can."""
+"""Characters after which a column name may break into a new line."""
 
 
 def drawn(table: TextTable) -> RenderableType:
-    """Return the table as a terminal shows it, its title above it and its note below."""
+    """Return the table for a terminal, with its title above and its note below."""
     made = Table(header_style="bold")
     for index, name in enumerate(table.head):
         head = Text(fill(name, HEAD_WIDTH, break_long_words=False))

@@ -18,7 +18,7 @@ from stray.cli.arguments import add_recipe, connecting, recipe_from
 from stray.cli.console import ConsoleProgress, say
 from stray.config import Recipe
 
-HELP = "train and score every method of a recipe on patients that it has not seen"
+HELP = "train every method of a recipe and score it on held-out patients"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_recipe(parser)
     add_choice(parser)
     parser.add_argument(
-        "--plan", action="store_true", help="list the cells and an estimate of their time; start nothing"
+        "--plan", action="store_true", help="list the cells with an estimate of their time; start nothing"
     )
 
 
@@ -38,7 +38,11 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
         help="`all` (each patient in turn), `none` (train on all), or patients to hold out: A,B",
     )
     parser.add_argument(
-        "--method", metavar="NAME", action="append", default=[], help="only this method of the recipe; may be repeated"
+        "--method",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="train only this method of the recipe; may be repeated",
     )
 
 
@@ -61,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def report(recipe: Recipe, *, score_only: bool = False) -> int:
-    """Run the experiment and say where its results are."""
+    """Run the experiment and print where its results are."""
     with ConsoleProgress() as progress:
         progress.say(connecting())
         outcome = run_experiment(recipe, score_only=score_only, progress=progress)

@@ -77,7 +77,7 @@ def _build(config: IngestConfig, out: str, run_tasks: RunTasks, tell: OnEvent) -
         tell(_section_event(outcome, len(outcomes), len(plan.tasks)))
     failed = [problem for outcome in outcomes for problem in outcome.problems]
     if failed:
-        # What a failed section leaves standing does not agree with its inputs any more.
+        # The file that a failed section leaves no longer agrees with its inputs.
         _remove_manifest(out)
         raise_if_any(failed)
     manifest = _finish(plan, outcomes, out)
@@ -131,7 +131,7 @@ def _classes(entry: SectionEntry) -> Iterator[str]:
 
 
 def _check_spot_ids(entries: Sequence[SectionEntry], out: str) -> None:
-    """Raise InputError where two spots of the cohort have one id."""
+    """Raise InputError if two spots of the cohort have the same id."""
     columns = [
         read_row_groups(storage.join(out, file.path), None, [SPOT_ID])[SPOT_ID]
         for entry in entries
@@ -141,8 +141,10 @@ def _check_spot_ids(entries: Sequence[SectionEntry], out: str) -> None:
     if len(ids.unique()) == len(ids):
         return
     twice = [str(found["values"]) for found in ids.value_counts().to_pylist() if found["counts"] > 1]
-    what = f"{plural(len(twice), 'spot id')} of the cohort stand for several spots: {', '.join(twice[:5])}"
-    raise InputError(Problem(out, what, "give the sections names of which none begins like another's spots"))
+    what = f"{plural(len(twice), 'spot id')} of the cohort are not unique: {', '.join(twice[:5])}"
+    raise InputError(
+        Problem(out, what, "rename the sections so that no section's name is the start of another's spot ids")
+    )
 
 
 def _as_json(config: IngestConfig) -> dict[str, object]:
@@ -169,7 +171,7 @@ def _section_event(outcome: SectionOutcome, done: int, total: int) -> dict:
 
 
 def check_output(out: str) -> None:
-    """Raise InputError where `out` cannot be written or holds something else; before anything is read."""
+    """Raise InputError if `out` cannot be written or contains other files, before any source is read."""
     filesystem, inner = storage.resolve(out)
     try:
         info = filesystem.get_file_info(inner)
@@ -178,7 +180,7 @@ def check_output(out: str) -> None:
         if info.type == fs.FileType.Directory:
             names = {child.base_name for child in filesystem.get_file_info(fs.FileSelector(inner))}
             if names and not names & {MANIFEST, ".ingest", "spots"}:
-                what = f"holds other things already: {', '.join(sorted(names)[:5])}"
+                what = f"already contains other files: {', '.join(sorted(names)[:5])}"
                 raise InputError(Problem(out, what, "name an empty or a new folder for the dataset"))
         storage.write_bytes(storage.join(out, ".ingest", "started"), b"")
     except OSError as error:
@@ -190,13 +192,13 @@ def _unwritable(out: str, error: OSError) -> InputError:
         Problem(
             out,
             f"cannot be written: {error}",
-            "choose another output, or set its rights",
+            "choose another output, or change its permissions",
         )
     )
 
 
 def _unchanged(plan: IngestPlan, out: str) -> bool:
-    """Return whether the dataset that stands at `out` is the one that the plan would make."""
+    """Return whether the existing dataset at `out` equals the one that the plan would make."""
     try:
         manifest = Manifest.load(out)
     except InputError:
@@ -213,7 +215,7 @@ def _remove_manifest(out: str) -> None:
 
 
 def _remove_strangers(files: set[str], out: str) -> None:
-    """Delete spot files of sections that are no longer of the cohort: whoever reads the folder would mix them in."""
+    """Delete spot files of sections that have left the cohort, so that readers of the whole folder do not see them."""
     filesystem, folder = storage.resolve(storage.join(out, "spots"))
     wanted = {storage.resolve(storage.join(out, file))[1] for file in files}
     for info in filesystem.get_file_info(fs.FileSelector(folder, recursive=True)):

@@ -48,8 +48,8 @@ class Coded:
 def check_suffix(out: str) -> None:
     """Raise InputError unless the suffix of `out` names a format."""
     if not out.lower().endswith(SUFFIXES):
-        remedy = f"end it with {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-        raise InputError(Problem(out, "its suffix names no format that can be written", remedy))
+        remedy = f"use a name that ends with {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+        raise InputError(Problem(out, "the suffix is not a format that stray writes", remedy))
 
 
 def write_coded(coded: Coded, dataset: PairedDataset, out: str, *, embedding: bool = True) -> None:
@@ -86,7 +86,7 @@ def write_coded(coded: Coded, dataset: PairedDataset, out: str, *, embedding: bo
     try:
         storage.write_bytes(out, content)
     except OSError as error:
-        raise InputError(Problem(out, f"cannot be written: {error}", "name another place with --out")) from error
+        raise InputError(Problem(out, f"cannot be written: {error}", "give another path with --out")) from error
 
 
 def as_anndata(coded: Coded, dataset: PairedDataset) -> AnnData:

@@ -26,7 +26,7 @@ from stray.cohort.parquet import column_names, read_row_groups
 from stray.errors import InputError, Problem, raise_if_any
 
 READERS = 16
-"""Files that are read at a time: on object storage each is a round trip."""
+"""Number of files read concurrently: on object storage each is a round trip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +84,14 @@ class PairedDataset:
         return dataset
 
     def require_unchanged(self) -> None:
-        """Raise InputError unless the dataset that stands there is still the one that was opened."""
+        """Raise InputError if the dataset has been rewritten since it was opened."""
         if (found := Manifest.load(self.path).digest) != self.manifest.digest:
-            what = f"was made anew while this command read it (digest {self.manifest.digest[:12]}, now {found[:12]})"
-            raise InputError(Problem(self.path, what, "run the same command again: it takes the dataset as it is then"))
+            what = f"was rewritten while this command read it (digest {self.manifest.digest[:12]}, now {found[:12]})"
+            raise InputError(Problem(self.path, what, "run the same command again: it reads the new dataset"))
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Check after the block, however it ends, that it read one dataset. Raises InputError where it did not."""
+        """Check after the block, also on errors, that the dataset was not rewritten. Raises InputError if it was."""
         try:
             yield
         except Exception as error:
@@ -149,7 +149,7 @@ class PairedDataset:
             c.TOTAL_COUNT,
         ]
         columns.append(c.TISSUE_FRACTION)
-        # Plain strings, because every file has a label dictionary of its own.
+        # Plain strings, because each file has its own label dictionary.
         with ThreadPoolExecutor(READERS, thread_name_prefix="spots") as pool:
             tables = list(pool.map(lambda path: _with_plain_labels(read_row_groups(path, None, columns)), self.files()))
         table = pa.concat_tables(tables)
@@ -158,7 +158,7 @@ class PairedDataset:
             x_um=table[c.X_UM].to_numpy(),
             y_um=table[c.Y_UM].to_numpy(),
             total_count=table[c.TOTAL_COUNT].fill_null(0).to_numpy(),
-            # Present exactly where the picture (the counts) are, and far smaller.
+            # These columns are null exactly where the picture (the counts) is null, and are far smaller.
             has_image=table[c.TISSUE_FRACTION].is_valid().to_numpy(),
             has_counts=table[c.TOTAL_COUNT].is_valid().to_numpy(),
         )
@@ -217,7 +217,7 @@ class PairedDataset:
                 problems.append(
                     Problem(
                         path,
-                        "its content is not what was ingested (SHA-256 differs)",
+                        "its content differs from what was ingested (SHA-256)",
                         _RESTORE,
                     )
                 )
@@ -228,7 +228,7 @@ class PairedDataset:
             yield storage.join(self.path, entry.path), entry
 
     def _size_problems(self) -> list[Problem]:
-        # One listing: on object storage a question for every file is a round trip for every file.
+        # One listing: on object storage a request per file is a round trip per file.
         filesystem, root = storage.resolve(self.path)
         listed = filesystem.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
         sizes = {info.path: info.size for info in listed if info.type == fs.FileType.File}
@@ -236,7 +236,7 @@ class PairedDataset:
         for path, entry in self._entries():
             size = sizes.get(storage.join(root, entry.path))
             if size is None:
-                problems.append(Problem(path, "is missing, the manifest lists it", _RESTORE))
+                problems.append(Problem(path, "is missing but listed in the manifest", _RESTORE))
             elif size != entry.bytes:
                 what = f"has {size} bytes, the manifest says {entry.bytes}: it was changed after the ingest"
                 problems.append(Problem(path, what, _RESTORE))
@@ -258,7 +258,7 @@ class PairedDataset:
                 yield files[index], group, within, mine[places]
 
 
-_RESTORE = "restore the file, or run the ingest again: it writes anew what has changed"
+_RESTORE = "restore the file, or run the ingest again: it rewrites changed files"
 
 
 def _with_plain_labels(table: pa.Table) -> pa.Table:

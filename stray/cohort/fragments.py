@@ -65,7 +65,7 @@ class PatchBlock:
 
 @dataclass(frozen=True)
 class EncodedBlock:
-    """Encoded patches (n,) of the global `rows` (n,), as they lie in the file."""
+    """Encoded patches (n,) of the global `rows` (n,), as stored in the file."""
 
     rows: np.ndarray
     images: pa.LargeBinaryArray
@@ -91,7 +91,7 @@ class CountBlock:
 
     rows: np.ndarray
     counts: sp.csr_matrix | CompactRows
-    """`CompactRows` where they lie in shared memory."""
+    """`CompactRows` if they are in shared memory."""
 
     @property
     def n_genes(self) -> int:

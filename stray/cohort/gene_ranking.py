@@ -1,4 +1,4 @@
-"""Genes by how much they vary over spots or over the tissue, by scanpy. Legend: N spots, G genes."""
+"""Gene ranking by variance over spots or by spatial order, with scanpy. Legend: N spots, G genes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _ranked(counts_NG: sp.csr_matrix, batch_N: np.ndarray | None, count: int) ->
     if batch_N is not None:
         obs["patient"] = pd.Categorical(batch_N)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # loess and pandas chatter that says nothing of the result
+        warnings.simplefilter("ignore")  # irrelevant warnings of loess and pandas
         try:
             found = sc.pp.highly_variable_genes(
                 anndata.AnnData(counts_NG, obs=obs),
@@ -91,7 +91,7 @@ def _few(names: list[str]) -> str:
 
 def by_place(sections: Iterable[tuple[sp.csr_matrix, SpotTable]], count: int) -> np.ndarray:
     """Return the `count` most spatially ordered genes, best first: Moran's I of log-normalised counts (n, G) within
-    each section, the mean over sections by their spots. A section that has too few spots for neighbours has no say.
+    each section, the mean over sections by their spots. A section with too few spots for neighbours is left out.
     """
     from scanpy.metrics import morans_i
     from sklearn.neighbors import kneighbors_graph
@@ -104,7 +104,7 @@ def by_place(sections: Iterable[tuple[sp.csr_matrix, SpotTable]], count: int) ->
         places_n2 = np.stack([spots.x_um, spots.y_um], axis=1)
         graph = sp.csr_matrix(kneighbors_graph(places_n2, NEIGHBOURS))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a gene that a section never saw has no Moran's I
+            warnings.simplefilter("ignore")  # Moran's I is undefined for a gene without counts in the section
             score_G = np.asarray(morans_i(graph, _log_normalised(counts_nG).T.tocsr()))
         total_G += np.nan_to_num(score_G) * len(spots)
         weight += len(spots)

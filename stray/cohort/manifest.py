@@ -1,4 +1,4 @@
-"""Manifest of a paired dataset: sections, files, patch size and origin. A dataset with a manifest is whole."""
+"""Manifest of a paired dataset: sections, files, patch size and origin. A dataset with a manifest is complete."""
 
 from __future__ import annotations
 
@@ -129,13 +129,15 @@ class Manifest:
         try:
             text = storage.read_bytes(place)
         except (FileNotFoundError, NotADirectoryError):
-            what = "there is no manifest: this is no paired dataset, or its ingest has not finished"
-            remedy = f"check the path, or run `stray ingest {dataset_path} ...` (again: it goes on where it stopped)"
+            what = "there is no manifest: this is not a paired dataset, or its ingest has not finished"
+            remedy = f"check the path, or run `stray ingest {dataset_path} ...` (again: it continues where it stopped)"
             if (writer := lease.holder(dataset_path, folder=CLAIMS)) is not None:
-                what, remedy = f"the dataset is being written by {writer}", "wait until that has ended"
+                what, remedy = f"the dataset is being written by {writer}", "wait until that command has finished"
             raise InputError(Problem(place, what, remedy)) from None
         except OSError as error:
-            raise InputError(Problem(place, f"cannot be read: {error}", "check the path and its rights")) from error
+            raise InputError(
+                Problem(place, f"cannot be read: {error}", "check the path and its permissions")
+            ) from error
         return _parse(text, place)
 
     def save(self, dataset_path: str) -> None:

@@ -46,7 +46,7 @@ class Panel:
     def place_in(
         self, symbols: Sequence[str], ids: Sequence[str | None] = (), *, least_share: float = 0.5
     ) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Return where each gene stands among `symbols` with accessions `ids`, and the missing genes.
+        """Return the position of each gene among `symbols` with accessions `ids`, and the missing genes.
 
         A gene is found by its accession, else by its symbol; -1 where it is not, which counts as zeros. Raises
         ValueError when less than `least_share` of the panel is there: codes of zeros would mean nothing.
@@ -73,7 +73,7 @@ class Panel:
         """Return the panel that `to_json` wrote. Raises ValueError when the text is damaged."""
         tree = json.loads(text)
         if not isinstance(tree, dict) or not {"symbols", "index"} <= tree.keys():
-            raise ValueError("it is no panel of stray")
+            raise ValueError("it is not a gene panel of stray")
         # Panels of earlier versions hold no digest.
         if tree.pop("sha256", None) not in (None, _sha256(tree)):
             raise ValueError("its content has changed (SHA-256 differs)")
@@ -148,7 +148,7 @@ def _sections(spots: SpotTable, rows: np.ndarray) -> list[np.ndarray]:
 
 
 def _survey(dataset: PairedDataset, sections: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each gene of the dataset the number of sections with a count of it, and the sum of its counts."""
+    """Return, for each gene of the dataset, the number of sections with a count of it and the sum of its counts."""
     measured_G, total_G = (np.zeros(dataset.manifest.n_genes, dtype=np.int64) for _ in range(2))
     for rows in sections:
         sums_G = np.asarray(dataset.counts(rows).sum(axis=0, dtype=np.int64)).ravel()
@@ -166,7 +166,7 @@ def _best(
     config: PanelConfig,
     notes: list[str],
 ) -> np.ndarray:
-    """Return the `n_genes` best of the allowed genes, as places among them."""
+    """Return the `n_genes` best of the allowed genes, as positions among them."""
     rankings = []
     if config.kind in ("hvg", "union"):
         if len(rows) > MOST_SPOTS:
@@ -181,12 +181,12 @@ def _best(
 def _listed(dataset: PairedDataset, path: str) -> np.ndarray:
     """Return rows of the gene table of the symbols or accessions in a file, one a line.
 
-    Raises InputError that names what is amiss.
+    Raises InputError if the file cannot be read or names unknown genes.
     """
     try:
         lines = [line.strip() for line in storage.read_bytes(path).decode().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        remedy = "give a text file with a gene symbol a line"
+        remedy = "give a text file with one gene symbol per line"
         raise InputError(Problem("gene.panel.path", f"{path} cannot be read: {error}", remedy)) from None
     wanted = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
     place = {gene: i for i, gene in enumerate(dataset.genes.column("id").to_pylist()) if gene is not None}

@@ -1,4 +1,4 @@
-"""Reading Parquet files that strangers may have written: the types of the contract alone, and nothing that runs code.
+"""Safe reading of Parquet files from untrusted sources: only the contract's types, and no code execution.
 
 Arrow makes a file's extension types when it opens the file, and Ray registers one whose values are pickles. So the
 footer is checked as bytes before Arrow sees it.
@@ -22,10 +22,10 @@ CONTRACT = {field.name: field.type for field in (*SPOTS, *GENE_TABLE)}
 """Type of every column of a paired dataset."""
 
 _AGAIN = "the file is damaged: `stray inspect DATASET --verify` lists such files; ingest again"
-_FOREIGN = "stray does not write such files: ingest again, or do not use what was handed over"
+_FOREIGN = "stray does not write such files: ingest again, or do not use the file"
 _MAGIC, _SCHEMA_KEY, _EXTENSION = b"PAR1", b"ARROW:schema", b"ARROW:extension"
 _TAIL_BYTES = 64 * 1024
-"""Read at once from the end of a file: on object storage each read is a round trip."""
+"""Bytes read at once from the end of a file: on object storage each read is a round trip."""
 
 
 def read_row_groups(path: str, row_groups: Sequence[int] | None, columns: Sequence[str]) -> pa.Table:
@@ -100,10 +100,10 @@ def _opened(path: str) -> Iterator[pq.ParquetFile]:
         stream = filesystem.open_input_file(inner)
         footer = _footer(stream)
         _check_footer(path, footer)
-        # The footer that was checked, and no second read of it.
+        # Use the footer that was checked; do not read it again.
         alone = pa.BufferReader(_MAGIC + footer + len(footer).to_bytes(4, "little") + _MAGIC)
         file = pq.ParquetFile(stream, metadata=pq.read_metadata(alone))
-    except (OSError, ValueError) as error:  # Arrow's own errors are ValueErrors
+    except (OSError, ValueError) as error:  # Arrow's errors are subclasses of ValueError
         raise InputError(Problem(path, f"cannot be read as Parquet: {first_line(error)}", _AGAIN)) from error
     with file, stream:
         yield file
@@ -142,7 +142,7 @@ def _check_footer(path: str, footer: bytes) -> None:
     except binascii.Error as error:
         raise InputError(Problem(path, f"its Arrow schema cannot be read: {error}", _FOREIGN)) from None
     if _EXTENSION in schema:
-        what = "has a column of an extension type, which can run code when it is read; nothing of it was read"
+        what = "has a column of an extension type, which can run code when it is read; the file was not read"
         raise InputError(Problem(path, what, _FOREIGN))
 
 

@@ -1,4 +1,4 @@
-"""The picture around a spot: a crop of a physical size, resampled to a number of pixels.
+"""Patch around a spot: a crop of a physical size, resampled to a number of pixels.
 
 A spot whose centre lies off the picture is dropped (there is nothing to see); a crop that only sticks out over the
 edge is padded with white, the colour of empty glass, so that a spot at the tissue's edge is not lost with it.
@@ -37,7 +37,7 @@ def crop(image: Image.Image, x: float, y: float, side: float, size_px: int) -> I
         )
         ground.paste(image.crop(seen), (seen[0] - x0, seen[1] - y0))
         image, box = ground, (left - x0, top - y0, left - x0 + side, top - y0 + side)
-    # Lanczos widens its window with the scale: no aliasing of nuclei when a patch is shrunk.
+    # Lanczos widens its window with the scale, so shrinking a patch does not alias the nuclei.
     return image.resize((size_px, size_px), Image.Resampling.LANCZOS, box=box)
 
 
@@ -49,7 +49,7 @@ def tissue_fraction(patch: Image.Image) -> float:
 def stained(pixels: np.ndarray) -> np.ndarray:
     """Return which pixels (h, w, 3) uint8 are coloured, and neither glass nor a black mask; bool (h, w)."""
     lightest, darkest = pixels.max(axis=2), pixels.min(axis=2)
-    # Glass is grey and light, fields that a scanner or a curator blanked are black; both stains are coloured.
+    # Glass is grey and light, blanked fields are black; both stains are coloured.
     return (lightest.astype(np.int16) - darkest >= 20) & (lightest >= 40)
 
 

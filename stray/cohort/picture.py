@@ -1,4 +1,4 @@
-"""Any picture as 8-bit RGB: scaled by what its numbers are, or refused. Nothing is clipped in silence."""
+"""Conversion of any picture to 8-bit RGB: scaled by its value range, or refused. Nothing is clipped silently."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _bomb_lock = threading.Lock()
 
 @contextmanager
 def any_size() -> Iterator[None]:
-    """Let PIL open pictures of any size: a section has 100 million pixels and is no decompression bomb."""
+    """Let PIL open pictures of any size: a section of 100 million pixels is not a decompression bomb."""
     with _bomb_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -57,7 +57,7 @@ def open_picture(path: str) -> Image.Image:
             found = to_rgb(image, path)
     except InputError:
         raise
-    except Exception as error:  # decoders raise errors of many kinds on damaged files
+    except Exception as error:  # decoders raise many kinds of errors on damaged files
         what = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(
             Problem(
@@ -81,7 +81,7 @@ def picture_size(path: str) -> tuple[int, int]:
 
 
 def to_rgb(image: Image.Image, place: str = "picture") -> Image.Image:
-    """Return `image` as RGB; what is transparent becomes glass. Raises InputError when it has no colours to show."""
+    """Return `image` as RGB; transparent pixels become glass (white). Raises InputError when it has no colours."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return _checked(image.copy() if image.readonly else image, place)
     if image.mode in ("F", "I") or image.mode.startswith("I;"):
@@ -115,7 +115,7 @@ def from_array(pixels: np.ndarray, place: str) -> Image.Image:
     top, note = _top(pixels, place)
     if pixels.dtype != np.uint8:
         factor = 255 / top
-        # A line at a time: the whole picture in float would be four to eight times its size.
+        # Row by row: the whole picture in float would take four to eight times its size.
         lines = [(line * np.float64(factor)).round().clip(0, 255).astype(np.uint8) for line in pixels]
         pixels = np.stack(lines)
     image = to_rgb(Image.fromarray(np.ascontiguousarray(pixels)), place)
@@ -128,11 +128,11 @@ def check_content(image: Image.Image, place: str) -> None:
     lightest, darkest = small.max(axis=2), small.min(axis=2)
     spread = np.percentile(small, 99.9, axis=(0, 1)) - np.percentile(small, 0.1, axis=(0, 1))
     if np.percentile(lightest, 99.9) < 20:
-        what = f"the picture is black: its values end at {lightest.max()} of 255"
+        what = f"the picture is black: its largest value is {lightest.max()} of 255"
     elif np.percentile(darkest, 0.1) > 240:
         what = "the picture is white: it shows nothing, or is transparent throughout"
     elif spread.max() < 8:
-        what = f"the picture is blank: all of it has the colour {tuple(small[0, 0].tolist())}"
+        what = f"the picture is blank: every pixel has the colour {tuple(small[0, 0].tolist())}"
     else:
         return
     what = f"{what} ({image.width} x {image.height} pixels)"
@@ -165,7 +165,7 @@ def check_room(size: tuple[int, int], bytes_per_pixel: int, place: str) -> None:
 
 
 def free_memory() -> int:
-    """Return the bytes that a process may still take on this machine, or in its container."""
+    """Return the free memory in bytes of this machine or of the process's container."""
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -179,11 +179,11 @@ def check_file(path: str) -> None:
     """Raise InputError unless `path` is a regular file."""
     what = irregular(Path(path))
     if what:
-        raise InputError(Problem(path, f"the picture {what}", "give a picture file, or remove what refers to it"))
+        raise InputError(Problem(path, f"the picture {what}", "give a picture file, or remove the reference to it"))
 
 
 def _choose_frame(image: Image.Image, path: str) -> None:
-    """Go to the largest page, as in the pyramid of a slide. Raises InputError when two pages are as large."""
+    """Select the largest page, as in the pyramid of a slide. Raises InputError when several pages are equally large."""
     pages = getattr(image, "n_frames", 1)
     if pages == 1:
         return
@@ -197,12 +197,12 @@ def _choose_frame(image: Image.Image, path: str) -> None:
     areas = [width * height for width, height in sizes]
     if areas.count(max(areas)) > 1:
         what = f"holds {pages} pages or frames, several of {sizes[0][0]} x {sizes[0][1]} pixels"
-        raise InputError(Problem(path, what, "save the one that shows the section in RGB as a file of its own"))
+        raise InputError(Problem(path, what, "save the page that shows the section in RGB as a separate file"))
     image.seek(areas.index(max(areas)))
 
 
 def _top(pixels: np.ndarray, place: str) -> tuple[float, str]:
-    """Return the number that stands for full light, and what to say of it."""
+    """Return the value of full light (white), and a note on how it was chosen."""
     kind, name = pixels.dtype.kind, pixels.dtype.name
     if kind == "b":
         return 1, ""
@@ -218,23 +218,23 @@ def _top(pixels: np.ndarray, place: str) -> tuple[float, str]:
         if low >= -_STEP / 2 and high <= 1 + _STEP / 2:
             return 1, ""
         if low >= -0.5 and 16 <= high <= 255.5:
-            return 255, f"its {name} values end at {high:g}: they were read as 0 to 255"
+            return 255, f"its largest {name} value is {high:g}: values were read as 0 to 255"
         raise InputError(Problem(place, held, _FORMS))
     if low < 0 or high >= 2 ** _DEPTHS[-1]:
         raise InputError(Problem(place, held, _FORMS))
     if high == 1:
-        raise InputError(Problem(place, f"is a picture of {name} of 0 and 1 only", _MASK))
+        raise InputError(Problem(place, f"is a picture of {name} with only the values 0 and 1", _MASK))
     bits = next(bits for bits in _DEPTHS if high < 2**bits)
-    note = f"its {name} values end at {high}: they were read as numbers of {bits} bits"
+    note = f"its largest {name} value is {high}: values were read as {bits}-bit integers"
     return 2**bits - 1, note if bits < 8 * pixels.dtype.itemsize else ""
 
 
-_MASK = "a mask is no picture; a float picture from 0 to 1 must be multiplied by 255 before it becomes whole numbers"
+_MASK = "a mask is not a picture; multiply a float picture from 0 to 1 by 255 before converting it to integers"
 
 
 def _checked(image: Image.Image, place: str) -> Image.Image:
     if max(high for _, high in image.getextrema()) == 1:  # type: ignore[misc]  # of RGB: a pair a channel
-        raise InputError(Problem(place, "is a picture of 0 and 1 only", _MASK))
+        raise InputError(Problem(place, "is a picture with only the values 0 and 1", _MASK))
     return image
 
 

@@ -1,4 +1,4 @@
-"""Whether what is cropped can be what was meant: on tissue, not mirrored, and not enlarged beyond use."""
+"""Plausibility checks of patches: on tissue, not mirrored, and not upsampled too far."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stray.config.ingest import PatchConfig
 from stray.errors import InputError, Problem
 
 WARNING = "warning: "
-"""Begins a remark on a section that most likely means wrong patches."""
+"""Prefix of a warning on a section whose patches are most likely wrong."""
 BARE = 0.05
 """A patch that is stained over a smaller share shows no tissue. Patches of HER2ST, fat included, are above 0.3."""
 _NOTED, _WARNED = 0.01, 0.05
@@ -26,16 +26,16 @@ _FEWEST_PAIRS = 20
 
 
 def check_frame(section: Section, on_picture: np.ndarray, size: tuple[int, int], place: str) -> None:
-    """Raise InputError when most spots of a section miss its picture of `size`: the two are of different frames."""
+    """Raise InputError when most spots of a section lie outside its picture of `size`: their frames differ."""
     if on_picture.mean() > 0.5:
         return
     low, high = section.xy_px.min(axis=0), section.xy_px.max(axis=0)
     larger = float((high / size).max())
-    hint = "give coordinates in pixels of this very picture"
+    hint = "give coordinates in pixels of this picture"
     if inside(section.xy_px[:, ::-1], size).all():
         hint = "x and y seem to be swapped"
     elif larger > 1 and (low < high / 2).all() and (low >= 0).all():
-        hint = f"they are of a picture about {larger:.2g} times as large: give that one, or its scale factor"
+        hint = f"they belong to a picture about {larger:.2g} times as large: give that picture, or its scale factor"
     raise InputError(
         Problem(
             place,
@@ -48,9 +48,7 @@ def check_frame(section: Section, on_picture: np.ndarray, size: tuple[int, int],
 
 
 def same_slide(section: Section, other: Section) -> bool:
-    """Return whether two sections of one name can be of one slide: total counts at the spots that both have go
-    together.
-    """
+    """Return whether two sections of one name can be one slide: their total counts correlate at shared spots."""
     if section.counts is None or other.counts is None:
         return True
     total, other_total = (
@@ -65,7 +63,7 @@ def same_slide(section: Section, other: Section) -> bool:
 
 
 def check_patch_size(section: Section, size: tuple[int, int], patch: PatchConfig, place: str) -> None:
-    """Raise InputError when a patch is a point of the picture of `size` pixels, or far larger than all of it."""
+    """Raise InputError when a patch is a point of the picture of `size` pixels, or far larger than the picture."""
     side = patch.size_um / section.microns_per_pixel
     if not 2 <= side <= 2 * max(size):
         what = (
@@ -76,7 +74,7 @@ def check_patch_size(section: Section, size: tuple[int, int], patch: PatchConfig
 
 
 def enlargement(section: Section, patch: PatchConfig) -> tuple[str, ...]:
-    """Return warnings about patches with more pixels than their part of the picture has."""
+    """Return warnings about patches that are upsampled from fewer pixels of the picture."""
     side = patch.size_um / section.microns_per_pixel
     if round(side) >= patch.size_px:
         return ()
@@ -92,7 +90,7 @@ def enlargement(section: Section, patch: PatchConfig) -> tuple[str, ...]:
 
 
 def orientation(section: Section) -> tuple[str, ...]:
-    """Return warnings about an array whose rows and columns lie mirrored on the picture."""
+    """Return warnings about an array whose rows and columns are mirrored on the picture."""
     if section.array_row is None or section.array_col is None:
         return ()
     steps = array_steps(section.xy_px, section.array_row, section.array_col)
@@ -103,7 +101,7 @@ def orientation(section: Section) -> tuple[str, ...]:
     swapped = turned_col + turned_row > right + down
     cause = "x and y of its spots are probably swapped" if swapped else "the picture or its coordinates are mirrored"
     return (
-        f"{WARNING}its array lies on the picture as in a mirror: {cause}, or the array's rows and columns are; "
+        f"{WARNING}its array is mirrored on the picture: {cause}, or the array's rows and columns are; "
         "look at some patches before training",
     )
 
@@ -114,9 +112,11 @@ def tissue(section: Section, image: Image.Image, patch: PatchConfig, fraction: n
     """
     small = thumbnail(image).astype(np.int16)
     if np.percentile(small.max(axis=2) - small.min(axis=2), 99.9) < 20:
-        return ("its picture is grey: tissue is known by its colour, so whether the spots lie on it was not checked",)
+        return (
+            "its picture is grey: tissue is detected by colour, so it was not checked whether the spots lie on tissue",
+        )
     if section.in_tissue is not None:
-        fraction = fraction[section.in_tissue]  # of those that are kept beside the tissue nothing else is expected
+        fraction = fraction[section.in_tissue]  # spots kept off the tissue are expected to show none
     bare, spots = int((fraction < BARE).sum()), len(fraction) + off
     share = (bare + off) / max(1, spots)
     if share <= _NOTED:
@@ -129,7 +129,7 @@ def tissue(section: Section, image: Image.Image, patch: PatchConfig, fraction: n
 
 
 def _cause(section: Section, image: Image.Image, patch: PatchConfig, share: float) -> str:
-    """Return the change to the coordinates that would bring the spots onto tissue, or what may be wrong."""
+    """Return the change of the coordinates that would bring the spots onto tissue, or else the likely causes."""
     factor = reduction(image)
     side = max(1, round(patch.size_um / section.microns_per_pixel / factor))
     stained_HW = uniform_filter(stained(thumbnail(image)).astype(np.float32), side, mode="constant")
@@ -153,16 +153,16 @@ def _cause(section: Section, image: Image.Image, patch: PatchConfig, share: floa
         ("the picture seems to be turned by 90 degrees: turned back,", xy[:, ::-1] * (1, -1) + (0, size[1] - 1)),
         ("the picture seems to be turned by 90 degrees: turned back,", xy[:, ::-1] * (-1, 1) + (size[0] - 1, 0)),
     ]
-    # Larger only: coordinates that shrink into one corner of the tissue fit any picture.
+    # Only larger factors: coordinates that shrink into one corner of the tissue fit any picture.
     times = _GROWTH ** np.arange(1, 1 + math.log(max(1.0, float((size / xy.max(axis=0)).min())), _GROWTH))
     changes += [(f"the coordinates seem to be of a smaller picture: times {k:.2g},", xy * k) for k in times]
     left = [bare(changed) for _, changed in changes]
-    # The first of those that fit about as well as the best: they stand in the order of how often they happen.
+    # Take the first of those that fit about as well as the best: `changes` are in the order of their frequency.
     best = next(i for i, part in enumerate(left) if part <= min(left) + _NOTED)
     if left[best] <= max(_NOTED, share / 4):
         other = ", or it is another section's" if changes[best][0].startswith("the picture") else ""
         return f"{changes[best][0]} {left[best]:.1%} would{other}"
     return (
-        "likely causes: another section's picture, x and y swapped, coordinates that were scaled already, "
+        "likely causes: another section's picture, swapped x and y, coordinates that are already scaled, "
         "or spots beside the tissue (obs column in_tissue)"
     )

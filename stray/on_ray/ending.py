@@ -31,7 +31,7 @@ def end_on_sigterm() -> Any:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)  # a second one must not break off what the first began
+    signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the clean-up of the first
     leaving.set()
     timer = threading.Timer(CLOSE_S, end_now, [128 + number])
     timer.daemon = True
@@ -41,7 +41,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def end_now(code: int) -> None:
-    """End this process and what is left of the cluster that it started, whatever its threads are at.
+    """End this process and the cluster that it started, whatever its threads are doing.
 
     Ray's C++ aborts the process when the interpreter ends while threads are inside Ray.
     """

@@ -68,7 +68,7 @@ def run(recipe: Recipe, *, progress: Progress | None = None, train: bool = True)
 def results_held(recipe: Recipe, verb: str) -> AbstractContextManager[None]:
     """Hold the results of `recipe` for `stray VERB`. Raises InputError when another command holds them."""
     check_paths_visible(recipe)
-    remedy = "wait until it has ended, or give this recipe another output or name"
+    remedy = "wait until that command has finished, or give this recipe another output or name"
     return lease(results_folder(recipe), f"stray {verb}", remedy)
 
 
@@ -88,11 +88,11 @@ def _run(recipe: Recipe, progress: Progress, train: bool) -> Outcome:
 
 
 class _State:
-    """Results of an experiment that exist before it begins."""
+    """Existing results of an experiment before it starts."""
 
     def __init__(self) -> None:
         self.damage: dict[str, str] = {}
-        """Damaged results, by their place."""
+        """Path of each damaged result -> the damage."""
         self.missing: list[Problem] = []
         """Cells that are not trained."""
 
@@ -105,9 +105,9 @@ class _State:
 
 
 def say_damage(damage: Mapping[str, str], progress: Progress) -> None:
-    """Say which results are damaged (by their place); they count as not done."""
+    """Report damaged results (by their path); they count as not done."""
     for place, what in damage.items():
-        progress.say(f"{place} is damaged: {what}; it is made anew")
+        progress.say(f"{place} is damaged: {what}; it will be recomputed")
 
 
 class _Experiment:
@@ -141,17 +141,17 @@ class _Experiment:
                 self._train(group)
                 self._progress.update("all", number + 1)
                 if len(scored) > 1:
-                    # The groups that wait for their scores are held in memory.
+                    # Groups waiting to be scored are held in memory.
                     scored[-2].result()
                 scored.append(pool.submit(self._scorer.score, group))
                 for future in scored:
                     if future.done():
-                        future.result()  # an error ends the experiment now, not after the last fold
+                        future.result()  # raise errors now, not after the last fold
             models = [model for future in scored for model in future.result()]
             self._progress.finish("all")
             return models
         finally:
-            # Who is told to end does not wait for a score; the same command makes it.
+            # A process told to end does not wait for a score; the same command, run again, computes it.
             ended = isinstance(sys.exc_info()[1], KeyboardInterrupt | SystemExit)
             pool.shutdown(wait=not ended, cancel_futures=ended)
 
@@ -171,7 +171,7 @@ class _Experiment:
             title = f"{fold_title(users[0].fold)}, seed {users[0].seed}: {_who(stage, users)}"
             targets = tuple(self._scorer.run_key(c) for c in users)
             assignments.append(Assignment(stage=stage, targets=targets, title=title, epochs=stage.epochs))
-        self._progress.say(f"{fold_title(group.cells[0].fold)}: workers start")
+        self._progress.say(f"{fold_title(group.cells[0].fold)}: starting workers")
         train_on_workers(assignments, placed, self._recipe, self._root, self._tracking)
 
     def _place(self, group: Group, see_counts: Sequence[Cell]) -> Placed:
@@ -196,7 +196,7 @@ class _Experiment:
 
 
 def _who(stage: Stage, users: Sequence[Cell]) -> str:
-    """Return the name of a stage: the methods that it is for, unless all share it."""
+    """Return the title of a stage with the methods that use it."""
     methods = ", ".join(dict.fromkeys(cell.method for cell in users))
     return f"{stage.title} ({methods})" if stage.title else methods
 

@@ -58,8 +58,8 @@ def fit(
     (it would be at fault again): NotFiniteError (a loss or gradient) and CheckpointWriteError (a checkpoint that cannot
     be written) among them. Raises Ray's TrainingFailedError when a worker failed otherwise more often than that.
     """
-    # The same stages find the same run, and with it the checkpoint that a driver which was ended left behind.
-    # By the last stage: a driver that is started again leaves out what is done, and must find the checkpoints.
+    # The same stages get the same run, and with it the checkpoint that an earlier driver left.
+    # Named by the last stage: a restarted driver leaves out finished stages, and must find the checkpoints.
     name = "group-" + digest(assignments[-1].stage.key)
     folder = storage.absolute(storage.join(root, "checkpoints"))
     tidy(storage.join(folder, name))
@@ -117,12 +117,12 @@ def _run_stages(config: dict[str, Any]) -> InputError | None:
         tracker = EventTracker(config["events"], source)
         worker = RayWorker(
             assignment.stage.key,
-            lambda *at, t=tracker: t.note(f"goes on after {_place(*at)}"),
+            lambda *at, t=tracker: t.note(f"resumed after {_place(*at)}"),
             partial(tracker.flush, wait=True),
         )
         try:
             run_stage(assignment.stage, data, worker, tracker, config["run"])
-        except (NotFiniteError, CheckpointWriteError) as error:  # all workers raise it alike
+        except (NotFiniteError, CheckpointWriteError) as error:  # all workers raise it together
             return error
         except InputError as error:
             if worker.world_size == 1:

@@ -38,7 +38,7 @@ def _run_on_cluster(tasks: Sequence[SectionTask], out: str) -> Iterator[SectionO
     large.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    # Of a node that has less than a task reserves, a task takes all: asking for more would wait for ever.
+    # On a node with less memory than a task reserves, request all of it: a larger request would wait for ever.
     memory = min(SECTION_MEMORY_BYTES, max((node.get("memory", 0) for node in nodes), default=0))
     submit = _section.options(memory=memory)
     most = max(1, int(sum(node.get("CPU", 0) for node in nodes))) * _TASKS_PER_CPU

@@ -1,4 +1,4 @@
-"""Ctrl-C reaches stray, not Ray: Train and Tune replace the handler of SIGINT and end the process with exit code 0.
+"""Ctrl-C handling: Ray Train and Tune replace the handler of SIGINT and end the process with exit code 0.
 
 They leave the handler alone in any thread but the main one, so that is where they run.
 """
@@ -28,7 +28,7 @@ def interruptible(function: Callable[[], T], meanwhile: Callable[[], None] = lam
     def work() -> None:
         try:
             found.append(function())
-        except BaseException as error:  # raised again in the thread that waits
+        except BaseException as error:  # re-raised in the waiting thread
             errors.append(error)
 
     thread = threading.Thread(target=work, name=THREAD, daemon=True)

@@ -1,4 +1,4 @@
-"""Look before Ray does: whether a cluster answers at an address, and whether one can start on this machine.
+"""Checks before Ray starts: whether a cluster answers at an address, and whether one can start on this machine.
 
 Ray itself waits up to 14 minutes for an address where nobody answers, and shows tracebacks for the rest.
 """
@@ -37,7 +37,9 @@ def check_cluster(address: str) -> None:
     """
     if address.startswith(("http://", "https://")):
         remedy = "submit the command to it with `stray submit`, or unset RAY_ADDRESS to run here"
-        raise InputError(Problem("RAY_ADDRESS", f"{address} is a dashboard, which takes jobs but no drivers", remedy))
+        raise InputError(
+            Problem("RAY_ADDRESS", f"{address} is a dashboard, which accepts jobs but not drivers", remedy)
+        )
     shown, client = address, address.startswith("ray://")
     if address == "auto":
         try:
@@ -63,7 +65,7 @@ def check_dashboard(address: str | None, place: str) -> None:
         host, port = "", default
     remedy = "give the address of the cluster's dashboard, such as http://127.0.0.1:8265"
     if not host:
-        raise InputError(Problem(place, f"{address!r} is no address", remedy))
+        raise InputError(Problem(place, f"{address!r} is not an address", remedy))
     if parts.scheme in ("http", "https") and (silence := _refused(host, port)):
         raise InputError(Problem(place, f"no dashboard answers at {address}: {silence}", remedy))
 
@@ -72,14 +74,14 @@ def _host_port(address: str, shown: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isdigit() or not 0 < int(port) < 2**16 or re.search(r"[/\s]", host):
-        what = f"{shown!r} is no address of a cluster"
+        what = f"{shown!r} is not the address of a cluster"
         remedy = "write HOST:PORT as `ray start` prints it, such as 10.0.0.1:6379, or unset it to run here"
         raise InputError(Problem("RAY_ADDRESS", what, remedy))
     return host, int(port)
 
 
 def _refused(host: str, port: int) -> str:
-    """Return why no connection to the port can be made; empty where one can."""
+    """Return why no connection to the port can be made; empty if one can."""
     try:
         socket.create_connection((host, port), timeout=PROBE_S).close()
     except TimeoutError:
@@ -92,7 +94,7 @@ def _refused(host: str, port: int) -> str:
 
 
 def _no_gcs(host: str, port: int) -> str:
-    """Return why the listener at the port is no GCS; empty where it is one, or where only Ray can tell."""
+    """Return why the listener at the port is not a GCS; empty if it is one, or if only Ray can tell."""
     if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
         return ""
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -115,10 +117,10 @@ def check_folder() -> None:
     name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "RAY_TMPDIR")
     remedy = "set RAY_TMPDIR to a short path of a folder that you may write, such as RAY_TMPDIR=/tmp"
     try:
-        # As Ray names them: the time with microseconds, and the process.
+        # Ray's naming: the time with microseconds, and the process id.
         validate_socket_filepath(f"{folder}/session_{'0' * 26}_{os.getpid()}/sockets/plasma_store")
     except OSError:
-        what = f"{os.path.dirname(folder)} is too long a path: Ray makes sockets there, whose paths have a limit"
+        what = f"the path {os.path.dirname(folder)} is too long: Ray creates sockets there, and their paths are limited"
         raise InputError(Problem(name, what, remedy)) from None
     try:
         os.makedirs(folder, exist_ok=True)
@@ -129,38 +131,38 @@ def check_folder() -> None:
 
 
 def provide_token(set_variable: Callable[[str, str], None]) -> None:
-    """See that a local cluster has the token that Ray asks for: Ray's file in HOME, else, where HOME takes none,
+    """Ensure that a local cluster has the token that Ray requires: Ray's file in HOME or, if HOME is not writable,
     RAY_AUTH_TOKEN for this cluster alone.
     """
     if os.environ.get(AUTH_MODE_ENV_VAR, "token").lower() != "token" or "RAY_AUTH_TOKEN" in os.environ:
         return
     loader = AuthenticationTokenLoader.instance()
-    with contextlib.suppress(Exception):  # such as a file that only another user may read
+    with contextlib.suppress(Exception):  # for example a file that only another user may read
         if loader.has_token(ignore_auth_mode=True):
             return
     try:
         generate_and_save_token()
-    except (OSError, RuntimeError):  # RuntimeError: nobody knows a HOME
+    except (OSError, RuntimeError):  # RuntimeError: HOME is unknown
         set_variable("RAY_AUTH_TOKEN", generate_new_authentication_token())
     loader.reset_cache()
 
 
 def not_started(error: Exception) -> InputError:
-    """Return what to say of a local cluster that did not start."""
+    """Return the error for a local cluster that did not start."""
     text = _first_line(error)
     if "timed out" in text:
         what = f"the local cluster did not start in time: {text}"
-        remedy = "the machine is overloaded or short of memory: end what runs beside, and run the same command again"
+        remedy = "the machine is overloaded or short of memory: end other programs, and run the same command again"
     else:
         what = f"no local cluster could be started: {type(error).__name__}: {text}"
-        remedy = "see to that, or set RAY_ADDRESS to a cluster that runs; `df -h /tmp /dev/shm` and `free -h` show room"
+        remedy = "correct that, or set RAY_ADDRESS to a running cluster; check `df -h /tmp /dev/shm` and `free -h`"
     return InputError(
         Problem("Ray", what, f"{remedy}; Ray's logs are in {get_default_ray_temp_dir()}/session_latest/logs")
     )
 
 
 def not_joined(address: str, error: Exception) -> InputError:
-    """Return what to say of a cluster that answers and cannot be joined."""
+    """Return the error for a cluster that answers but cannot be joined."""
     text = _first_line(error)
     remedy = UNSET
     if "token" in text.lower() or "authenti" in text.lower():

@@ -17,13 +17,13 @@ class Node:
     """One living node of the cluster."""
 
     cpus: float
-    """CPUs that it offers."""
+    """Number of CPUs."""
     gpus: float
-    """GPUs that it offers."""
+    """Number of GPUs."""
     node_id: str = ""
-    """Ray's name for it."""
+    """Ray's id of the node."""
     host: str = ""
-    """Address, for people."""
+    """Address, for messages."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """The workers of one training. The driver beside them needs no CPU of its own."""
+    """Workers of one training. The driver needs no CPU of its own."""
 
     workers: int
     """Number of workers."""
@@ -114,7 +114,7 @@ def layout(run: RunConfig, nodes: Sequence[Node]) -> WorkerPlan:
 
 def _room(cpus: float, nodes: Sequence[Node], use_gpu: bool) -> int:
     """Return how many workers of `cpus` CPUs the nodes hold."""
-    # Shares such as 2/3 must not lose a worker to rounding.
+    # Fractions such as 2/3 must not lose a worker to rounding.
     rooms = [(math.floor(node.cpus / cpus + 1e-9), math.floor(node.gpus)) for node in nodes]
     return sum(min(by_cpu, by_gpu) if use_gpu else by_cpu for by_cpu, by_gpu in rooms)
 

@@ -1,4 +1,4 @@
-"""Trained cells become scores: on held-out patients, on inner validation patients, and of the method chosen by these.
+"""Scoring of trained cells on held-out and inner validation patients, and of the method chosen on the latter.
 
 What is scored and logged already is found again by its key, as trained stages are.
 """
@@ -41,7 +41,7 @@ class Chosen:
     patients: tuple[str, ...]
     """The inner validation patients."""
     scores: dict[str, float]
-    """Scores of every candidate on them; nan where there was nothing to score."""
+    """Scores of every candidate on them; nan if there was nothing to score."""
 
 
 class Scorer:
@@ -89,7 +89,7 @@ class Scorer:
         return ResultFolder(storage.join(self._root, self.run_key(cell)))
 
     def _is_finished(self, cell: Cell) -> bool:
-        """Return whether its scores are kept, and the store of this command has them."""
+        """Return whether the cell's scores are on disk and in the tracking store of this command."""
         folder = self._folder(cell)
         self._say_damage(folder)
         if self._again or not folder.is_done():
@@ -106,10 +106,10 @@ class Scorer:
 
     def _say_damage(self, folder: ResultFolder) -> None:
         if (damage := folder.damage()) is not None:
-            self._progress.say(f"{folder.path} is damaged: {damage}; it is made anew")
+            self._progress.say(f"{folder.path} is damaged: {damage}; it will be recomputed")
 
     def _end(self, cell: Cell, model: str | None = None) -> None:
-        """Close the cell's run; the cell is done once the store has all of it, not before."""
+        """Close the cell's run; the cell counts as done once the store has received everything."""
         facts = {"tracked": without_secrets(self._tracking.uri), "model": model}
         facts |= {"method": cell.method, "fold": cell.fold.name}
         self._tracking.close(self.run_key(cell), stored=lambda: self._folder(cell).finish(facts))
@@ -125,7 +125,7 @@ class Scorer:
         log_codes(run, cell)
         model = None
         if cell.fold.held_out:
-            # A chosen method's scores are those of the cell that it is: they are not made twice.
+            # The scores of a chosen method are those of the candidate's cell: do not compute them twice.
             if cell.scored.key not in evaluations:
                 evaluations[cell.scored.key] = self._evaluate(cell)
             evaluation = evaluations[cell.scored.key]
@@ -191,14 +191,14 @@ def log_curves(run: Any, cell: Cell) -> None:
     as they went, of which a driver that was killed may have lost some.
     """
     for stage in (cell.scored, *cell.scored.inputs):
-        if not stage.prefix or not stage.folder.is_done():  # one that was deleted is not made anew for its curves
+        if not stage.prefix or not stage.folder.is_done():  # do not recreate a deleted run for its curves
             continue
         points = [
             (f"{stage.prefix}/{name}", epoch, value)
             for epoch, metrics in enumerate(stage.folder.read_json("history.json"), start=1)
             for name, value in metrics.items()
         ]
-        if storage.exists(storage.join(stage.folder.path, STEPS)):  # an earlier version kept none
+        if storage.exists(storage.join(stage.folder.path, STEPS)):  # earlier versions stored none
             points += [(f"{stage.prefix}/step_loss", step, value) for step, value in stage.folder.read_json(STEPS)]
         run.curves(points)
 

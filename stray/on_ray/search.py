@@ -90,7 +90,7 @@ def _search(recipe: Recipe, progress: Progress) -> Found:
         placed = place_patches(dataset, recipe.run)
         placed = placed.with_counts(panel.key, place_counts(dataset, panel, fold.train))
         if pending := base.pending_genes(anyway=True):
-            # Once, before the trials: they would all wait for the first of them.
+            # Train it once before the trials, which would otherwise all wait for the first of them.
             title = "search: gene stage that the trials share"
             todo = [Assignment(stage=stage, targets=(), title=title, epochs=stage.epochs) for stage in pending]
             train_on_workers(todo, placed, recipe, root, tracking)
@@ -134,7 +134,7 @@ def _inner_fold(recipe: Recipe, dataset: PairedDataset) -> Fold:
     validation = config.validation or tuple(left[-1:])
     train = tuple(p for p in everyone if p not in config.held_out and p not in validation)
     if not problems and (not validation or not train):
-        what = f"of {', '.join(everyone)} nobody is left to {'train on' if validation else 'validate on'}"
+        what = f"none of {', '.join(everyone)} is left to {'train on' if validation else 'validate on'}"
         problems.append(Problem("search", what, "hold out fewer patients"))
     if problems:
         raise InputError(problems)
@@ -142,9 +142,9 @@ def _inner_fold(recipe: Recipe, dataset: PairedDataset) -> Fold:
 
 
 def _tune(recipe: Recipe, shared: Shared, folder: str, name: str) -> tune.ResultGrid:
-    # Tune and its callbacks print tables of their own otherwise.
+    # Silence the tables that Tune and its callbacks print.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    # A line for every study and trial otherwise; its warnings stay.
+    # Silence Optuna's line per study and trial; its warnings stay.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     place = storage.join(folder, name)
     # A trial's driver must hold no CPU that its workers wait for, and a request may not be empty: a sliver of the
@@ -169,7 +169,7 @@ def _tune(recipe: Recipe, shared: Shared, folder: str, name: str) -> tune.Result
 
 
 def _concurrent(recipe: Recipe, layout: WorkerPlan) -> int:
-    """Return the number of trials at a time: more than fit would wait for each other's workers."""
+    """Return the number of concurrent trials: more than fit would wait for each other's workers."""
     have = resources()
     fits = have.gpus // layout.workers if layout.use_gpu else have.cpus // (layout.workers * layout.cpus_per_worker)
     wanted = recipe.search.max_concurrent
@@ -198,7 +198,7 @@ def _ranked(results: tune.ResultGrid) -> tuple[Trial, ...]:
     if all(math.isnan(t.score) for t in trials):
         if errors:
             raise input_error(errors[0]) or errors[0]
-        raise RuntimeError("no trial gave a score: the validation patients have no label that counts")
+        raise RuntimeError("no trial was scored: the validation patients have no usable label")
     return tuple(sorted(trials, key=lambda t: -np.nan_to_num(t.score, nan=-1.0)))
 
 

@@ -46,23 +46,23 @@ __all__ = [
 SETTINGS = {
     # The controller drains one report a poll: at the default of 2 s, twenty reports take 38 s instead of 4.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # No statistics about who runs what are sent anywhere.
+    # Send no usage statistics.
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """Environment of the driver, its controllers and workers, where the user has not set another value."""
 
 LOCAL_SETTINGS = {
-    # Nobody takes this machine away with notice; the watcher would take a second to start for every worker group.
+    # This machine is never preempted; the preemption watcher would take a second to start for every worker group.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
-"""The same for a local cluster, and only as long as it lives."""
+"""Environment for the lifetime of a local cluster, in addition."""
 
 GIB = 1024**3
 
 _session: SessionInfo | None = None
 _log: logging.FileHandler | None = None
 _session_folder = ""
-"""Folder of a local cluster that was left to be killed."""
+"""Folder of a local cluster that is still to be killed."""
 _previous: Any = None
 """Handler of SIGTERM before the session."""
 _environment: dict[str, str | None] = {}
@@ -131,7 +131,7 @@ def start(
         _session = _info(local=local, dashboard=context.dashboard_url or "")
         _quiet(Path(_session.logs))
     except BaseException as error:
-        # Also when interrupted half-way: what is running already ends here.
+        # Also when interrupted half-way: end what has already started.
         _end(started=local)
         if isinstance(error, InputError) or not isinstance(error, Exception):
             raise
@@ -156,7 +156,7 @@ def _start_local(num_cpus: int | None, object_store_gib: float | None) -> BaseCo
     provide_token(_change)
     for name, value in LOCAL_SETTINGS.items():
         _change(name, os.environ.get(name, value))
-    # Not Ray's usual one, for which sessions that start at the same time would fight.
+    # Not Ray's default port, which sessions that start at the same time would compete for.
     dashboard_port = _free_port()
     # Ray's clean-up asks the cluster of the environment, else whichever was last started on this machine, about its own
     # actors: one that is gone keeps every training waiting for 12 s at its end, one that is there says they are dead.
@@ -170,7 +170,7 @@ def _start_local(num_cpus: int | None, object_store_gib: float | None) -> BaseCo
         include_dashboard=True,
         dashboard_host="127.0.0.1",
         dashboard_port=dashboard_port,
-        # Workers print what they like; what goes wrong in them reaches the driver as an exception all the same.
+        # Discard the output of workers; their errors reach the driver as exceptions.
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
@@ -189,7 +189,7 @@ def _free_port() -> int:
 
 def _connect(address: str, packages: Sequence[str]) -> BaseContext:
     # A job brings its working directory; a plain driver has to send the package to nodes that may lack it.
-    # A cluster with a token refuses who does not bring it, and Ray reads the token only where it is told to.
+    # A cluster with a token refuses clients without it, and Ray reads the token only if told to.
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     environment = None if in_job() else {"py_modules": [str(Path(stray.__file__).parent), *packages]}
     return ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
@@ -240,7 +240,7 @@ def in_job() -> bool:
     return RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ
 
 
-_LOGGERS = ("ray", "ray.data")  # Those of Ray's loggers that do not pass their records on to a parent.
+_LOGGERS = ("ray", "ray.data")  # Ray's loggers that do not propagate their records to a parent.
 
 
 def _quiet(folder: Path) -> None:
@@ -250,7 +250,7 @@ def _quiet(folder: Path) -> None:
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
-    with contextlib.suppress(OSError):  # A joined cluster's folder may belong to somebody else.
+    with contextlib.suppress(OSError):  # The folder of a joined cluster may belong to another user.
         _log = logging.FileHandler(folder / f"stray-driver-{os.getpid()}.log", delay=True)
         _log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in _LOGGERS:
@@ -270,7 +270,7 @@ def _object_store_bytes(gib: float | None) -> int:
         shared = os.statvfs("/dev/shm")
         # Past the shared memory Ray would fall back to files on disk.
         limit = min(limit, 0.8 * shared.f_bavail * shared.f_frsize)
-    # The store takes what is put into it and no more: a small cohort pays nothing for the room of a large one.
+    # The store allocates only what is put into it: a large limit costs a small cohort nothing.
     return int(max(limit if gib is None else min(gib * GIB, limit), 0.1 * GIB))
 
 

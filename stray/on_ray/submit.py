@@ -28,7 +28,7 @@ EXCLUDES = [".git/", ".venv/", "stray-runs/", "stray-demo/", "*.db"]
 """Not sent along, besides what `.gitignore` and `.rayignore` of the working directory name."""
 
 STOPPED = 143
-"""Exit code of a job that somebody stopped, as of a process that was sent SIGTERM."""
+"""Exit code of a stopped job: that of a process ended by SIGTERM."""
 
 _POLL_S = 0.5
 
@@ -38,9 +38,9 @@ class Job:
 
     def __init__(self, client: JobSubmissionClient, job_id: str) -> None:
         self._client = client
-        self._seen = 0  # Characters of the log that were handed on.
+        self._seen = 0  # Characters of the log already passed to `write`.
         self.job_id = job_id
-        """Ray's name for it."""
+        """Ray's id of the job."""
 
     def follow(self, write: Callable[[str], object]) -> int:
         """Hand every piece of the job's log to `write` until the job ends; returns its exit code.
@@ -51,7 +51,7 @@ class Job:
             with contextlib.suppress(RuntimeError, OSError, aiohttp.ClientError):
                 asyncio.run(self._tail(write))
             time.sleep(_POLL_S)
-        # What was written between the last look and the end.
+        # Output between the last poll and the end.
         write(self._client.get_job_logs(self.job_id)[self._seen :])
         return self.exit_code()
 
@@ -92,15 +92,15 @@ def submit(
         raise InputError(
             Problem("--working-dir", f"{working_dir} is not a folder", "give the folder that the job needs")
         )
-    place = address or "the usual place"
+    place = address or "the default address"
     for handler in logging.getLogger("ray").handlers:
-        handler.setLevel(logging.ERROR)  # Uploads and closed sockets are nothing to read about.
+        handler.setLevel(logging.ERROR)  # Silence messages on uploads and closed sockets.
     check_dashboard(address, "--address")
     for name in () if address else ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
         if os.environ.get(name):
             check_dashboard(os.environ[name], name)
             break
-    # A client does not read the token that the cluster asks for unless it is told to, and is then refused with 401.
+    # A client reads the cluster's token only if told to, and is otherwise refused with 401.
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
         with _package(folder) as modules:

@@ -48,7 +48,7 @@ class Tracking:
         self._stored = self._store.finished()
         self._awaited: list[tuple[MlflowTracker, Callable[[], None]]] = []
         self.opened: set[str] = set()
-        """Keys of the child runs that this process opened."""
+        """Keys of the child runs opened by this process."""
         self._tags = {records.DATASET: dataset, records.VERSION: __version__}
         if (job := _job()) is not None:
             self._tags[records.JOB] = job
@@ -67,22 +67,24 @@ class Tracking:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         status: RunStatus = "FINISHED" if kind is None else "KILLED" if not issubclass(kind, Exception) else "FAILED"
-        # Whoever ended well has closed its run: what is open still was a trial or cell that failed.
+        # Successful cells and trials have closed their runs: a run that is still open has failed.
         for key in list(self._open):
             self.close(key, "FAILED" if status == "FINISHED" else status)
         self.parent.close(status)
-        # After SIGTERM little time is left, and what the server does not take is kept.
+        # After SIGTERM little time is left; items that the server does not accept in time are kept on disk.
         unsent = self._store.close(5.0 if status == "KILLED" else None)
         self._settle()
         if unsent is not None:
-            remedy = f"the same command sends it, and so does `stray track replay {unsent.parent}`"
-            self._progress.say(f"the tracking server did not take everything; what is left is kept: {remedy}")
+            remedy = f"send it with the same command or with `stray track replay {unsent.parent}`"
+            self._progress.say(f"the tracking server did not receive everything; the rest is kept on disk: {remedy}")
         elif self._awaited:
-            remedy = "see to the store (is its disk full?) and run the same command again: it trains nothing anew"
-            self._progress.say(f"{self.uri} did not take everything: {remedy}")
+            remedy = (
+                "check the store (is its disk full?) and run the same command again: finished training is not repeated"
+            )
+            self._progress.say(f"{self.uri} did not receive everything: {remedy}")
 
     def open(self, key: str, name: str, recipe: Recipe, tags: Mapping[str, str]) -> MlflowTracker:
-        """Open the child run of this key; a new one, or the one that was begun."""
+        """Open the child run of this key; resume it if it exists."""
         with self._lock:
             if key not in self._open:
                 run = self._store.run(name, self.parent, {**self._tags, **tags, records.KEY: key})
@@ -117,7 +119,7 @@ class Tracking:
 
     def _tell_of_leftovers(self, spool: str, progress: Progress) -> None:
         if self._store.adopted:
-            progress.say(f"{self._store.adopted} tracked items that an earlier command could not send are sent now")
+            progress.say(f"sent {self._store.adopted} tracked items that an earlier command could not send")
             self._store.flush()
         for left in leftovers(spool)[0]:
             what = f"{len(left.items)} tracked items for the experiment {left.experiment} in {left.store} are unsent"
@@ -162,7 +164,7 @@ class Tracking:
 
 
 def describe(metrics: Mapping[str, float]) -> str:
-    """Return an epoch in a few words."""
+    """Return a short summary of an epoch."""
     short = {name.split("/", 1)[1]: value for name, value in metrics.items()}
     words = []
     if "elbo" in short:

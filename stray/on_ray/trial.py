@@ -84,7 +84,7 @@ def run_trial(settings: dict[str, Any], *, shared: Shared) -> None:
 
 
 def deliver_trial(name: str, settings: dict[str, Any], score: float, shared: Shared, tracking: Tracking) -> None:
-    """Log a trial that ended well in an earlier command, where the store of this one lacks it."""
+    """Log a trial that an earlier command finished, if the store of this command lacks it."""
     key = _key(shared, name)
     if key in tracking.opened or tracking.has(key, [METRIC]):
         return
@@ -97,7 +97,7 @@ def deliver_trial(name: str, settings: dict[str, Any], score: float, shared: Sha
 
 
 def _log(run: Any, trial: Cell, score: float) -> None:
-    # From the folders: trials that share a gene stage each show what it did.
+    # Read curves from the folders, so that every trial that shares a gene stage shows them.
     log_curves(run, trial)
     log_codes(run, trial)
     run.metrics({METRIC: score})
@@ -134,7 +134,7 @@ def _score(trial: Cell, shared: Shared) -> float:
 
 
 def _train(trial: Cell, shared: Shared, tracker: EventTracker, title: str, key: str) -> None:
-    """Train the trial's stages that are not done; what another trial trains just now is waited for."""
+    """Train the trial's pending stages; wait for those that another trial is training."""
     group = Group((trial,))
     with _alone([stage.key for stage in group.stages()], tracker):
         if stages := group.stages():
@@ -155,7 +155,7 @@ def _alone(keys: Sequence[str], tracker: EventTracker) -> Iterator[None]:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                tracker.note("waits for another trial that trains a stage which both need")
+                tracker.note("waiting for another trial to train a stage that both need")
                 fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
@@ -163,7 +163,7 @@ def _alone(keys: Sequence[str], tracker: EventTracker) -> Iterator[None]:
 def _fit(trial: Cell, stages: Sequence[Stage], shared: Shared, tracker: EventTracker, title: str, key: str) -> None:
     fit_panels(shared.dataset, [trial])
     panel, placed = trial.scored.gene.panel(), shared.placed
-    if panel.key not in placed.counts:  # of the one that is there the search has said what there is to know
+    if panel.key not in placed.counts:  # the search has already printed the notes of the panel that exists
         for note in panel_notes(shared.dataset, [trial]):
             tracker.note(note)
         placed = placed.with_counts(panel.key, place_counts(shared.dataset, panel, shared.fold.train))

@@ -1,4 +1,4 @@
-"""Usage of the cluster, asked of its control service alone: the dashboard may be out of reach."""
+"""Usage of the cluster, from its control service (GCS) alone: the dashboard may be unreachable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray.core.generated import gcs_pb2 as _gcs_pb2
 from stray.on_ray.private import state
 
 GIB = 1024**3
-gcs_pb2: Any = _gcs_pb2  # its classes are made when it is imported
+gcs_pb2: Any = _gcs_pb2  # its classes are created at import
 _SHOWN = {"CPU": "CPUs", "GPU": "GPUs", "memory": "GiB of memory"}
 
 
@@ -64,7 +64,7 @@ def job_id() -> str:
 
 
 def read_usage() -> Usage:
-    """Return what every node has and who holds it."""
+    """Return the resources of every node and their holders."""
     free, nodes = state.available_resources_per_node(), ray.nodes()
     living = [node for node in nodes if node["Alive"]]
     held = _held()
@@ -73,7 +73,7 @@ def read_usage() -> Usage:
     usage = Usage(uses, own, gone=tuple(sorted({n["NodeManagerAddress"] for n in nodes if not n["Alive"]})))
     jobs = {job["JobID"]: job for job in state.jobs()}
     others: dict[str, dict[str, float]] = {_title(job, jobs): found for job, found in held.items()}
-    # Tasks are in no table: what is neither free nor of an actor or placement group is theirs.
+    # Ray lists no tasks: they hold what is neither free nor held by an actor or placement group.
     known, free_in_all = _sum([own, *held.values()]), usage.free()
     tasks = {name: amount - free_in_all.get(name, 0) - known.get(name, 0) for name, amount in usage.total().items()}
     if any(tasks.get(name, 0) > 1e-3 for name in _SHOWN):

@@ -1,6 +1,6 @@
 """Whether every node sees the paths of a recipe: on a cluster of several, one that some node does not is refused.
 
-Found out by looking, not by the path's form: a folder under `/mnt` may well be the same everywhere.
+Checked by reading a file, not by the path's form: a folder under `/mnt` may be the same everywhere.
 """
 
 from __future__ import annotations

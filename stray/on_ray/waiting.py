@@ -1,4 +1,4 @@
-"""Waiting for room on the cluster: said after ten seconds, again every minute, and given up in the end."""
+"""Waiting for resources on the cluster: reported after ten seconds, then every minute, with a time limit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from stray.on_ray.usage import Usage, amounts, job_id, read_usage
 T = TypeVar("T")
 
 FIRST_S, AGAIN_S = 10.0, 60.0
-"""When a wait is said, and how often again. One that lacks nothing, such as a slow start, is said after the second."""
+"""Seconds until a wait is reported, and between reports. A wait that lacks nothing, such as a slow start, is reported
+after the second."""
 
 _NAMESPACE = "stray-running"
 
@@ -33,14 +34,14 @@ class Need:
     """Resources that must be free before work goes on."""
 
     what: str
-    """For people: `2 workers`."""
+    """Text for messages: `2 workers`."""
     each: Mapping[str, float]
     """Resources of one, by Ray's names."""
     count: int = 1
 
     def lack(self, usage: Usage) -> str:
         """Return what is missing and who holds it; empty where there is room."""
-        # What this command holds already may be what it asks for.
+        # Resources that this command already holds may be those that it requests.
         free = self._fits([node.free for node in usage.nodes])
         if free >= self.count or all(usage.own.get(name, 0.0) >= n * self.count for name, n in self.each.items()):
             return ""
@@ -60,18 +61,18 @@ class Need:
         wanted = {name: amount for name, amount in self.each.items() if amount > 0}
         if not wanted:
             return self.count if rooms else 0
-        # Shares such as 2/3 must not lose a worker to rounding.
+        # Fractions such as 2/3 must not lose a worker to rounding.
         return sum(min(math.floor(room.get(name, 0.0) / n + 1e-6) for name, n in wanted.items()) for room in rooms)
 
 
 @dataclass(frozen=True)
 class Patience:
-    """Limit of waiting, and who is told."""
+    """Time limit of waiting, and the function that receives its reports."""
 
     minutes: float | None = RunConfig().wait_minutes
     say: Callable[[str], None] = logging.getLogger(__name__).warning
     setting: str = "run.wait_minutes"
-    """Setting of `minutes`, as the user writes it."""
+    """Name of the setting of `minutes`, as the user writes it."""
 
 
 _patience = Patience()
@@ -79,7 +80,7 @@ _patience = Patience()
 
 @contextlib.contextmanager
 def patience(minutes: float | None, say: Callable[[str], None], setting: str = "run.wait_minutes") -> Iterator[None]:
-    """Have all waits of this process, in every thread, say what they wait for with `say` and end after `minutes`."""
+    """Have all waits of this process, in every thread, report through `say` and end after `minutes`."""
     global _patience
     before, _patience = _patience, Patience(minutes, say, setting)
     try:
@@ -98,7 +99,7 @@ def patiently(function: Callable[[], T], need: Need) -> T:
 
 @dataclass
 class Wait:
-    """A wait that is looked at often."""
+    """State of one wait, polled frequently."""
 
     need: Need
     patience: Patience
@@ -111,7 +112,7 @@ class Wait:
         self._said = -math.inf
 
     def look(self) -> None:
-        """Say what is waited for when it is time. Raises InputError when the patience is at its end."""
+        """Report the wait when it is due. Raises InputError when the time limit is reached."""
         now = self.clock()
         if now - self._looked < 1:
             return
@@ -120,7 +121,7 @@ class Wait:
             if self.runs():
                 self._since, self._said = now, -math.inf
                 return
-        except Exception:  # the control service is away, and may come back
+        except Exception:  # the control service is unreachable, and may come back
             return
         waited = now - self._since
         over = self.patience.minutes is not None and waited >= 60 * self.patience.minutes
@@ -129,21 +130,23 @@ class Wait:
         try:
             lack = self.need.lack(self.usage())
         except Exception as error:
-            lack = f"who holds what is not known: {error}"
+            lack = f"the holders of the resources are unknown: {error}"
         if over:
             raise InputError(self._given_up(lack))
         if lack or waited >= AGAIN_S:
             self._said = now
-            self.patience.say(f"{self.need.what}: waiting since {waited:.0f} s; {lack or 'there is room, they start'}")
+            self.patience.say(
+                f"{self.need.what}: waiting since {waited:.0f} s; {lack or 'resources are free, starting'}"
+            )
 
     def _given_up(self, lack: str) -> Problem:
         setting, minutes = self.patience.setting, self.patience.minutes
-        what = f"{self.need.what} did not start within {minutes:g} min; {lack or 'there was room for them'}"
+        what = f"{self.need.what} did not start within {minutes:g} min; {lack or 'the resources were free'}"
         if lack:
-            remedy = f"end what holds it, add nodes, ask for less, or wait longer with {setting}"
+            remedy = f"end the program that holds it, add nodes, request less, or wait longer with {setting}"
         else:
-            remedy = f"see Ray's logs and `ray status`, or wait longer with {setting}"
-        return Problem(setting, what, f"{remedy}; the same command goes on where this one stopped")
+            remedy = f"check Ray's logs and `ray status`, or wait longer with {setting}"
+        return Problem(setting, what, f"{remedy}; the same command continues where this one stopped")
 
 
 @contextlib.contextmanager
@@ -152,7 +155,7 @@ def running() -> Iterator[None]:
     context = ray.get_runtime_context()
     key = f"{context.get_job_id()}:{uuid.uuid4().hex}"
     value = json.dumps({"node": context.get_node_id(), "actor": context.get_actor_id()})
-    with contextlib.suppress(Exception):  # it only tells; what is done must not depend on it
+    with contextlib.suppress(Exception):  # counting only informs; the work must not depend on it
         internal_kv._internal_kv_put(key, value, namespace=_NAMESPACE)
     try:
         yield
@@ -162,7 +165,7 @@ def running() -> Iterator[None]:
 
 
 def anything_runs() -> bool:
-    """Return whether any task or worker of this job is `running`; those whose node or process is gone are not."""
+    """Return whether any task or worker of this job is `running`, ignoring those whose node or process is gone."""
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
     for key in internal_kv._internal_kv_list(f"{job_id()}:", namespace=_NAMESPACE):
         found = internal_kv._internal_kv_get(key, namespace=_NAMESPACE)

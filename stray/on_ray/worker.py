@@ -41,7 +41,7 @@ class RayWorker:
 
     def report(self, metrics: Mapping[str, float], state: Mapping[str, Any] | None) -> str | None:
         if state is None:
-            return None  # each report costs a round with the controller; the curves travel through the tracker
+            return None  # each report costs a round trip to the controller; curves go through the tracker
         if self._before_checkpoint is not None:
             self._before_checkpoint()
         checkpoint, failure = None, None
@@ -51,11 +51,11 @@ class RayWorker:
                 checkpoint = Checkpoint(folder, self._filesystem)
             except OSError as error:
                 failure = error
-        # All stop together: Ray would try the epochs since the last one again, and fail again.
+        # All workers stop together: Ray would retry the epochs since the last checkpoint, and fail again.
         if self.all_reduce(torch.tensor([float(failure is not None)])) > 0:
             raise self._not_kept(failure)
         ray.train.report(dict(metrics), checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
-        return None  # the controller knows when it counts
+        return None  # the controller knows when the checkpoint is complete
 
     def restore(self) -> dict[str, Any] | None:
         checkpoint = ray.train.get_checkpoint()
@@ -72,7 +72,7 @@ class RayWorker:
 
     def _not_kept(self, failure: OSError | None) -> CheckpointWriteError:
         kept = newest(self._filesystem, self._run)
-        before = f"the one before it is whole ({kept})" if kept else "there is none before it"
+        before = f"the previous one is complete ({kept})" if kept else "there is no previous one"
         what = f"the checkpoint could not be written ({failure or 'by rank 0'}); {before}"
-        remedy = "make room there, and run the same command again: it goes on from the last whole checkpoint"
+        remedy = "make room there, and run the same command again: it continues from the last complete checkpoint"
         return CheckpointWriteError(Problem(self._run, what, remedy))

@@ -1,4 +1,4 @@
-"""Code all spots of a dataset with a trained encoder in this process: without Ray, on one device.
+"""Embedding of all spots of a dataset with a trained encoder in this process: without Ray, on one device.
 
 n spots, D features, Z codes, K classes, G genes of the panel.
 """
@@ -21,10 +21,10 @@ from stray.stages.contrastive.exported import TrainedModel, check_patches
 from stray.stages.gene.encoder import GeneEncoder
 
 BATCH = 256
-"""Patches that are coded at a time."""
+"""Number of patches encoded at a time."""
 FEATURES, CODES, PROBABILITIES, COUNTS, PATCHES = "features", "codes", "probabilities", "counts", "patches"
 OnProgress = Callable[[int], None]
-"""Told how many spots are done."""
+"""Called with the number of finished spots."""
 Arrays = dict[str, np.ndarray]
 
 
@@ -145,7 +145,7 @@ def _all(
                 if on_progress is not None:
                     on_progress(sum(len(one[ROWS]) for one in parts))
     if not parts:
-        raise InputError(Problem(dataset.path, "no spot has what the encoder reads", "ingest sections that have it"))
+        raise InputError(Problem(dataset.path, "no spot has the input of the encoder", "ingest sections that have it"))
     return in_order(parts)
 
 

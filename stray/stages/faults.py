@@ -1,4 +1,4 @@
-"""Messages of a step that is not finite: the spots and sections at fault, and what to do."""
+"""Messages for a step that is not finite: the spots and sections at fault, and the remedy."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def naming_spots(prefix: str, places_of: PlacesOf, spots_at: SpotsAt) -> Iterato
 def _named(error: NonFiniteStep, prefix: str, places: np.ndarray, spots_at: SpotsAt) -> NotFiniteError:
     """Return the user's error. `places` are those of the whole batch that the term is over."""
     remedy = f"lower {prefix}.optim.lr or set {prefix}.optim.clip_norm"
-    cause = "every spot's own terms are finite, the gradient over them is not; the batch is"
+    cause = "each spot's terms are finite, but the gradient over the batch is not; the batch is"
     if error.positions is not None and len(error.positions) == len(places):
-        cause = f"{error.term} is not finite at any of {len(places)} spots, so none of them alone is at fault:"
+        cause = f"{error.term} is not finite at any of {len(places)} spots, so no single spot is at fault:"
     elif error.positions is not None:
         cause = f"{error.term} is not finite at {len(error.positions)} of {len(places)} spots:"
-        remedy = f"look at these spots in the data; if they are as they should be, {remedy}"
+        remedy = f"check these spots in the data; if they are correct, {remedy}"
         places = places[error.positions]
     place = f"{prefix} epoch {error.epoch + 1}, step {error.step + 1} of {error.steps}"
     numbers = f"loss {error.loss}, gradient norm {error.gradient_norm}"

@@ -21,7 +21,7 @@ from stray.cohort.manifest import file_sha256
 from stray.errors import InputError, Problem
 
 DONE = "done.json"
-"""Written last: where it stands, the folder was whole."""
+"""File that is written last: its presence marks the folder as complete."""
 RESULTS = 1
 """Version of what stages compute and keep. Raise it when the same settings and data come to other results: what an
 earlier stray left is then not found again.
@@ -61,7 +61,7 @@ class ResultFolder:
         self._written: dict[str, dict[str, Any]] = {}
 
     def is_done(self) -> bool:
-        """Return whether everything in it was written and is as it was written."""
+        """Return whether all files were written and are unchanged."""
         return self._place(DONE) is not None and self.damage() is None
 
     def damage(self) -> str | None:
@@ -89,11 +89,11 @@ class ResultFolder:
     def require(self, kind: str, remedy: str) -> None:
         """Raise InputError unless this is the whole folder of a result of `kind`."""
         if self._place(DONE) is None:
-            what = f"has no {DONE}: it is not whole" if storage.exists(self.path) else "does not exist"
+            what = f"has no {DONE}: it is incomplete" if storage.exists(self.path) else "does not exist"
         elif (damage := self.damage()) is not None:
             what = f"is damaged: {damage}"
             remedy = (
-                "run the `stray train` command that wrote it again: it makes what is damaged anew; or copy it again"
+                "run the `stray train` command that wrote it again: it recomputes damaged results; or copy it again"
             )
         elif (found := self.kind()) != kind:
             what = f"holds a result of kind {found!r}, not {kind!r}"
@@ -174,13 +174,13 @@ class ResultFolder:
         content = self.read_bytes(name)
         try:
             return decode(content)
-        except Exception as error:  # torch, zip and numpy raise whatever they stumble on
+        except Exception as error:  # torch, zip and numpy raise many kinds of exceptions
             raise self._damaged(name, error) from error
 
     def _facts(self) -> dict[str, Any]:
         facts = json.loads(self._read(DONE))
         if not isinstance(facts, dict) or "stray" not in facts:
-            raise ValueError("it is not what stray writes")
+            raise ValueError("it was not written by stray")
         # Folders of earlier versions list no files.
         files = facts.get("files", {})
         if not isinstance(files, dict):
@@ -194,7 +194,7 @@ class ResultFolder:
         reason = " ".join(str(error).split())  # pydantic and torch write several lines
         what = f"cannot be read ({type(error).__name__}: {reason[:300]})"
         remedy = (
-            f"delete {storage.join(self.path, DONE)} and run the `stray train` command again: it makes the folder anew"
+            f"delete {storage.join(self.path, DONE)} and run the `stray train` command again: it recreates the folder"
         )
         return InputError(Problem(storage.join(self.path, name), what, remedy))
 

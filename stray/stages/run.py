@@ -43,8 +43,6 @@ def run_stage(
 
 
 def _agree(done: bool, worker: Worker) -> bool:
-    """Return what rank 0 found (`done` is false elsewhere): the workers must not differ on whether there is a stage to
-    run.
-    """
+    """Return what rank 0 found (`done` is false elsewhere): all workers must agree on whether to run the stage."""
     found = torch.tensor([float(done)], device=worker.device)
     return bool(worker.all_reduce(found) > 0)

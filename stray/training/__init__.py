@@ -1,1 +1,1 @@
-"""Training loop, written once: it meets the world through a Worker, a Task and a Tracker and knows nothing of Ray."""
+"""Training loop for all stages. It depends on a Worker, a Task and a Tracker, and not on Ray."""

@@ -1,4 +1,4 @@
-"""Metrics travel as sum and count, are reduced over workers once and divided once."""
+"""Averages of metrics: sums and counts, reduced over workers once and divided once."""
 
 from __future__ import annotations
 

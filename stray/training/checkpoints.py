@@ -21,7 +21,7 @@ class CheckpointInterval:
 
 
 class Checkpoints:
-    """Writes the checkpoints of one training, and knows the last."""
+    """Writer of the checkpoints of one training."""
 
     def __init__(self, every: CheckpointInterval, worker: Worker, state: TrainState, steps: int) -> None:
         """`state` is where the training begins or goes on; an epoch has `steps` steps."""
@@ -62,6 +62,6 @@ class LastCheckpoint(NamedTuple):
     epoch: int
     """Whole epochs in it."""
     place: str | None
-    """Its place; None where that is not known."""
+    """Its path; None where unknown."""
     step: int = 0
     """Steps of the next epoch in it."""

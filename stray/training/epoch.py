@@ -1,7 +1,7 @@
 """Losses, sums and times of an epoch's steps, and the step that is not finite.
 
-Losses, norms and the finiteness of every spot stay on the device and are looked at once an epoch, and before every
-checkpoint within it: a look at every step would make a GPU wait for each.
+Losses, norms and the finiteness of every spot stay on the device and are read once an epoch, and before every
+checkpoint within it: reading them every step would synchronise the GPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stray.training.worker import Worker
 
 
 class NonFiniteStep(FloatingPointError):
-    """The loss or the gradient of a step is not finite. Raised on every rank alike."""
+    """The loss or the gradient of a step is not finite. Raised on every rank."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Steps:
             host_S3 = torch.stack(self._pending).double().cpu()
             finite_S = host_S3[:, 0].isfinite() & (host_S3[:, 1].isfinite() | (host_S3[:, 2] == 0))
             if not finite_S.all():
-                # Both are sums over all ranks, so every rank comes here together, with the same step.
+                # Both are sums over all ranks, so all ranks arrive here together, with the same step.
                 first = int((~finite_S).nonzero()[0])
                 loss, norm, _ = host_S3[first].tolist()
                 found = _first_term_at_fault(self._finite[first], worker)
@@ -96,7 +96,7 @@ class Steps:
 
 def _first_term_at_fault(finite: Mapping[str, Tensor], worker: Worker) -> tuple[str | None, np.ndarray | None]:
     """Return the first term that is not finite at some spot, and their positions in the global batch; the same on every
-    rank. Later terms would tell no more: batch norm carries one spot's value to all others.
+    rank. Later terms add no information: batch norm carries one spot's value to all others.
     """
     for term, finite_n in finite.items():
         count = int(worker.all_reduce(torch.tensor(float(len(finite_n)), device=worker.device)))
@@ -109,7 +109,7 @@ def _first_term_at_fault(finite: Mapping[str, Tensor], worker: Worker) -> tuple[
 
 
 class EpochSoFar:
-    """Losses, sums and seconds of the steps of one epoch that are done, on this rank."""
+    """Losses, sums and seconds of the completed steps of one epoch, on this rank."""
 
     def __init__(self, epoch: int, worker: Worker, data: Prefetcher, saved: Mapping[str, Any] | None) -> None:
         """`saved` is what `state_dict` gave at some step of the same epoch; None at its start."""
@@ -122,7 +122,7 @@ class EpochSoFar:
             self._seconds_before, self._waited_before = saved["seconds"], saved["waited"]
 
     def add(self, output: StepOutput, step_3: Tensor) -> None:
-        """Take in a step: what it gave on this rank, and what `update` returned of it (3,)."""
+        """Add a step: its output on this rank, and the result of `update` (3,)."""
         self._steps.add(output, step_3)
         self._averages.add(output.sums, output.count)
 

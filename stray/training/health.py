@@ -8,15 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from stray.config import OptimConfig
 
 PATIENCE = 3
-"""Epochs after the warm-up after which a training is warned of."""
+"""Number of epochs after the warm-up before a warning is given."""
 AT_CHANCE = 0.01
-"""A loss is stuck at chance that is not this share of its chance level below it, and did not fall by as much. At the
-start codes differ by more than they know of each other: losses begin above chance, and one that falls is learning.
+"""A loss is stuck at chance unless it lies below its chance level by this fraction of it, or fell by as much. Losses
+begin above chance, because initial codes vary without being aligned, and a falling loss is learning.
 """
 COLLAPSED = 0.05
-"""Codes of a smaller spread are as good as one point; codes that fill the space have a spread of 1."""
+"""Codes with a smaller spread count as collapsed to one point; codes that fill the space have a spread of 1."""
 EPOCHS_AT_CHANCE = "epochs_at_chance"
-"""The metric that says for how many epochs some loss has been at chance."""
+"""Metric: the number of epochs for which some loss has been at chance."""
 
 Epoch = Mapping[str, float]
 """The metrics of an epoch, by name."""
@@ -31,7 +31,7 @@ def epochs_at_chance(history: Sequence[Epoch], optim: OptimConfig, epochs: int) 
 
 
 def warnings(prefix: str, history: Sequence[Epoch], optim: OptimConfig, epochs: int) -> Iterator[tuple[str, str]]:
-    """Yield (subject, text) of what the last epoch of `history` is to be warned of, each once in a row of epochs.
+    """Yield (subject, text) of each warning due after the last epoch of `history`, once per run of affected epochs.
 
     `epochs` is how many the training has in all, of which `optim.warmup_share` are the warm-up.
     """
@@ -41,10 +41,10 @@ def warnings(prefix: str, history: Sequence[Epoch], optim: OptimConfig, epochs: 
             yield (
                 name,
                 f"{prefix}/{name} has been at its chance level for {PATIENCE} epochs ({last[name]:.3f}, chance "
-                f"{last[_chance(name)]:.3f}): nothing of what belongs together is learned. Usual reasons: a learning "
+                f"{last[_chance(name)]:.3f}): matching pairs are not being learned. Usual reasons: a learning "
                 f"rate that is too high or too low (try {prefix}.optim.lr={optim.lr / 10:g} and {optim.lr * 3:g}), "
                 f"codes that have collapsed ({prefix}/image_spread near 0), a temperature at which all spots look "
-                "alike, or pictures that are not of the spots whose counts they stand beside (look at them: `stray "
+                "alike, or pictures that do not belong to the spots of the counts (check them: `stray "
                 "inspect DATASET --pictures FOLDER`)",
             )
     for name in ("image", "gene"):
@@ -52,8 +52,8 @@ def warnings(prefix: str, history: Sequence[Epoch], optim: OptimConfig, epochs: 
         if _in_a_row([epoch.get(spread, 1.0) < COLLAPSED for epoch in history], optim, epochs) == PATIENCE:
             yield (
                 f"{name}_codes",
-                f"the {name} codes have been in nearly one point for {PATIENCE} epochs ({prefix}/{spread} "
-                f"{history[-1][spread]:.3f}; 1 is a sphere evenly filled). Usual reasons: a learning rate that is too "
+                f"the {name} codes have collapsed to nearly one point for {PATIENCE} epochs ({prefix}/{spread} "
+                f"{history[-1][spread]:.3f}; 1 is an evenly filled sphere). Usual reasons: a learning rate that is too "
                 f"high (try {prefix}.optim.lr={optim.lr / 10:g}), a weight decay that is too high "
                 f"({prefix}.optim.weight_decay), or counts or pictures that are all alike",
             )

@@ -1,4 +1,4 @@
-"""The training loop, written once: both stages, with and without Ray, on one process and on many."""
+"""Training loop of both stages, with and without Ray, on one process or many."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from stray.training.update import update
 from stray.training.worker import Worker
 
 STEP_LOSSES = 16
-"""Steps of an epoch, evenly spaced, whose loss is logged: a gene stage takes a hundred steps a second, and to log each
-in the run of every method that shares the stage cost an MLflow store as much as the training.
+"""Steps of an epoch, evenly spaced, whose loss is logged: a gene stage takes a hundred steps a second, and logging
+each of them in the run of every method that shares the stage takes an MLflow store as long as the training.
 """
 EVERY_EPOCH = CheckpointInterval()
 

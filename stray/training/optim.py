@@ -17,20 +17,20 @@ from stray.models.towers import TunedTower
 
 class WeightAverage:
     """average <- d * average + (1 - d) * weights after every step, from the initial weights on, with
-    d = min(decay, (1 + t) / (10 + t)) after t steps, as TensorFlow's ExponentialMovingAverage has it.
+    d = min(decay, (1 + t) / (10 + t)) after t steps, as in TensorFlow's ExponentialMovingAverage.
 
     Everything in the module's state that is a float is averaged, batch norm's statistics too: they belong to the
     weights beside them. Integers (its counter of batches) are the last.
     """
 
     def __init__(self, module: torch.nn.Module, decay: float) -> None:
-        """`decay` is the share of the old average, above 0 and below 1."""
+        """`decay` is the weight of the old average, above 0 and below 1."""
         self._decay, self.steps = decay, 0
         self.weights: dict[str, Tensor] = {name: value.detach().clone() for name, value in module.state_dict().items()}
 
     @torch.no_grad()
     def add(self, module: torch.nn.Module) -> None:
-        """Take in the weights after one more step."""
+        """Update the average with the weights after a step."""
         self.steps += 1
         old: list[Any] = []
         new: list[Any] = []
@@ -68,14 +68,14 @@ def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
 
 
 LR_MULTIPLIER = "lr_multiplier"
-"""Key of a parameter group: its share of the scheduled learning rate, where that is not 1."""
+"""Key of a parameter group: its learning-rate multiplier, if not 1."""
 
 
 def build_optimizer(module: torch.nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """Return Adam, or AdamW where the decay is decoupled; neither decays scalars, biases and norms when decoupled.
 
-    One group for each share of the learning rate (and, when decoupled, for what is decayed and what is not); shares
-    below 1 are kept under `LR_MULTIPLIER`, and the group's learning rate has it in already.
+    One group for each learning-rate multiplier (when decoupled, two: with and without decay); multipliers below 1 are
+    kept under `LR_MULTIPLIER`, and the group's learning rate already includes them.
     """
     shares = lr_multipliers(module, config)
     groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}

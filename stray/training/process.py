@@ -18,7 +18,7 @@ from stray.training.worker import Worker
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 KEPT_BYTES = 2**30
-"""Tensors of up to this size come out of memory that the process keeps, and up to this much of it is kept unused."""
+"""Bytes: tensors of up to this size use memory that the process keeps, and up to this much of it is kept unused."""
 
 ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 """Environment of a process that trains in another thread than its main one. glibc gives such a thread heaps of 64 MiB
@@ -28,7 +28,7 @@ of its own and returns each as soon as it is empty, whatever it is told; it asks
 
 @cache
 def keep_freed_memory() -> bool:
-    """Tell the C library of this process not to give freed memory back to the system; True where it listens (glibc).
+    """Tell the C library of this process not to return freed memory to the system; return whether it complies (glibc).
 
     As it starts, it gives blocks of 128 KiB and more back at once and learns slowly not to. A step allocates the same
     tensors as the step before; each page of them would be zeroed by the kernel anew at every step.
@@ -59,13 +59,13 @@ def process_memory(name: str) -> int:
 
 
 def peak_memory(worker: Worker) -> dict[str, float]:
-    """Return the most that a worker has taken since its process began, of the worker that took most, in GiB:
+    """Return the peak memory of the worker with the largest peak, since its process began, in GiB:
     `peak_memory_gib`, and beside GPUs `peak_gpu_memory_gib`. Every rank must call it.
     """
     taken = {"peak_memory_gib": process_memory("VmHWM")}
     if worker.device.type == "cuda":
         taken["peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated(worker.device)
-    # A sum is the one collective that a worker has: of vectors in which every rank has a place of its own.
+    # A worker's only collective is a sum: each rank writes its own entry of a vector of zeros.
     of_WM = torch.zeros(worker.world_size, len(taken), dtype=torch.float64, device=worker.device)
     of_WM[worker.rank] = torch.tensor(list(taken.values()), dtype=torch.float64, device=worker.device)
     most_M = worker.all_reduce(of_WM).amax(dim=0) / GIB
@@ -99,5 +99,5 @@ def multiplies_bf16(device: torch.device) -> bool:
     """Return whether the device multiplies bf16 faster than fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # A private name, so its absence means no.
+    # A private function of torch: if it is missing, the answer is no.
     return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())

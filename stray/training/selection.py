@@ -1,7 +1,6 @@
 """Decisions during training: when to stop, which weights to keep, when to lower the learning rate.
 
-Every decision is a function of the history of global metrics alone: all workers take it alike, and a resumed run
-takes it again.
+Every decision depends on the history of global metrics alone, so all workers and a resumed run decide the same.
 """
 
 from __future__ import annotations
@@ -13,16 +12,16 @@ from dataclasses import dataclass
 from stray.config import OptimConfig
 
 History = Sequence[Mapping[str, float]]
-"""The metrics of every epoch so far."""
+"""Metrics of every epoch so far."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Decisions by one metric of the history, the larger the better."""
+    """Decisions by one metric of the history; larger is better."""
 
     metric: str
     start: int = 0
-    """First epoch (counted from 0) that may be the best: before it the loss is another one (the KL warm-up)."""
+    """First epoch (counted from 0) that may be the best: earlier epochs have another loss (the KL warm-up)."""
     patience: int | None = None
     """Epochs without a better one after which training stops; None: never."""
     keep_best: bool = False

@@ -25,10 +25,10 @@ class TrainState:
     ) -> None:
         self.module, self.optimizer, self.average, self.scaler = module, optimizer, average, scaler
         self.skipped = False
-        """Whether the last step left the weights as they were, because its scaled gradient overflowed."""
+        """Whether the last step was skipped because its scaled gradient overflowed."""
         self.epoch = self.step = 0
         self.so_far: dict[str, Any] | None = None
-        """The epoch as far as it has come, between two of its steps."""
+        """The unfinished epoch, between two of its steps."""
         self.history: list[dict[str, float]] = []
         self.step_losses: list[tuple[int, float]] = []
         """(step of the whole training, loss) of the steps whose loss is logged."""
@@ -43,8 +43,8 @@ class TrainState:
         return TrainState(module, build_optimizer(module, config), average, scaler)
 
     def after_step(self) -> None:
-        """Take the weights into their average, where one is kept; called when a step has wholly changed them, and of no
-        effect when it has not.
+        """Update the average of the weights, if one is kept, after an optimiser step; do nothing if the step was
+        skipped.
         """
         if self.average is not None and not self.skipped:
             self.average.add(self.module)
@@ -54,9 +54,7 @@ class TrainState:
         self.best = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
 
     def take_kept(self) -> None:
-        """Take the weights that the training is for: the best, where some were marked, else their average, where one
-        is kept, else the last.
-        """
+        """Load the final weights: the best if some were marked, else their average if one is kept, else the last."""
         if self.best is not None:
             self.module.load_state_dict(self.best)
         elif self.average is not None:

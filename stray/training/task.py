@@ -1,4 +1,4 @@
-"""Protocol of a stage towards the loop."""
+"""Protocol between a stage and the training loop."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from stray.training.averages import Averages
 
 @dataclass(frozen=True)
 class StepOutput:
-    """Result of one step on one rank: what is minimised, apart from what is logged."""
+    """Result of one step on one rank: the loss and the logged terms."""
 
     loss: Tensor
-    """This rank's share of the global loss: the shares of all ranks add up to it."""
+    """This rank's part of the global loss: the parts of all ranks add up to it."""
     sums: Mapping[str, Tensor]
     """Logged terms, summed over this rank's items."""
     count: float
     """This rank's items."""
     finite: Mapping[str, Tensor] = field(default_factory=dict)
-    """Finiteness of what a spot alone decides, by name and in the order of computing: bool (n,), for each of this
-    rank's spots. Read only where the loss or a gradient turns out not to be finite; till then on the device.
+    """Finiteness of per-spot terms, by name and in the order of computation: bool (n,), for each of this
+    rank's spots. Read only if the loss or a gradient is not finite; until then on the device.
     """
 
 

@@ -1,4 +1,4 @@
-"""Optimiser step from a rank's loss, taken by every rank alike."""
+"""Optimiser step from a rank's loss, the same on every rank."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def update(state: TrainState, output: StepOutput, rate: float, clip_norm: float 
     """Take one step: backward, sum of gradients over ranks, step at `rate` times each group's own multiplier. Returns
     the global loss, the gradient's norm, and 1 where the step was taken, shape (3,), on the device.
 
-    With a scaler, a step whose gradient overflowed is skipped, on all ranks alike, and the next one is scaled less. The
-    learning rate belongs to a step's place in the training, so a skipped one delays nothing.
+    With a scaler, a step whose gradient overflowed is skipped, on all ranks alike, and the next one is scaled less.
+    The learning rate depends on a step's index in the training, so a skipped step does not delay the schedule.
     """
     scaler = state.scaler
     (output.loss if scaler is None else scaler.scale(output.loss)).backward()
@@ -35,7 +35,7 @@ def update(state: TrainState, output: StepOutput, rate: float, clip_norm: float 
     if scaler is None:
         state.optimizer.step()
     else:
-        # A gradient that overflows unscaled is at fault itself, and so is a loss: both are left to be found.
+        # A loss or unscaled gradient that overflows is a real error: leave both to be detected.
         overflowed = bool(loss.isfinite() & ~norm.isfinite())
         state.skipped = overflowed and scaler.get_scale() > 1.0
         scaler.step(state.optimizer)
@@ -47,11 +47,11 @@ def update(state: TrainState, output: StepOutput, rate: float, clip_norm: float 
 def sum_over_ranks(parameters: list[Parameter], loss: Tensor) -> Tensor:
     """Replace each gradient by its sum over ranks, in one collective with the loss; returns the summed loss.
 
-    Each rank's loss is its share of the global one, so sums, not means, give the gradient of the whole batch.
+    Each rank's loss is its part of the global loss, so sums, not means, give the gradient of the whole batch.
     """
     for parameter in parameters:
         if parameter.grad is None:
-            # What no loss reaches (a part of someone's encoder that nothing uses) decays on one worker as on many.
+            # Parameters that no loss reaches (unused parts of an encoder) decay the same on one worker as on many.
             parameter.grad = torch.zeros_like(parameter)
     if world_size() == 1:
         return loss

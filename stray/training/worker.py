@@ -1,4 +1,4 @@
-"""Protocol between training and machines, and the worker that needs no cluster."""
+"""Protocol of a training process, and its implementation without a cluster."""
 
 from __future__ import annotations
 
@@ -28,10 +28,8 @@ class Worker(Protocol):
         ...
 
     def report(self, metrics: Mapping[str, float], state: Mapping[str, Any] | None) -> str | None:
-        """Report metrics; every worker calls it at the same points. A `state` becomes the newest checkpoint, whole or
-        not at all.
-
-        Returns the place of the newest checkpoint, None where this worker does not know it.
+        """Report metrics; every worker calls it at the same points. A `state` becomes the newest checkpoint,
+        atomically. Returns the path of the newest checkpoint, None if this worker does not know it.
         """
         ...
 
@@ -44,7 +42,7 @@ class LocalWorker:
     """A single process, or one of a plain process group (gloo, nccl): a unit test, a notebook, a debugger."""
 
     def __init__(self, checkpoint: str | Path | None = None, device: str = "cpu") -> None:
-        """`checkpoint` is the file that keeps the state; without it nothing is kept."""
+        """`checkpoint` is the file of the state; without it no state is kept."""
         self.rank, self.world_size = collective.rank(), collective.world_size()
         self.device = torch.device(device)
         self.reports: list[dict[str, float]] = []

@@ -130,7 +130,7 @@ def gone_on(heard: Heard) -> str:
 
 
 def after(epochs: int) -> str:
-    return f"goes on after epoch {epochs}" if epochs else ""
+    return f"resumed after epoch {epochs}" if epochs else ""
 
 
 @pytest.mark.parametrize("ranks", [(0,), (1,), (0, 1)], ids=["the first worker", "the second worker", "all workers"])
@@ -156,7 +156,7 @@ def test_a_worker_killed_within_an_epoch_goes_on_at_the_step_that_was_checkpoint
     heard = setup.train(assignments, "within", workers=2, failures=1, every_steps=1)
     assert [path.name for path in marks.iterdir()] == ["rank-1"]
     assert {note for note in heard.notes() if note.startswith("goes on")} == {
-        f"goes on after step 1 of epoch {epoch + 1}"
+        f"resumed after step 1 of epoch {epoch + 1}"
     }
     assert_same(setup, "within")
     # Losses are said at an epoch's end: those before the kill came with the checkpoint.
@@ -213,7 +213,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_whole_says_so_and_the_training_
     assert time.monotonic() - started < 600
     (problem,) = caught.value.problems
     assert str(small_disk) in problem.place
-    assert "the one before it is whole" in problem.what
+    assert "the previous one is complete" in problem.what
     assert "run the same command again" in problem.remedy
     # Two checkpoints are kept while the third is written: what was written of that is gone.
     (run,) = (small_disk / "checkpoints").iterdir()
@@ -286,7 +286,7 @@ def test_a_driver_killed_at_any_time_and_the_same_command_again_end_with_the_sam
     assert not alive
     assert not list((tmp_path / "killed").rglob("encoder.pt"))
     again = subprocess.run(stray(tmp_path, "killed"), check=True, capture_output=True, text=True, cwd=tmp_path)
-    assert "goes on after epoch" in again.stderr
+    assert "resumed after epoch" in again.stderr
     found = torch.load(only(tmp_path / "killed", "encoder.pt"), weights_only=True)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)

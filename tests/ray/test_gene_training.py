@@ -59,7 +59,7 @@ class Killer:
     def __call__(self, event: Event) -> None:
         with self._lock:
             match event.content:
-                case Note(text) if text.startswith("goes on after epoch"):
+                case Note(text) if text.startswith("resumed after epoch"):
                     self.resumed.append(int(text.split()[-1]))
                 case Metrics(values, int(step)) if "gene/loss" in values:
                     self._after(step)

@@ -156,7 +156,7 @@ def test_a_training_whose_worker_is_killed_ends_with_the_weights_of_an_uninterru
     heard = setup.train(setup.image("killed"), "killed", workers=2)
     killer.join()
     assert killed
-    assert any(note.startswith("goes on after epoch") for note in heard.notes())
+    assert any(note.startswith("resumed after epoch") for note in heard.notes())
     expected, found = setup.weights("whole"), setup.weights("killed")
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)

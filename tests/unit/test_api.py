@@ -198,7 +198,7 @@ def test_another_suffix_is_refused_before_anything_is_read(
     tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([verb, str(tmp_path / "model"), str(tmp_path / "dataset"), "--out", "coded.npy"]) == 2
-    assert "end it with .parquet, .csv or .h5ad" in capsys.readouterr().err
+    assert "use a name that ends with .parquet, .csv or .h5ad" in capsys.readouterr().err
 
 
 def test_a_dataset_of_an_earlier_version_has_ids_for_names(tmp_path: Path) -> None:

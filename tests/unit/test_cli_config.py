@@ -172,7 +172,7 @@ def test_other_shells_have_a_completion_too(shell: str, capsys: pytest.CaptureFi
 def test_what_a_command_says_goes_to_a_file_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "stray.log"
     assert main(["train", "smoke", "--log-file", str(log)]) == 2
-    assert "the recipe names none" in capsys.readouterr().err
-    assert "ERROR stray.console: dataset: the recipe names none" in log.read_text(encoding="utf-8")
+    assert "is not set in the recipe" in capsys.readouterr().err
+    assert "ERROR stray.console: dataset: is not set in the recipe" in log.read_text(encoding="utf-8")
     assert main(["config", "smoke", "--log-file", str(tmp_path / "no" / "where")]) == 2
     assert "name another file" in capsys.readouterr().err

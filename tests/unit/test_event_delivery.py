@@ -63,7 +63,7 @@ def test_every_event_comes_to_its_runs_and_to_the_display(tmp_path: Path) -> Non
         deliver(Curves([("gene/loss", 1, 2.0), ("gene/loss", 2, 1.0)]), "a")
         deliver(Artifact("codes.png", b"dots", "figures"), "a")
         deliver(Warned("loss", "at chance"), "a")
-        deliver(Note("goes on after epoch 1"))
+        deliver(Note("resumed after epoch 1"))
         deliver(StageDone())
         deliver(RunEnded("FINISHED"), "a")
         deliver(RunEnded("FAILED"), "b")
@@ -82,6 +82,6 @@ def test_every_event_comes_to_its_runs_and_to_the_display(tmp_path: Path) -> Non
         ("start", "gene stage", 5),
         ("update", "gene stage", 2),
         ("say", "gene stage: warning: at chance"),
-        ("say", "gene stage: goes on after epoch 1"),
+        ("say", "gene stage: resumed after epoch 1"),
         ("finish", "gene stage"),
     ]

@@ -91,7 +91,7 @@ def test_a_gcs_that_answers_is_taken(alive: int) -> None:
     ["10.0.0.1", "head", "127.0.0.1:", ":6379", "127.0.0.1:port", "127.0.0.1:99999", "redis://127.0.0.1:6379", " "],
 )
 def test_what_is_no_address_is_refused(address: str) -> None:
-    assert "is no address of a cluster" in refusal(address)
+    assert "is not the address of a cluster" in refusal(address)
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 80, "ä.invalid"])
@@ -115,7 +115,7 @@ def test_auto_finds_out_that_the_cluster_it_stands_for_is_gone(
 def test_a_dashboard_where_nobody_listens_is_refused(closed: int, silent: int) -> None:
     with pytest.raises(InputError, match="no dashboard answers"):
         check_dashboard(f"http://127.0.0.1:{closed}", "--address")
-    with pytest.raises(InputError, match="is no address"):
+    with pytest.raises(InputError, match="is not an address"):
         check_dashboard("http://127.0.0.1:port", "--address")
     check_dashboard(f"http://127.0.0.1:{silent}/", "--address")
     check_dashboard(None, "--address")

@@ -90,7 +90,7 @@ def test_a_cell_is_done_when_the_store_has_its_scores(place: Place, tmp_path: Pa
         finally:
             blocker.execute("ROLLBACK")
             blocker.close()
-    assert not [line for line in said.lines if "did not take" in line]
+    assert not [line for line in said.lines if "did not receive" in line]
     assert len(place.done) == 1
     run = place.run(uri=uri)
     assert run.status == "FINISHED"

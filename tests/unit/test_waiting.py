@@ -81,8 +81,8 @@ def test_a_slow_start_with_room_is_said_late_and_bounded_too() -> None:
     cluster.until(AGAIN_S - 1)
     assert not cluster.said
     cluster.until(AGAIN_S + 1)
-    assert "there is room" in cluster.said[0][1]
-    with pytest.raises(InputError, match="there was room"):
+    assert "resources are free, starting" in cluster.said[0][1]
+    with pytest.raises(InputError, match="the resources were free"):
         cluster.until(500)
 
 

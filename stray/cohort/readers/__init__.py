@@ -51,7 +51,7 @@ class Reader(Protocol):
         ...
 
     def remarks(self) -> tuple[str, ...]:
-        """Return remarks about the source as a whole that the user should read, one sentence each; most have none."""
+        """Return notes for the user about the source as a whole, one sentence each; usually empty."""
         ...
 
     def genes(self, name: str) -> Genes | None:
@@ -61,24 +61,24 @@ class Reader(Protocol):
         ...
 
     def read(self, name: str) -> Section:
-        """Return section `name`, its picture unopened. Raises InputError with all that is wrong with it."""
+        """Return section `name` without opening its picture. Raises InputError with every problem of it."""
         ...
 
 
 @contextlib.contextmanager
 def reading_file(place: str, remedy: str = "fetch the file again, or correct it") -> Iterator[None]:
-    """Turn whatever goes wrong while the file at `place` is read into an InputError that names it."""
+    """Convert any exception while reading the file at `place` to an InputError that names it."""
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # libraries meet a damaged file with exceptions of many kinds
+    except Exception as error:  # libraries raise many kinds of exceptions on damaged files
         reason = shown(str(error).strip().split("\n")[0] or type(error).__name__)
         raise InputError(Problem(place, f"cannot be read: {reason}", remedy)) from error
 
 
 def make_reader(source: SourceConfig) -> Reader:
-    """Return the reader of a source. Readers are imported when they are used: each drags its own libraries in."""
+    """Return the reader of a source. Readers are imported on use: each imports its own libraries."""
     match source:
         case Her2stSourceConfig():
             from stray.cohort.readers.her2st import Her2stReader

@@ -9,7 +9,7 @@
     uns["spatial"][LIBRARY]["scalefactors"]             tissue_hires_scalef: from full resolution to that picture
     uns["spatial"][LIBRARY]["metadata"]                 microns_per_pixel (of full resolution), or source_image_path
 
-Where the file holds no picture, one beside it is taken: the one that its metadata names, or the file's own name as
+Without a picture in the file, one beside it is used: the one named by its metadata, or the file's own name as
 .png, .jpg or .tif. Pictures and counts are read from the file only when they are needed.
 """
 
@@ -98,7 +98,7 @@ class H5adReader:
         hidden = [file.name for file in _files(Path(self.place)) if _is_hidden(file)]
         if not hidden:
             return ()
-        return (f"{plural(len(hidden), 'file')} left out whose name begins with a dot, such as {hidden[0]}",)
+        return (f"{plural(len(hidden), 'file')} with a leading dot left out, such as {hidden[0]}",)
 
     def genes(self, name: str) -> Genes | None:
         with reading(self._place(name).file) as file:
@@ -166,10 +166,10 @@ class H5adReader:
         found: dict[str, Place] = {}
         for places in read:
             for name, place in places.items():
-                # A name that obs does not give and another file has too (HEST-1k calls every library ST) says nothing.
+                # A name not from obs that another file has too is not informative (HEST-1k calls every library ST).
                 own = place.file.stem if not place.named and times[name] > 1 else name
                 if own in found:
-                    what = f"section {own} stands in {found[own].file} and in {place.file}"
+                    what = f"section {own} is in both {found[own].file} and {place.file}"
                     remedy = 'give different sections different names in obs["section"], or leave one file out'
                     problems.append(Problem(self.place, what, remedy))
                 found[own] = place
@@ -177,14 +177,12 @@ class H5adReader:
         return found
 
     def _sections_of(self, path: Path) -> dict[str, Place]:
-        """Return the sections of a file. Raises InputError with all that is wrong with them but their counts'
-        values.
-        """
+        """Return the sections of a file. Raises InputError with every problem except those of count values."""
         with reading(path) as file:
             obs = element(file, "obs")
             if not isinstance(obs, pd.DataFrame):
                 remedy = "write the file again with a current anndata: adata.write_h5ad(...)"
-                raise InputError(Problem(f"{path}: obs", "is no table as anndata writes it since 0.7", remedy))
+                raise InputError(Problem(f"{path}: obs", "is not a table as anndata 0.7 or newer writes it", remedy))
             places = places_of(path, obs, list(libraries_of(file)))
             problems: list[Problem] = []
             made = {}
@@ -225,9 +223,9 @@ class H5adReader:
         )
         lost = ""
         if row is None and "array_row" in obs and "array_col" in obs:
-            lost = "array_row and array_col hold no positions on the array: they are not used"
+            lost = "array_row and array_col hold no array positions and are not used"
         elif row is not None and not known.all():
-            lost = f"{plural(int((~known).sum()), 'spot')} without a position on the array: no position is kept"
+            lost = f"{plural(int((~known).sum()), 'spot')} without an array position: no positions are kept"
             row = col = None
         image = None if picture.image is None else replace(picture.image, scale=picture.factor)
         notes = tuple(filter(None, (note, unclear, *picture.warnings, lost, *warnings)))
@@ -260,5 +258,5 @@ def _files(path: Path) -> list[Path]:
 
 
 def _is_hidden(file: Path) -> bool:
-    """Return whether a file is none of the user's own: macOS leaves `._NAME` beside every NAME on foreign disks."""
+    """Return whether a file is a `._NAME` companion, which macOS leaves beside every NAME on other file systems."""
     return file.name.startswith(".")

@@ -19,9 +19,9 @@ from stray.errors import InputError, Problem
 _PLACES = (("layers/counts", "var"), ("layers/raw_counts", "var"), ("X", "var"), ("raw/X", "raw/var"))
 """Places of raw counts, in the order of preference, with the table of their genes."""
 _SAMPLE = 200_000
-"""Values that are looked at to tell counts from normalised values."""
+"""Number of values sampled to distinguish counts from normalised values."""
 _VALUES = 2**22
-"""Values of a matrix that are read at once: 50 MB with their indices."""
+"""Number of matrix values read at once: 50 MB with their indices."""
 _REMEDY = "write the file again with a current anndata: adata.write_h5ad(...)"
 
 
@@ -54,21 +54,21 @@ def find_counts(file: h5py.File) -> Counts | None:
     stored = [Counts(key, var) for key, var in _PLACES if key in file]
     there = [counts for counts in stored if counts.var in file]
     if stored and not there:
-        what = f"is missing: {stored[0].key} has no names of genes"
+        what = f"is missing: {stored[0].key} has no gene names"
         raise InputError(Problem(f"{file.filename}: {stored[0].var}", what, _REMEDY))
     for counts in there:
         if _is_whole(file[counts.key]):
             note = ""
             if counts is not there[0]:
-                note = f"counts are read from {counts.key}: {there[0].key} is not whole numbers"
+                note = f"counts are read from {counts.key}: {there[0].key} does not hold whole numbers"
             elif _values(file[counts.key]).dtype == bool:
-                note = f"{counts.key} holds true and false, which are read as counts of 1 and 0"
+                note = f"{counts.key} holds booleans: true and false are read as counts of 1 and 0"
             return replace(counts, note=note)
     return there[0] if there else None
 
 
 def check_layout(file: h5py.File, key: str, shape: tuple[int, int]) -> _Layout:
-    """Compare what the matrix at `key` says of itself with `shape` (N, G), before anything is allocated by it.
+    """Validate the declared sizes of the matrix at `key` against `shape` (N, G), before allocating anything by them.
 
     A matrix that is not what it says ends the process in compiled code. Raises InputError.
     """
@@ -76,7 +76,7 @@ def check_layout(file: h5py.File, key: str, shape: tuple[int, int]) -> _Layout:
     stored: Any = file[key]
     if isinstance(stored, h5py.Dataset):
         _check(tuple(stored.shape or ()) == shape, place, f"has the shape {stored.shape}, obs and var {shape}")
-        _check(stored.dtype.kind in "buif", place, f"holds {stored.dtype}, no numbers")
+        _check(stored.dtype.kind in "buif", place, f"holds {stored.dtype}, not numbers")
         return _Layout(stored, None)
     for name, kinds in (("data", "buif"), ("indices", "iu"), ("indptr", "iu")):
         _check(name in stored, place, f"is no matrix: it has no {name}")
@@ -94,12 +94,12 @@ def check_layout(file: h5py.File, key: str, shape: tuple[int, int]) -> _Layout:
     _check(lengths[0] == major + 1, place, f"indptr has {lengths[0]} entries, not {major + 1}")
     _check(lengths[1] == lengths[2], place, f"data and indices differ in length ({lengths[1]}, {lengths[2]})")
     indptr = stored["indptr"][:]
-    bounded = bool((indptr <= lengths[1]).all())  # before unsigned numbers become signed ones
+    bounded = bool((indptr <= lengths[1]).all())  # check before unsigned indices are cast to signed ones
     indptr = indptr.astype(np.int64)
     steps = np.diff(indptr)
     rising = bounded and bool(indptr[0] == 0 and indptr[-1] == lengths[1] and (steps >= 0).all())
     _check(rising, place, "indptr does not rise from 0 to the number of values")
-    # With this, what is read is bounded by obs and var, whatever the file declares.
+    # This bounds the size of all reads by obs and var, whatever the file declares.
     _check(
         bool((steps <= minor).all()),
         place,
@@ -168,7 +168,7 @@ def _sparse_parts(
 
 
 def _numbers(values: np.ndarray) -> np.ndarray:
-    """Return values of a kind that scipy takes."""
+    """Return values in a dtype that scipy accepts."""
     if values.dtype == np.float16 or values.dtype.kind == "b":
         return values.astype(np.float32)
     return values.astype(values.dtype.newbyteorder("="), copy=False)
@@ -189,7 +189,7 @@ def _is_whole(stored: Any) -> bool:
         return False
     if values.dtype.kind in "bui":
         return True
-    # Of a dense matrix whole rows, as many as make the sample: what it declares may be wrong.
+    # For a dense matrix, read whole rows until the sample is full: its declared sizes may be wrong.
     most = (_SAMPLE,) if sparse_one else (max(1, _SAMPLE // max(1, values.shape[1])), _SAMPLE)
     sample = np.asarray(values[tuple(slice(n) for n in most)], dtype=np.float64)
     return bool((sample == np.floor(sample)).all() and (sample >= 0).all())

@@ -26,15 +26,15 @@ _NUMBER = re.compile(
     r"([+]?[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(?:um|\u00b5m|\u03bcm|microns?)?(?:\s*(?:/|per)\s*(?:px|pixel))?"
 )
 _LEAST, _MOST = 1e-4, 1e4
-"""Sizes of pixels in um and scale factors beyond these are no measurements."""
+"""Plausible range of pixel sizes in um and of scale factors; values outside are ignored."""
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _TEXT_BYTES = 100
-"""Memory that one text takes in Python."""
+"""Memory in bytes that one string takes in Python."""
 _AGAIN = "write the file again with a current anndata: adata.write_h5ad(...)"
 
 
 def opened(path: Path) -> h5py.File:
-    """Open the file for reading. Raises InputError when it is missing or no HDF5."""
+    """Open the file for reading. Raises InputError when it is missing or not HDF5."""
     what = irregular(path)
     if not what:
         try:
@@ -53,7 +53,7 @@ def reading(path: Path) -> Iterator[h5py.File]:
 
 
 def _check_self_contained(file: h5py.File) -> None:
-    """Raise InputError where a link or data set leads nowhere, or out of the file: a pipe would be waited for."""
+    """Raise InputError if a link or data set is dangling or leaves the file: reading a pipe would block."""
 
     def visit(name: str, link: Any) -> str | None:
         if isinstance(link, h5py.ExternalLink):
@@ -62,12 +62,12 @@ def _check_self_contained(file: h5py.File) -> None:
             try:
                 file[name]
             except (KeyError, OSError, RuntimeError):
-                return f"{name} is a link to {shown(link.path)}, which leads nowhere"
+                return f"{name} is a link to {shown(link.path)}, which does not exist"
         return None
 
     def look(name: str, stored: Any) -> str | None:
         if isinstance(stored, h5py.Dataset) and (stored.is_virtual or stored.external):
-            return f"the values of {name} stand in other files"
+            return f"the values of {name} are stored in other files"
         return None
 
     what = file.visititems_links(visit) or file.visititems(look)
@@ -100,7 +100,7 @@ def _declared_bytes(stored: Any) -> int:
 
 
 def libraries_of(file: h5py.File) -> dict[str, h5py.Group]:
-    """Return the entries of uns["spatial"] by name; other things that stand there (`is_single`) are none."""
+    """Return the entries of uns["spatial"] by name, without other keys stored there (`is_single`)."""
     stored: Any = file.get("uns/spatial")
     return {} if not isinstance(stored, h5py.Group) else {k: v for k, v in stored.items() if isinstance(v, h5py.Group)}
 
@@ -119,11 +119,11 @@ def library_of(
         return None, ""
     if alone and len(libraries) == 1:
         return next(iter(libraries.values())), ""
-    return None, f'uns["spatial"] holds {", ".join(libraries)} and no entry for this section: it has no picture'
+    return None, f'uns["spatial"] holds {", ".join(libraries)} but no entry for this section: it has no picture'
 
 
 def _scalar(library: h5py.Group | None, key: str) -> Any:
-    """Return a value of an entry; of a list of one, its member."""
+    """Return a value of an entry; for a list of one, its member."""
     stored: Any = None if library is None else library.get(key)
     if not isinstance(stored, h5py.Dataset) or stored.size != 1:
         return None
@@ -141,15 +141,15 @@ def _number(library: h5py.Group | None, key: str) -> float | None:
 
 
 def _found(library: h5py.Group | None, key: str) -> str:
-    """Describe what stands at a key where a number should, for messages."""
+    """Describe the value found at a key that should hold a number, for messages."""
     stored: Any = None if library is None else library.get(key)
     if isinstance(stored, h5py.Dataset) and stored.size == 1:
         return repr(shown(_scalar(library, key)))
-    return "missing" if stored is None else f"no single number ({shown(getattr(stored, 'shape', 'a group'))})"
+    return "missing" if stored is None else f"not a single number ({shown(getattr(stored, 'shape', 'a group'))})"
 
 
 def _named(library: h5py.Group | None) -> str | None:
-    """Return the path of a picture that the metadata names, as it is written; None where none is."""
+    """Return the picture path in the metadata, as written there; None if there is none."""
     if library is None or library.get("metadata/source_image_path") is None:
         return None
     named = _scalar(library, "metadata/source_image_path")
@@ -175,7 +175,7 @@ def path_beside(library: h5py.Group | None, path: Path, *, alone: bool) -> Path 
     """
     named = _scalar(library, "metadata/source_image_path")
     if named is not None:
-        with contextlib.suppress(OSError, ValueError):  # too long for a path, or with a NUL in it
+        with contextlib.suppress(OSError, ValueError):  # the path is too long or contains a NUL
             source = path.parent / str(named)
             if source.is_file():
                 return source.resolve()
@@ -184,7 +184,7 @@ def path_beside(library: h5py.Group | None, path: Path, *, alone: bool) -> Path 
     beside = (path.with_suffix(suffix) for suffix in _PICTURES)
     found = next((picture for picture in beside if os.path.lexists(picture)), None)
     if found is not None and not alone:
-        what = f"lies beside {path.name}, which holds several sections: it is not clear whose picture it is"
+        what = f"is beside {path.name}, which holds several sections: it is unclear which section it shows"
         remedy = (
             'name each section\'s picture in uns["spatial"][SECTION]["metadata"]["source_image_path"], or move it away'
         )
@@ -269,11 +269,11 @@ def _factor_beside(library: h5py.Group | None, picture: Path, path: Path, xy_ful
     width, height = picture_size(str(picture))
     fits = {f: float(inside(placed * f, (width, height)).mean()) for f in (1.0, *sorted(factors))}
     if fits[1.0] > 0.95:
-        return 1.0, f"{picture.name} is taken as the full-resolution picture: the spots lie on it without scaling"
+        return 1.0, f"{picture.name} is taken as the full-resolution picture: the spots fit on it without scaling"
     good = [f for f in factors if fits[f] > 0.95]
     if len(good) == 1:
-        return good[0], f"{picture.name} is taken as scaled by {good[0]:g}: the spots lie on it only so"
-    what = f"{picture} has {width} x {height} pixels; it is not clear which scale factor of the file belongs to it"
+        return good[0], f"{picture.name} is taken as scaled by {good[0]:g}: the spots fit on it only with this factor"
+    what = f"{picture} has {width} x {height} pixels; it is unclear which scale factor of the file applies to it"
     raise InputError(Problem(str(path), what, 'store it in uns["spatial"][LIBRARY]["images"] with its scale factor'))
 
 
@@ -282,7 +282,7 @@ def _stored_picture(path: Path, key: str) -> Image.Image:
     with opened(path) as file:
         stored: Any = file[key]
         if isinstance(stored, h5py.Dataset) and stored.ndim > 1:
-            # Before it is read: a file of a few bytes may declare a picture of terabytes.
+            # Check before reading: a file of a few bytes may declare a picture of terabytes.
             width, height = stored.shape[1], stored.shape[0]
             check_room((width, height), 8 + stored.nbytes // max(1, width * height), place)
         pixels = np.asarray(element(file, key))

@@ -17,7 +17,7 @@ from stray.columns import SECTION_FACTS
 from stray.errors import InputError, Problem
 
 _TAKEN = (*SECTION_FACTS, "label", "in_tissue")
-"""Columns of obs that mean something else already (`source` is the reader)."""
+"""Columns of obs with a fixed meaning, which are not section columns (`source` is the reader)."""
 _ON = {"1", "1.0", "true", "t", "yes", "y", "", "nan", "na", "none", "<na>"}
 _OFF = {"0", "0.0", "false", "f", "no", "n"}
 """Words of `in_tissue` for spots off the tissue, in lower case; a missing value says nothing against the spot."""
@@ -26,7 +26,7 @@ _ARRAY_NAME = re.compile(r"(\d+)x(\d+)")
 
 
 def constant_texts(obs: pd.DataFrame) -> dict[str, str]:
-    """Return the columns of text or categories that have one value at all spots of a section, where it is no blank."""
+    """Return the text or categorical columns with one non-blank value over all spots of a section."""
     found = {}
     for name, column in obs.items():
         text = isinstance(column.dtype, pd.CategoricalDtype) or pd.api.types.is_string_dtype(column)
@@ -56,7 +56,7 @@ def array_position(
 
 
 def in_tissue(obs: pd.DataFrame, place: str) -> np.ndarray | None:
-    """Return whether spots lie on tissue, (S,) bool; a spot without a value is taken to. Raises InputError for other
+    """Return whether spots lie on tissue, (S,) bool; True where the value is missing. Raises InputError for other
     words.
     """
     if "in_tissue" not in obs:
@@ -64,7 +64,7 @@ def in_tissue(obs: pd.DataFrame, place: str) -> np.ndarray | None:
     words = obs["in_tissue"].astype(object).map(lambda value: "" if pd.isna(value) else str(value).strip().lower())
     unknown = sorted({str(word) for word in words} - _ON - _OFF)
     if unknown:
-        what = f"holds {', '.join(unknown[:5])}, where 1 (on tissue) or 0 (beside it) is expected"
+        what = f"holds {', '.join(unknown[:5])}, where 1 (on tissue) or 0 (off tissue) is expected"
         raise InputError(Problem(place, what, "write 0 and 1 there, or remove the column to keep all spots"))
     return ~words.isin(list(_OFF)).to_numpy(dtype=bool)
 
@@ -77,8 +77,7 @@ def labels(obs: pd.DataFrame) -> np.ndarray | None:
 
 
 def coordinates(file: h5py.File, n_spots: int) -> tuple[np.ndarray, str]:
-    """Return the spots' centres in pixels of full resolution (N, 2), NaN where one is not known, and what to say of
-    them.
+    """Return the spots' centres in full-resolution pixels (N, 2), NaN where unknown, and a note for the user.
 
     Raises InputError.
     """
@@ -92,23 +91,23 @@ def coordinates(file: h5py.File, n_spots: int) -> tuple[np.ndarray, str]:
     if stored.ndim != 2 or stored.shape[0] != n_spots or stored.shape[1] < 2:
         raise InputError(Problem(place, f"has the shape {stored.shape}, expected ({n_spots}, 2)", _XY))
     if stored.dtype.kind not in "iufO":
-        raise InputError(Problem(place, f"holds {stored.dtype}, no numbers", _XY))
+        raise InputError(Problem(place, f"holds {stored.dtype}, not numbers", _XY))
     try:
         found = stored.astype(float)
     except (TypeError, ValueError) as error:
-        raise InputError(Problem(place, f"holds no numbers: {shown(error)}", _XY)) from None
+        raise InputError(Problem(place, f"does not hold numbers: {shown(error)}", _XY)) from None
     further = found.shape[1] - 2
     note = f"obsm/spatial has {found.shape[1]} columns: the first two are taken as x and y" if further else ""
     return found[:, :2], note
 
 
 def genes_of(file: h5py.File, counts: Counts) -> Genes:
-    """Return the genes of a matrix. Raises InputError where they are none, or have no names."""
+    """Return the genes of a matrix. Raises InputError if there are none or some have no name."""
     var = element(file, counts.var)
     place = f"{file.filename}: {counts.var}"
     if not isinstance(var, pd.DataFrame):
         remedy = "write the file again with a current anndata: adata.write_h5ad(...)"
-        raise InputError(Problem(place, "is no table as anndata writes it since 0.7", remedy))
+        raise InputError(Problem(place, "is not a table as anndata 0.7 or newer writes it", remedy))
     if not len(var):
         raise InputError(Problem(place, "names no gene", f"give the genes, or remove {counts.key}: pictures alone"))
     genes = named_genes(var.index.tolist(), var)

@@ -1,4 +1,4 @@
-"""Which rows of an .h5ad file are which section: by obs, else by the library or the file."""
+"""Assignment of an .h5ad file's rows to sections: by obs, else by the library or the file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stray.errors import InputError, Problem, raise_if_any
 _PATIENT_COLUMNS = {"donor_id", "donor", "patient_id", "subject", "subject_id", "individual", "case_id"}
 _SECTION_COLUMNS = ("batch", "sample", "sample_id", "slide", "slide_id", "library", "dataset", "section_id")
 _PLACES, _SHARED = 8, 0.1
-"""Spots are of several arrays where they have so many places, and more than this share has its place in common."""
+"""Spots are from several arrays if they have at least so many positions and more than this fraction share theirs."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Place:
     """Place of a section in a file."""
 
     name: str
-    """By obs, the library or the file; the section may be called otherwise where another file has this name."""
+    """Name by obs, the library or the file; the section may be renamed if another file uses this name."""
     file: Path
     patient: str
     rows: np.ndarray
     """The section's rows of the file."""
     columns: dict[str, str]
-    """The columns of obs that are one text over the section."""
+    """Columns of obs with one text value over the section."""
     library: str | None
     """Its `library_id`; None where obs has none."""
     alone: bool
@@ -71,10 +71,10 @@ def places_of(path: Path, obs: pd.DataFrame, libraries: list[str]) -> dict[str, 
         patients = sorted(set(known["patient"][rows]))
         if len(patients) > 1:
             what = f"section {name} belongs to the patients {', '.join(patients)}"
-            problems.append(Problem(str(path), what, "a section is of one patient: correct obs"))
+            problems.append(Problem(str(path), what, "a section belongs to one patient: correct obs"))
         if len(set(held[rows])) > 1:
             what = f"section {name} has the library_ids {', '.join(map(str, dict.fromkeys(held[rows])))}"
-            problems.append(Problem(str(path), what, "a section lies on one slide: correct obs, or drop `section`"))
+            problems.append(Problem(str(path), what, "a section is on one slide: correct obs, or drop `section`"))
         places[str(name)] = Place(
             name=str(name),
             file=path,
@@ -101,7 +101,7 @@ def _check_one(path: Path, obs: pd.DataFrame, libraries: list[str], patients: np
     elif len(found := sorted(set(patients))) > 1:
         what = f"holds spots of the patients {', '.join(found[:5])}"
     elif shared > _SHARED * len(obs):
-        what = f"holds {shared} spots that share their place on the array with another spot"
+        what = f"holds {shared} spots whose array position another spot has too"
     else:
         return
     near = next((str(name) for name in obs.columns if str(name).lower() in _SECTION_COLUMNS), None)

@@ -32,7 +32,7 @@ PITCH_UM = 200.0
 """Distance of neighbouring spots on the arrays of HER2ST."""
 _PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 _LONGEST = 2**26
-"""Characters of a line of genes, at most."""
+"""Maximum length of the gene header line in characters."""
 _SECTION = re.compile(r"([A-Za-z]+)\d+")
 
 
@@ -56,7 +56,7 @@ class Her2stReader:
                 Problem(
                     self.place,
                     "holds neither data/ST-cnts/*.tsv.gz nor data/ST-spotfiles/*_selection.tsv",
-                    "give the folder that a clone of the her2st repository makes (with its counts unpacked there)",
+                    "give the folder of a clone of the her2st repository, with its counts unpacked",
                 )
             )
         problems = [
@@ -97,7 +97,7 @@ class Her2stReader:
         dropped: dict[str, tuple[str, ...]] = {}
         warnings: list[str] = []
         counts = None
-        # From all spots of the file, those without counts too: the more spots, the better the regression.
+        # Use all spots of the file, also those without counts: more spots improve the regression.
         microns, remarks = choose_microns_per_pixel(
             regressed_microns_per_pixel(
                 spots[["pixel_x", "pixel_y"]].to_numpy(float),
@@ -120,8 +120,8 @@ class Her2stReader:
             spots = spots.loc[table.index]
             if not len(table):
                 example, known = no_place[0] if no_place else "no spot", no_counts[0] if no_counts else "22x12"
-                what = f"none of its {len(no_place)} spots is in the spot file: it names {shown(example)}"
-                remedy = f"name them like {known} (array column x row), a line a spot and a column a gene"
+                what = f"none of its {len(no_place)} spots is in the spot file, for example {shown(example)}"
+                remedy = f"name them like {known} (array column x row), one line per spot and one column per gene"
                 raise InputError(Problem(str(self._file("ST-cnts", name)), what, remedy))
             counts = sparse.csr_matrix(table.to_numpy())
             empty = table.index[np.asarray(counts.sum(axis=1)).ravel() == 0]
@@ -183,7 +183,7 @@ class Her2stReader:
             raise InputError(
                 Problem(
                     str(folder),
-                    f"should hold the one picture of section {name}, found {found}",
+                    f"should hold exactly one picture of section {name}, found {found}",
                     "put the picture there, or remove the folder to ingest the section without pictures",
                 )
             )
@@ -245,7 +245,7 @@ class Her2stReader:
             raise InputError(
                 Problem(
                     str(path),
-                    f"none of its {len(known)} labels joins a spot of section {name}",
+                    f"none of its {len(known)} labels matches a spot of section {name}",
                     "check x and y",
                 )
             )

@@ -34,10 +34,10 @@ class SyntheticReader:
     def sections(self) -> tuple[SectionHandle, ...]:
         """Return all sections, by patient."""
         options = asdict(self.config)
-        # A section is the same in a cohort of any size, so growing the cohort does not make it another section.
+        # A section does not depend on the cohort's size, so growing the cohort keeps its sections.
         del options["patients"], options["sections_per_patient"]
         if self.config.images:
-            del options["images"]  # sections that were drawn before there was a choice stand
+            del options["images"]  # omit the default, so that sections drawn before the setting existed remain valid
         options["drawing"] = DRAWING_VERSION
         return tuple(
             SectionHandle(name=f"P{patient + 1}S{section + 1}", patient=f"P{patient + 1}", options=options)
@@ -46,7 +46,7 @@ class SyntheticReader:
         )
 
     def remarks(self) -> tuple[str, ...]:
-        """Return nothing: there is nothing to remark."""
+        """Return no remarks."""
         return ()
 
     def genes(self, name: str) -> Genes:

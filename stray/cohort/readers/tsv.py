@@ -52,9 +52,9 @@ def check_unique(spots: tuple[str, ...], path: Path) -> None:
 
 
 def array_places(x: pd.Series, y: pd.Series, path: Path) -> list[str]:
-    """Return the names XxY of places on the array. Raises InputError where a number is none of a place."""
+    """Return the names XxY of array positions. Raises InputError if a number is not a valid position."""
     both = np.stack([x.to_numpy(float), y.to_numpy(float)])
     if not (np.abs(both) < 2**31).all():
         worst = both[~(np.abs(both) < 2**31)][0]
-        raise InputError(Problem(str(path), f"gives {worst:g} as a place on the array", "correct x and y"))
+        raise InputError(Problem(str(path), f"gives {worst:g} as an array position", "correct x and y"))
     return [f"{x:.0f}x{y:.0f}" for x, y in both.round().T + 0.0]

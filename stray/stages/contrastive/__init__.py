@@ -1,1 +1,1 @@
-"""Contrastive stage: image codes meet gene codes in one space."""
+"""Contrastive stage: aligns image codes with gene codes in a shared space."""

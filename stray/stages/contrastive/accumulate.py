@@ -3,7 +3,7 @@ Contrastive Learning Batch Size under Memory Limited Setup").
 
 The codes of all chunks are computed first, without what a backward pass needs; the loss is taken over the codes of the
 whole batch; its gradient on them is then carried through each chunk, computed anew with the same noise. One chunk's
-activations are held at a time. That is what torch's checkpoint does when it is called chunk by chunk.
+activations are held at a time. This is torch's checkpoint applied chunk by chunk.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stray.collective import rank_rows, world_size
 from stray.errors import InputError, Problem
 
 Codes = tuple[Tensor, ...]
-"""Tensors with a row a spot."""
+"""Tensors with one row per spot."""
 
 
 def in_chunks(code: Callable[[slice], Codes], module: nn.Module, count: int, chunks: int) -> Codes:
@@ -55,7 +55,7 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     kept = [dict(norm._buffers) for norm in norms]
     for norm, buffers in zip(norms, kept, strict=True):
-        # Other tensors rather than other values: the first pass's graph may hold the kept ones.
+        # Replace the tensors instead of their values: the first pass's graph may hold the originals.
         norm._buffers.update({name: None if b is None else b.clone() for name, b in buffers.items()})
     try:
         yield
@@ -73,6 +73,6 @@ def check_batch_norm(module: nn.Module) -> None:
     module.train(was)
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        what = f"{names[0]}{more} normalise by the batch's own statistics, which chunks of it do not have"
+        what = f"{names[0]}{more} normalise by the statistics of the whole batch, which chunks do not have"
         remedy = "accumulate_batch_norm=per_chunk (a chunk's statistics), a model without batch norm, or no chunks"
         raise InputError(Problem("contrastive.accumulate", what, remedy))

@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as tv
 from stray.config import AugmentConfig
 from stray.noise import Noise
 
-# Draws a patch: two flips, a turn, and four factors of colour.
+# Draws per patch: two flips, a turn, and four colour factors.
 N_DRAWS = 7
 
 STAINS_23 = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))
@@ -36,7 +36,7 @@ def augment(patches_nCHW: Tensor, config: AugmentConfig, noise: Noise) -> Tensor
     if config.crop_area < 1:
         x = _crop(x, config.crop_area, noise.uniform("augment_crop", 3, like))
     if config.stain_factor or config.stain_shift:
-        # Before the colours, which stand for the scanner: stain acts on the light, the scanner on what comes through.
+        # Stain before colour: the stain acts on the light, the scanner (colour) on the transmitted light.
         x = _stain(x, config, noise.uniform("augment_stain", 4, like))
     x = _colour(x, config, u_n7[:, 3:])
     if config.blur_px:
@@ -87,7 +87,7 @@ def _stain(x_nCHW: Tensor, config: AugmentConfig, u_n4: Tensor) -> Tensor:
     factor_n2, shift_n2 = config.stain_factor * draw_n4[:, :2], config.stain_shift * draw_n4[:, 2:]
     stains_23 = F.normalize(torch.tensor(STAINS_23, dtype=torch.float64), dim=1)
     to_amounts = torch.linalg.pinv(stains_23).T.tolist()
-    # Black has no finite density; the darkest that uint8 knows stands in for it.
+    # Black has no finite density; use the darkest non-zero uint8 value.
     density_nCHW = -x_nCHW.clamp_min(1.0 / 255.0).log10()
     change_nCHW = torch.zeros_like(x_nCHW)
     for stain, vector in enumerate(stains_23.tolist()):
@@ -132,7 +132,7 @@ def _blur(x_nCHW: Tensor, largest_px: float, u_n: Tensor) -> Tensor:
     """
     reach = min(math.ceil(BLUR_REACH * largest_px), *(size - 1 for size in x_nCHW.shape[2:]))
     tap_K = torch.arange(-reach, reach + 1, device=u_n.device, dtype=u_n.dtype)
-    # A kernel narrower than this is the middle tap alone, exactly; 0 would divide by zero.
+    # A narrower kernel is exactly the middle tap; 0 would divide by zero.
     sigma_n = (largest_px * u_n).clamp_min(1e-3)
     kernel_nK = (-0.5 * (tap_K / sigma_n[:, None]).square()).exp()
     kernel_nK = kernel_nK / kernel_nK.sum(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Checks of an image encoder before it trains or codes: it fits the patches, and every worker has the same."""
+"""Checks of an image encoder before use: it fits the patches, and its weights are equal on all workers."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def check_encoder(encoder: ImageEncoder, patches: PatchSource, device: torch.dev
     own = [n for n, m in encoder.named_modules() if isinstance(m, _BatchNorm) and not _is_global(m)]
     place = "contrastive.image"
     if own:
-        what = f"batch norm of a class of its own at {', '.join(own[:3])}: each worker would normalise by its own spots"
+        what = f"custom batch norm at {', '.join(own[:3])}: each worker would normalise by its own spots"
         remedy = "take one worker (run.workers=1), contrastive.trainable.kind=adapters, or BatchNorm2d"
         raise InputError(Problem(place, what, remedy))
     sums = torch.stack([value.detach().double().sum() for value in encoder.parameters()]).to(device)
     shared = all_sum(sums) / world_size()
     differs = ((sums - shared).abs() > 1e-9 * (1 + shared.abs())).any().double().reshape(1)
     if all_sum(differs) > 0:
-        what = "the factory gave other weights on other workers"
+        what = "the factory returned different weights on different workers"
         raise InputError(Problem(place, what, "draw weights from torch's generator alone, or load them from a file"))
 
 

@@ -26,9 +26,9 @@ class TrainedModel:
 
     encoder: ImageCoder
     probe: Probe | None
-    """None where no training spot had a label."""
+    """None if no training spot had a label."""
     patch: PatchConfig
-    """The patches that it was trained on; others mean something else to it."""
+    """Patches that it was trained on; inputs must have the same size."""
     facts: dict[str, Any]
     """Method, seed, dataset and patients that it comes from."""
 
@@ -40,7 +40,7 @@ class TrainedModel:
 
 
 class Classifier(nn.Module):
-    """Encoder and probe in one module: from patches to class probabilities, for whoever has MLflow alone."""
+    """Encoder and probe in one module, from patches to class probabilities, for use with MLflow alone."""
 
     def __init__(self, encoder: ImageCoder, probe: Probe) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def save(
     `kept_projection` says.
     """
     folder = ResultFolder(path)
-    folder.clear()  # no probe of an earlier model may stay beside one that has none
+    folder.clear()  # a model without a probe must not keep that of an earlier model
     folder.write_weights("encoder.pt", encoder_state)
     tree = {"image": asdict(restored(image)), "projection": None if projection is None else asdict(projection)}
     folder.write_json("model.json", {**tree, "patch": asdict(patch), "facts": facts})
@@ -94,7 +94,7 @@ def load(path: str, *, trust_code: bool = False) -> TrainedModel:
     image, projection, patch, facts = folder.read_with("model.json", _settings)
     if isinstance(image, CallableConfig) and not trust_code:
         what = f"its encoder is made by {image.factory}, code that this folder names"
-        remedy = "if you trust who made the folder, and that code, say so: --trust-code"
+        remedy = "if you trust that code and the author of the folder, add --trust-code"
         raise InputError(Problem(storage.join(folder.path, "model.json"), what, remedy))
     encoder = image_coder(image, projection)
     state = folder.read_weights("encoder.pt")
@@ -108,7 +108,7 @@ def _settings(content: bytes) -> tuple[ImageConfig, ProjectionConfig | None, Pat
     tree = json.loads(content)
     return (
         TypeAdapter(ImageConfig).validate_python(tree["image"]),
-        # Folders of earlier versions know nothing of heads.
+        # Folders of earlier versions have no entry for heads.
         TypeAdapter(ProjectionConfig | None).validate_python(tree.get("projection")),
         TypeAdapter(PatchConfig).validate_python(tree["patch"]),
         dict(tree["facts"]),

@@ -14,7 +14,7 @@ from stray.noise import Noise, key, numpy_generator
 from stray.stages.contrastive.augment import augment
 
 CHUNK = 256
-"""Patches that all ranks together code at a time."""
+"""Number of patches encoded at a time by all ranks together."""
 
 
 class FrozenFeatures:

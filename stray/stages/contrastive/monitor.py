@@ -15,9 +15,9 @@ from stray.metrics.collapse import effective_rank, spread
 from stray.metrics.retrieval import ahead, retrieval
 
 MOST_CODES = 2048
-"""Codes that are looked at for collapse: their singular values take longer with each."""
+"""Maximum number of codes checked for collapse; the cost of singular values grows with it."""
 CHUNK = 256
-"""Spots that are coded at a time."""
+"""Number of spots encoded at a time."""
 Measured = tuple[dict[str, Tensor], float]
 """Sums and count for `Averages`."""
 
@@ -85,7 +85,7 @@ def _collapse(image_ND: np.ndarray, gene_ND: np.ndarray) -> dict[str, float]:
 
 
 def _from_first(found: dict[str, float], device: torch.device) -> Measured:
-    """Return what rank 0 found: decisions and warnings of all ranks must rest on the same digits."""
+    """Return the values of rank 0: decisions and warnings of all ranks must use the same digits."""
     count = float(rank() == 0)
     values = torch.tensor(list(found.values()), dtype=torch.float64, device=device) * count
     return dict(zip(found, values.unbind(), strict=True)), count

@@ -1,4 +1,4 @@
-"""The contrastive stage as a task of the loop: image codes meet gene codes in one space."""
+"""Contrastive stage as a task of the training loop: aligns image codes with gene codes in a shared space."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class ContrastiveTask:
         if config.accumulate > 1 and config.accumulate_batch_norm == "refuse":
             check_batch_norm(self.module)
         if config.compile:
-            # In place, so that the names of the weights stay.
+            # In place, to keep the names of the weights.
             self.module.encoder.backbone.compile()
 
     def gather(self, positions: np.ndarray, noise: Noise) -> PairedBatch:
@@ -125,7 +125,7 @@ class ContrastiveTask:
         return PairedBatch(patches, genes_nX, class_n, x, batch_n)
 
     def _tell(self, noise: Noise) -> None:
-        """Tell the patches which batches of the epoch are to come, once."""
+        """Announce the remaining batches of the epoch to the patch source, once."""
         if noise.epoch != self._told:
             ahead = self.plan.batches(noise.epoch)[noise.step :]
             self._patches.expect([batch[rank_rows(len(batch))] for batch in ahead])
@@ -142,7 +142,7 @@ class ContrastiveTask:
         self._last = codes.image_ND.detach(), codes.gene_ND.detach()
         explained = self._explain(coded.z_nZ, batch)
         mixed = mixture(self.config.losses, codes, scales, self.module.scales.siglip_bias, explained)
-        # Before the loss, in which one code that is not finite meets all others.
+        # Check before the loss, where one non-finite code affects all others.
         finite = {
             "what the gene tower takes": genes.sum(dim=1).isfinite(),
             "the gene code": coded.gene_nD.detach().sum(dim=1).isfinite(),

@@ -35,7 +35,7 @@ def draw_codes(stage: GeneStage, counts: Counts, codes_NZ: Tensor) -> bytes | No
     usable = np.flatnonzero(totals_N >= max(stage.config.min_count, 1))
     if len(usable) < 3:
         return None
-    # What draws and fits is loaded where it is used: most workers never do.
+    # Import plotting and PCA here: most workers never need them.
     from stray.report.codes import View, before_and_after
     from stray.report.style import save_png
 
@@ -51,8 +51,8 @@ def draw_codes(stage: GeneStage, counts: Counts, codes_NZ: Tensor) -> bytes | No
         notes = _notes(components_nC, groupings, learned=stage.learns_labels and space_nD is not before_nG)
         views.append(View(title, components_nC[:, :2], (float(share_C[0]), float(share_C[1])), notes))
     footer = (
-        f"Numbers: in all dimensions, up to {COMPONENTS}. By {stage.config.batch_key} low is good (mixed), by "
-        "class high (kept apart).\nkNN purity: 0 is chance, 1 is none but the own group."
+        f"Computed in all dimensions, up to {COMPONENTS}. By {stage.config.batch_key} low is good (mixed), by "
+        "class high is good (separated).\nkNN purity: 0 is chance, 1 means all neighbours are of the same group."
     )
     figure = before_and_after(tuple(views), groupings, footer)
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +66,7 @@ def _principal(space_nD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if space_nD.shape[1] < 2:
         space_nD = np.pad(space_nD, ((0, 0), (0, 1)))
     model = PCA(min(COMPONENTS, *space_nD.shape), random_state=0)
-    with np.errstate(invalid="ignore"):  # codes that have collapsed to a point have no variance to share
+    with np.errstate(invalid="ignore"):  # codes that have collapsed to a point have no variance
         components_nC = model.fit_transform(space_nD.astype(np.float64))
     return components_nC, np.nan_to_num(model.explained_variance_ratio_)
 
@@ -76,11 +76,11 @@ def _notes(space_nC: np.ndarray, groupings: dict[str, np.ndarray], *, learned: b
     coded = {name: group_codes(of_n) for name, of_n in groupings.items()}
     coded = {name: group_n for name, group_n in coded.items() if group_n.max(initial=-1) >= 1}
     found = separation(space_nC, coded)
-    # 0.0 is added because -0.00 is no number that a reader wants to see.
+    # Adding 0.0 turns -0.00 into 0.00.
     shown = {name: f"{round(value, 2) + 0.0:.2f}" for name, value in found.items()}
     notes = {
         name: f"silhouette {shown[f'{name}_silhouette']}, kNN purity {shown[f'{name}_knn_purity']}" for name in coded
     }
     if learned and "class" in notes:
-        notes["class"] += " (labels it learned from)"
+        notes["class"] += " (labels used in training)"
     return notes

@@ -13,7 +13,7 @@ from stray.metrics.separation import group_codes, names, separation
 from stray.noise import numpy_generator
 
 MOST_SPOTS = 1000
-"""Spots that are looked at: all pairs are compared, and an epoch must not wait for its own measuring."""
+"""Maximum number of spots: all pairs are compared, and this must take little time beside an epoch."""
 
 
 class CodeMonitor:

@@ -29,7 +29,7 @@ from stray.training.state import TrainState
 from stray.training.worker import Worker
 
 CHUNK = 1024
-"""Spots that are coded at a time."""
+"""Number of spots encoded at a time."""
 
 
 def run_gene(stage: GeneStage, data: StageData, worker: Worker, train: Callable[..., TrainState]) -> None:
@@ -58,7 +58,7 @@ def run_gene(stage: GeneStage, data: StageData, worker: Worker, train: Callable[
     codes_NZ = _over_all(module.eval().encode, counts, worker)
     if worker.rank == 0:
         folder = stage.folder
-        data.require_unchanged()  # what was made of two datasets is kept under the name of neither
+        data.require_unchanged()  # do not keep a result computed from two versions of the dataset
         folder.clear()
         folder.write_weights("weights.pt", module.state_dict())
         folder.write_bytes("panel.json", panel.to_json().encode())
@@ -74,7 +74,7 @@ def run_gene(stage: GeneStage, data: StageData, worker: Worker, train: Callable[
         if probability_NK is not None:
             folder.write_array("probabilities.npy", probability_NK.numpy())
         folder.finish({"kind": "gene", "dataset": stage.dataset})
-    worker.all_reduce(torch.zeros(1, device=worker.device))  # nobody reads the folder before it is whole
+    worker.all_reduce(torch.zeros(1, device=worker.device))  # no reader opens the folder before it is complete
 
 
 def _selection(stage: GeneStage, task: GeneTask) -> Selection | None:
@@ -85,7 +85,7 @@ def _selection(stage: GeneStage, task: GeneTask) -> Selection | None:
     config = stage.config
     assert isinstance(config.model, ScviConfig)
     if task.n_held_out == 0:
-        what = f"watches the ELBO on held-out spots, and every {config.batch_key} is too small to hold one out"
+        what = f"needs the ELBO on held-out spots, but every {config.batch_key} is too small to hold one out"
         if watching := config.watches_held_out:
             remedy = "a larger gene.validation_share, or remove the setting"
             raise InputError(Problem(place, what, remedy) for place in watching)

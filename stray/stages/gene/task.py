@@ -72,16 +72,16 @@ class GeneTask:
         self.config, self.model, self.device, self.epochs = config, config.model, device, config.epochs
         totals_N = counts.totals()
         usable = np.flatnonzero(totals_N >= config.min_count)
-        # A batch none of whose spots trains would leave parameters of the decoder as they were drawn.
+        # A batch without training spots would leave its decoder parameters at their initial values.
         self.names = np.unique(batch_N[usable])
         codes_N = np.minimum(np.searchsorted(self.names, batch_N), len(self.names) - 1)  # read where usable only
         self._batch_N = torch.from_numpy(codes_N.astype(np.int64))
-        # Beside a GPU, a step would wait for its entries to cross.
+        # On a GPU, a step would wait for the transfer of its entries.
         self._counts = ResidentCounts(counts, device) if device.type == "cuda" else counts
         drawn = numpy_generator(seed, "gene", "validation")
         self._train, self._held_out = hold_out(usable, codes_N, config.validation_share, drawn)
         if len(self._train) < 2:
-            what = f"{len(self._train)} of {len(totals_N)} spots have the counts to train, batch norm needs two"
+            what = f"{len(self._train)} of {len(totals_N)} spots have enough counts to train on; batch norm needs two"
             raise InputError(Problem("gene.min_count", what, "lower it, or take a panel with more counts"))
         self._monitor = CodeMonitor(self._held_out, batch_N, label_N, seed)
         self.plan = BatchPlan(len(self._train), config.batch_size, seed, keep_remainder=True)
@@ -89,13 +89,13 @@ class GeneTask:
         self._labelled = None
         if isinstance(config.model, ScanviConfig):
             if (label_N != "").any() and (label_N[usable] == "").all():
-                what = f"none of the {int((label_N != '').sum())} labelled spots has the counts to train"
+                what = f"none of the {int((label_N != '').sum())} labelled spots has enough counts to train on"
                 raise InputError(Problem("gene.min_count", what, "lower it, or take a panel with more counts"))
             label_N = np.where(totals_N >= config.min_count, label_N, "")
             self.classes = np.unique(label_N[label_N != ""])
             class_N = np.where(label_N == "", -1, np.searchsorted(self.classes, label_N))
             self._class_N = torch.from_numpy(class_N)
-            # A spot with a label counts, held out of the ELBO or not: labels are few.
+            # Use every labelled spot, also those held out of the ELBO: labels are few.
             self._labelled = LabelledPlan(
                 class_N, config.batch_size, self.plan.steps, seed, balanced=config.model.balanced
             )
@@ -104,7 +104,7 @@ class GeneTask:
         )
         assert isinstance(model, GeneVae)
         self.module = model
-        # Sizes of batches and numbers of counts change from step to step.
+        # Batch sizes and numbers of counts change from step to step.
         self._loss = torch.compile(model.loss, dynamic=True) if config.compile else model.loss
         log_totals = np.log(np.maximum(totals_N[self._train], 1))
         self.module.set_library_prior(torch.from_numpy(log_totals).float(), self._batch_N[self._train])

@@ -142,7 +142,7 @@ def spots_off_the_picture(source: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "complaint"),
     [
-        (lambda source: picture_path(source, "A1").unlink(), "should hold the one picture"),
+        (lambda source: picture_path(source, "A1").unlink(), "should hold exactly one picture"),
         (truncate_picture, r"HE\.jpg: the picture cannot be decoded"),
         (blank_picture, r"HE\.jpg: the picture is white"),
         (negative_counts, "negative count"),
@@ -336,7 +336,7 @@ def test_a_dataset_that_was_made_anew_while_it_was_read_is_said(source: Path, ou
             build_dataset(config_of(source, patch=PatchConfig(size_um=80.0, size_px=16)), out)
             raise ValueError("whatever the reader stumbled on")
 
-    with pytest.raises(InputError, match="was made anew while this command read it"):
+    with pytest.raises(InputError, match="was rewritten while this command read it"):
         read()
 
 

@@ -170,7 +170,7 @@ def test_verify_finds_a_single_changed_byte(path: str) -> None:
     shard = Path(path, "spots/B/B1/part-00000.parquet")
     PairedDataset.open(path).verify()
     flip(shard, 50)
-    with pytest.raises(InputError, match=r"B1/part-00000\.parquet: its content is not what was ingested"):
+    with pytest.raises(InputError, match=r"B1/part-00000\.parquet: its content differs from what was ingested"):
         PairedDataset.open(path).verify()
 
 

@@ -122,7 +122,7 @@ def test_faulty_files_are_refused(tmp_path: Path) -> None:
     write_her2st(tmp_path, labels=True, image=True)
     source = reader(tmp_path)
     picture_path(tmp_path, "A1").unlink()
-    with pytest.raises(InputError, match="should hold the one picture of section A1, found none"):
+    with pytest.raises(InputError, match="should hold exactly one picture of section A1, found none"):
         source.read("A1")
     picture_path(tmp_path, "A1").symlink_to(tmp_path / "annex/HE.jpg")
     with pytest.raises(InputError, match="the link leads nowhere"):
@@ -145,7 +145,7 @@ def test_labels_that_join_no_spot_are_refused(tmp_path: Path) -> None:
     write_her2st(tmp_path, labels=True)
     path = tmp_path / "data/ST-pat/lbl/A1_labeled_coordinates.tsv"
     spoil(path, lambda table: table.assign(x=table["x"] + 100))
-    with pytest.raises(InputError, match="none of its 25 labels joins"):
+    with pytest.raises(InputError, match="none of its 25 labels matches"):
         reader(tmp_path).read("A1")
 
 

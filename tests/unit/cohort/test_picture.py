@@ -48,7 +48,7 @@ def test_an_array_is_scaled_by_what_it_is(stored: np.ndarray, expected: np.ndarr
 @pytest.mark.parametrize(
     ("stored", "complaint"),
     [
-        ((RGB / 255).round().astype(np.uint8), "uint8 of 0 and 1 only"),
+        ((RGB / 255).round().astype(np.uint8), "uint8 with only the values 0 and 1"),
         (RGB * 1.5, r"float64 with values from .* to [23]"),
         (RGB / 100 - 1, "with values from -"),
         (RGB / RGB.max() * 1.2, "with values from"),
@@ -69,7 +69,7 @@ def test_an_array_that_is_no_picture_is_refused(stored: np.ndarray, complaint: s
 
 
 def test_how_a_picture_was_scaled_is_said() -> None:
-    assert "12 bits" in from_array(RGB.astype(np.uint16) * 16, "x").info[NOTE][0]
+    assert "12-bit integers" in from_array(RGB.astype(np.uint16) * 16, "x").info[NOTE][0]
     assert "0 to 255" in from_array(RGB.astype(np.float32), "x").info[NOTE][0]
     assert NOTE not in from_array(RGB.astype(np.uint16) * 257, "x").info
 

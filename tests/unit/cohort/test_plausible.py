@@ -57,7 +57,7 @@ def test_swapped_axes_are_named_by_the_tissue_and_by_the_array() -> None:
     image = picture()
     made = section(image)
     mirror, bare = remarks(replace(made, xy_px=made.xy_px[:, ::-1].copy()), image)
-    assert mirror.startswith(f"{WARNING}its array lies on the picture as in a mirror: x and y of its spots")
+    assert mirror.startswith(f"{WARNING}its array is mirrored on the picture: x and y of its spots")
     assert bare.startswith(WARNING)
     assert "x and y seem to be swapped: exchanged, 0.0% would" in bare
 

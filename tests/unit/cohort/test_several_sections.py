@@ -37,7 +37,7 @@ def test_a_picture_beside_a_file_of_several_sections_is_refused(tmp_path: Path) 
     data = two_in_one()
     data.write_h5ad(tmp_path / "both.h5ad")
     picture().save(tmp_path / "both.png")
-    with pytest.raises(InputError, match=r"both\.png: lies beside both\.h5ad, which holds several") as caught:
+    with pytest.raises(InputError, match=r"both\.png: is beside both\.h5ad, which holds several") as caught:
         build(tmp_path, tmp_path / "both.h5ad")
     assert "source_image_path" in caught.value.problems[0].remedy
     for section, seed in (("A1", 1), ("B2", 2)):

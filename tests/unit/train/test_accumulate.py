@@ -83,7 +83,7 @@ def test_no_more_than_a_chunk_is_held_at_a_time(chunks: int, sizes: list[int]) -
 
 
 def test_batch_norm_by_the_batchs_own_statistics_is_refused_where_chunks_lack_them() -> None:
-    with pytest.raises(InputError, match="normalise by the batch's own statistics") as caught:
+    with pytest.raises(InputError, match="normalise by the statistics of the whole batch") as caught:
         image_task(accumulate=2)
     assert [problem.place for problem in caught.value.problems] == ["contrastive.accumulate"]
     assert "accumulate_batch_norm=per_chunk" in str(caught.value)

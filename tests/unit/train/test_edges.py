@@ -205,7 +205,7 @@ def test_a_patient_none_of_whose_spots_has_the_counts_to_train(
 
 def test_fewer_than_two_spots_to_train_on_are_refused(recipe: Recipe, dataset: PairedDataset, tmp_path: Path) -> None:
     stage = gene_stage(recipe, dataset, tmp_path, min_count=10**9)
-    with pytest.raises(InputError, match="0 of 80 spots have the counts to train, batch norm needs two"):
+    with pytest.raises(InputError, match="0 of 80 spots have enough counts to train on; batch norm needs two"):
         run_stage(stage, LocalData(dataset), LocalWorker(), MemoryTracker())
 
 

@@ -35,7 +35,7 @@ def test_spots_with_too_few_counts_teach_no_class(folder: Path, dataset: PairedD
     assert task._labelled is not None
     assert (totals[task._labelled.positions] >= fewest).all()
     nobody = np.where(totals >= fewest, "", stage.label)
-    with pytest.raises(InputError, match="labelled spots has the counts") as caught:
+    with pytest.raises(InputError, match="labelled spots has enough counts") as caught:
         GeneTask(stage.config, counts, stage.batch, nobody, seed=0, device=torch.device("cpu"))
     assert caught.value.problems[0].place == "gene.min_count"
 

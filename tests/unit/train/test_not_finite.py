@@ -39,7 +39,7 @@ def test_weights_that_ran_away_are_told_from_spots_at_fault(
         run_stage(made.scored.gene, LocalData(dataset), worker, MemoryTracker())
     told = str(caught.value)
     assert "gene epoch 1, step 2 of 3: loss nan" in told
-    assert "is not finite at any of 32 spots, so none of them alone is at fault" in told
+    assert "is not finite at any of 32 spots, so no single spot is at fault" in told
     assert "of section P2S1 (" in told
     assert "of section P3S1 (" in told
     assert "no checkpoint was written before" in told
@@ -65,7 +65,7 @@ def test_a_spot_whose_counts_are_not_finite_is_named_with_its_section_and_the_la
     assert "the sum of the counts is not finite at 1 of" in told
     assert f"spots: 1 of section {spots.section[place]} ({spots.spot_id[place]});" in told
     assert f"the last good checkpoint is that after epoch 2 ({state})" in told
-    assert "look at these spots in the data" in told
+    assert "check these spots in the data" in told
     found = LocalWorker(state).restore()
     assert found is not None
     assert found["epoch"] == 2
@@ -126,7 +126,7 @@ def test_a_gradient_that_alone_is_not_finite_names_the_sections_of_the_batch(
     with pytest.raises(NotFiniteError) as caught:
         run_stage(stage, LocalData(dataset), LocalWorker(), MemoryTracker())
     told = str(caught.value)
-    assert "gradient norm nan; every spot's own terms are finite, the gradient over them is not; the batch is" in told
+    assert "gradient norm nan; each spot's terms are finite, but the gradient over the batch is not; the batch is" in told
     assert "of section P2S1" in told
     assert "of section P3S1" in told
 

@@ -81,7 +81,7 @@ class Notes:
         self.said = threading.Event()
 
     def note(self, text: str) -> None:
-        assert "waits for another trial" in text
+        assert "waiting for another trial" in text
         self.said.set()
 
 

@@ -72,7 +72,7 @@ def test_a_stage_whose_dataset_is_made_anew_meanwhile_is_refused_and_keeps_nothi
     opened = PairedDataset.open(str(shutil.copytree(dataset.path, tmp_path / "dataset")))
     made = prepared_cell(recipe, opened, tmp_path / "runs")
     run_stage(made.scored.gene, LocalData(opened), LocalWorker(), MemoryTracker())
-    with pytest.raises(InputError, match="made anew while this command read it"):
+    with pytest.raises(InputError, match="rewritten while this command read it"):
         run_stage(made.scored, LocalData(opened), RewritingWorker(opened.path), MemoryTracker())
     assert made.scored.gene.folder.is_done()
     assert not storage.exists(made.scored.folder.path)
