@@ -124,7 +124,7 @@ def assert_same(setup: Setup, name: str) -> None:
 
 def gone_on(heard: Heard) -> str:
     """What the workers said when they went on; nothing when no epoch was behind them."""
-    noted = {note for note in heard.notes() if note.startswith("goes on")}
+    noted = {note for note in heard.notes() if note.startswith("resumed after")}
     assert len(noted) <= 1
     return "".join(noted)
 
@@ -155,7 +155,7 @@ def test_a_worker_killed_within_an_epoch_goes_on_at_the_step_that_was_checkpoint
     assignments, marks = killed(setup, "within", (1,), (epoch, 1), wait_s=HEARD_S)
     heard = setup.train(assignments, "within", workers=2, failures=1, every_steps=1)
     assert [path.name for path in marks.iterdir()] == ["rank-1"]
-    assert {note for note in heard.notes() if note.startswith("goes on")} == {
+    assert {note for note in heard.notes() if note.startswith("resumed after")} == {
         f"resumed after step 1 of epoch {epoch + 1}"
     }
     assert_same(setup, "within")
