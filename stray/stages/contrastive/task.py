@@ -125,7 +125,7 @@ class ContrastiveTask:
         return PairedBatch(patches, genes_nX, class_n, x, batch_n)
 
     def _tell(self, noise: Noise) -> None:
-        """Announce the remaining batches of the epoch to the patch source, once."""
+        """Tell the patch source the remaining batches of the epoch, once."""
         if noise.epoch != self._told:
             ahead = self.plan.batches(noise.epoch)[noise.step :]
             self._patches.expect([batch[rank_rows(len(batch))] for batch in ahead])
