@@ -13,13 +13,13 @@ class BatchesConfig:
     """Sampling of mini-batches; an epoch has the same number of steps in each way."""
 
     sampling: Literal["uniform", "patients", "classes"] = "uniform"
-    """Every spot once an epoch; every patient equally often; or every class equally often, by the labels of training
-    patients (spots without one come in their share of the cohort). Who has fewer spots than that comes with
-    repetition, all its spots before one comes again.
+    """uniform: every spot once per epoch. patients: every patient equally often. classes: every class equally often,
+    by the labels of training patients; unlabelled spots in proportion to their number. A patient or class with too few
+    spots is repeated: all its spots are drawn before one is drawn again.
     """
     patients_per_batch: Annotated[int, Field(ge=1)] | None = None
-    """Patients that a batch is drawn from, equal parts of it each; 1: negatives are of one's own patient alone; null:
-    of whichever patients come. With `sampling: uniform` a patient comes in proportion to its spots.
+    """Patients per mini-batch, with equally many spots of each. 1: all negatives come from the same patient. null: no
+    restriction. With `sampling: uniform` a patient is drawn in proportion to its spots.
     """
 
     @property

@@ -47,12 +47,12 @@ GeneTowerConfig = Annotated[FrozenTowerConfig | MlpTowerConfig | TunedTowerConfi
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectionConfig:
-    """The head that takes a tower's features to the shared space; one a tower."""
+    """Projection head from a tower's features to the shared space; one per tower."""
 
     kind: Literal["linear", "mlp", "none"] = "linear"
-    """A linear map, or one hidden layer before it, or the towers' features themselves, which must be as many."""
+    """linear: a linear map. mlp: a hidden layer and a linear map. none: no head; both towers need equal dimensions."""
     size: Annotated[int, Field(ge=2)] = 128
-    """Dimensions of the shared space; without a head it has those of the towers."""
+    """Dimensions of the shared space; without a head, those of the towers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,8 @@ class AugmentConfig:
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     """Shift drawn from -h to h, in turns of the colour circle."""
     crop_area: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Smallest share of the patch's area that a random crop keeps, resized to the whole patch; 1: no crops. What is
-    cropped looks larger than it is: a share of 0.64 magnifies by up to 1.25.
+    """Smallest share of the patch's area that a random crop keeps, resized to the whole patch; 1: no crops. A
+    crop magnifies the tissue: 0.64 by up to 1.25.
     """
     stain_factor: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Factor on the amounts of haematoxylin and of eosin, one each, drawn from 1 - f to 1 + f."""
@@ -110,26 +110,26 @@ class ContrastiveConfig:
     batch_size: Annotated[int, Field(ge=2)] = 128
     """Spots in a global batch, whatever the number of workers."""
     validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the paired spots of every training section that does not train, and on which retrieval is watched, such
-    as 0.05; nothing is decided by it. 0: all spots train.
+    """Share of the paired spots of every training section that is held out to monitor retrieval, such as 0.05. No
+    decision depends on it. 0: all spots train.
     """
     batches: BatchesConfig = field(default_factory=BatchesConfig)
-    """Which spots meet in a batch."""
+    """Sampling of mini-batches."""
     accumulate: Annotated[int, Field(ge=1)] = 1
-    """Chunks that each worker takes its share of a batch in, one after the other, so that the towers hold the
-    activations of one alone. Loss and gradients are those of the whole batch; the towers run forward twice.
+    """Chunks into which each worker splits its part of a batch (GradCache), so that only one chunk's activations are in
+    memory. Loss and gradients equal those of the whole batch; the towers run forward twice.
     """
     accumulate_batch_norm: Literal["refuse", "per_chunk"] = "refuse"
-    """Batch norm by the statistics of the batch cannot be had from chunks: refused, or taken from each chunk by itself
-    (the chunk's spots on all workers: then the result does depend on their number).
+    """Chunks do not know the batch statistics of batch norm. refuse: an error. per_chunk: normalise each chunk by its
+    own statistics over all workers; the result then depends on the number of workers.
     """
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
-    """Arithmetic of the towers in training; auto: bf16 where the hardware is faster at it (GPUs, CPUs with AMX). fp16,
-    for GPUs without bf16, scales the loss, and skips the steps whose gradient overflows.
+    """Autocast dtype of the towers. auto: bf16 where the hardware multiplies it faster (GPUs, CPUs with AMX). fp16 is
+    for GPUs without bf16: the loss is scaled, and steps whose gradient overflows are skipped.
     """
     compile: bool = False
-    """Whether torch.compile fuses the image encoder: a minute or so at the start, faster steps after. Takes a C++
-    compiler on a CPU.
+    """Whether to compile the image encoder with torch.compile: about a minute at the start, faster steps afterwards. On
+    a CPU it needs a C++ compiler.
     """
     optim: ContrastiveOptimConfig = field(
         default_factory=lambda: ContrastiveOptimConfig(

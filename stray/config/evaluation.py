@@ -19,14 +19,14 @@ class LabelSourcesConfig:
     score: tuple[str, ...] = (ANNOTATED,)
     """Sources whose labels are scored; each source is scored by itself, never pooled with another."""
     trusted: tuple[str, ...] = (ANNOTATED,)
-    """Sources that are truth. Scores on any other are marked weak. A patient with trusted labels trains a probe on
-    those alone.
+    """Sources that count as ground truth. Scores on other sources are marked weak. Where a patient has trusted labels,
+    only those train a probe.
     """
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """Frozen image embeddings, a linear probe and kNN, patients never seen."""
+    """Linear probe and kNN on frozen embeddings, scored on held-out patients."""
 
     label_sources: LabelSourcesConfig = field(default_factory=LabelSourcesConfig)
     """Which labels train and which are scored."""
@@ -38,13 +38,13 @@ class EvalConfig:
         "unannotated",
         "unassigned",
     )
-    """Classes that neither train nor score, in any case: words for spots without a class."""
+    """Labels that mean "no class", compared without regard to case: such spots neither train nor score."""
     probe_c: tuple[Annotated[float, Field(gt=0)], ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     """Inverse regularisation strengths of the logistic probe; chosen by leaving out training patients in turn."""
     knn_k: Annotated[int, Field(ge=1)] = 15
-    """Neighbours that vote (cosine distance)."""
+    """Number of neighbours (cosine distance)."""
     bootstrap: Annotated[int, Field(ge=0)] = 1000
-    """Resamples of the tissue behind an interval; 0 for none."""
+    """Bootstrap resamples per confidence interval; 0: no intervals."""
     bootstrap_block_um: Annotated[float, Field(gt=0)] = 1000.0
     """Side of the square tissue blocks that are resampled: neighbouring spots are not independent."""
 

@@ -19,14 +19,14 @@ class PanelConfig:
     best of either, highest mean, all genes, or a list from `path`.
     """
     n_genes: Annotated[int, Field(ge=2)] = 1000
-    """Size of the panel, where it is chosen by rank; fewer where the cohort has fewer."""
+    """Size of a panel that is chosen by rank; smaller where the cohort has fewer genes."""
     path: str = ""
-    """Text file with a gene symbol a line, for `file`: taken as it is."""
+    """Text file with one gene symbol per line, for `kind: file`."""
     min_sections_share: Annotated[float, Field(ge=0, le=1)] = 0.9
     """A gene must have been measured in at least this share of the training sections."""
     exclude: tuple[str, ...] = (r"(?i)MT-", r"(?i)RP[SL](\d+[AXLY]*\d*|A|P\d)$")
     """Regular expressions; genes whose symbol matches one from its start are left out. By default mitochondrial and
-    ribosomal genes, whose counts tell of the tissue's handling.
+    ribosomal genes, whose counts depend on how the tissue was handled.
     """
 
 
@@ -36,15 +36,15 @@ class ScviConfig:
 
     kind: Literal["scvi"] = "scvi"
     likelihood: Literal["nb", "zinb"] = "zinb"
-    """Negative binomial, or with extra zeros."""
+    """Negative binomial, or zero-inflated negative binomial."""
     dispersion: Literal["gene", "gene-batch"] = "gene"
-    """One inverse dispersion a gene, or one a gene and batch."""
+    """Inverse dispersion per gene, or per gene and batch."""
     library: Literal["observed", "learned"] = "observed"
     """The spot's count total over the panel, or a latent with a log-normal prior for each batch."""
     batch_correction: bool = True
-    """Whether the decoder is told the batch; without it, batch effects stay in the codes (a baseline)."""
+    """Whether the decoder receives the batch. False: batch effects stay in the codes (a baseline)."""
     inject: Literal["all", "first"] = "all"
-    """Decoder layers that the batch enters."""
+    """Decoder layers that receive the batch."""
     norm: Literal["batch", "layer"] = "batch"
     """Normalisation in the hidden layers, over the global batch or over the features of a spot."""
     n_latent: Annotated[int, Field(ge=1)] = 10
@@ -58,7 +58,7 @@ class ScviConfig:
     kl_warmup_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the epochs over which the weight of the KL term rises from 0 to `kl_weight`, epoch by epoch."""
     kl_warmup_steps: Annotated[int, Field(ge=1)] | None = None
-    """Steps over which it rises instead, step by step."""
+    """Number of steps of the warm-up, instead of `kl_warmup_share`."""
     kl_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the KL term after its warm-up."""
 
@@ -73,9 +73,9 @@ class ScanviConfig(ScviConfig):
     classification_weight: Annotated[float, Field(ge=0)] = 50.0
     """Weight of the cross-entropy on labelled spots."""
     linear_classifier: bool = False
-    """A linear classifier of the codes, or one as deep as the encoder."""
+    """Whether the classifier on the codes is linear, rather than as deep as the encoder."""
     balanced: bool = False
-    """Whether the labelled spots of a step are drawn with every class alike, rather than in turn."""
+    """Whether labelled spots are drawn with equal class frequencies, rather than in turn."""
     scvi_epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs of scVI, without classes, from which scANVI starts; 0: from scratch."""
 
@@ -93,7 +93,7 @@ class PcaConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LogCountsConfig:
-    """Log-normalised counts of the panel as they are: the baseline of all gene encoders."""
+    """Log-normalised counts of the panel without an encoder (a baseline)."""
 
     kind: Literal["log_counts"] = "log_counts"
     target_sum: Annotated[float, Field(gt=0)] = 1e4
@@ -122,18 +122,18 @@ class GeneConfig:
     min_count: Annotated[int, Field(ge=0)] = 0
     """Spots with fewer counts over the panel do not train."""
     validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the training patients' spots, stratified by batch, on which the ELBO is watched."""
+    """Share of the training patients' spots, stratified by batch, held out to monitor the ELBO."""
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Epochs without a better held-out ELBO, after the KL warm-up, that end the stage; None: all epochs."""
+    """Epochs without a better held-out ELBO, after the KL warm-up, before the stage stops; null: run all epochs."""
     keep: Literal["last", "best"] = "last"
     """Weights of the last epoch, or of the best held-out ELBO after the KL warm-up."""
     precision: Literal["fp32", "mixed"] = "mixed"
-    """Products of matrices: exact, or with factors that may be rounded to bf16 or TF32 where the hardware is faster at
-    it. Sums, and the likelihood, are float32 in both.
+    """Matrix products in float32, or with factors rounded to bf16 or TF32 where the hardware multiplies them faster.
+    Sums and the likelihood are float32 in both.
     """
     compile: bool = False
-    """Whether torch.compile fuses the model and its likelihood: half a minute at the start, faster steps after. Takes a
-    C++ compiler on a CPU.
+    """Whether to compile the model and its likelihood with torch.compile: half a minute at the start, faster steps
+    afterwards. On a CPU it needs a C++ compiler.
     """
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, eps=0.01, weight_decay=1e-6))
     """The optimiser; scvi-tools' values by default."""

@@ -1,4 +1,4 @@
-"""Image encoders, and what of them the contrastive stage trains."""
+"""Image encoders, and the part of them that the contrastive stage trains."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class TorchvisionConfig:
     weights: str = "none"
     """`none` (random), `DEFAULT` (torchvision downloads its best), or the path of a state_dict file."""
     size_px: Annotated[int, Field(ge=1)] | None = None
-    """Pixels that patches are resized to before they are coded; null: as they are, or what the model is made for (ViT
-    and MaxViT take one size alone).
+    """Side in pixels to which patches are resized; null: no resizing, except for models with a fixed input size (ViT,
+    MaxViT).
     """
 
 
@@ -43,11 +43,11 @@ class CallableConfig:
     weights: str = "none"
     """`none` (as the factory made them), or the path of a state_dict file."""
     mean: tuple[float, float, float] | None = None
-    """Mean of red, green and blue, in [0, 1], that is taken off; null: ImageNet's."""
+    """Mean of red, green and blue, in [0, 1], that is subtracted; null: that of ImageNet."""
     std: tuple[float, float, float] | None = None
-    """Standard deviation that they are divided by; null: ImageNet's."""
+    """Standard deviation by which they are divided; null: that of ImageNet."""
     size_px: Annotated[int, Field(ge=1)] | None = None
-    """Pixels that patches are resized to before they are coded; null: as they are."""
+    """Side in pixels to which patches are resized; null: no resizing."""
 
 
 ImageConfig = Annotated[TorchvisionConfig | CallableConfig, Field(discriminator="kind")]
@@ -84,14 +84,14 @@ class TrainableAdaptersConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainableNoneConfig:
-    """The image encoder stays as it is, its features are computed once. The projection head is trained, and what the
-    stage leaves, scores and embeds with is the encoder with this head, codes of length one in the shared space.
+    """Frozen image encoder: its features are computed once, and only the projection head is trained. The stage keeps,
+    scores and embeds with the encoder and this head; its codes have unit length in the shared space.
     """
 
     kind: Literal["none"] = "none"
     cached_views: Annotated[int, Field(ge=0)] = 0
-    """Augmented views of each patch whose features are kept; each epoch draws one of them for every spot. 0: the patch
-    itself, without augmentation.
+    """Augmented views per patch whose features are cached; each epoch draws one of them for every spot. 0: the patch
+    without augmentation.
     """
 
 

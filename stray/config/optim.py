@@ -17,15 +17,15 @@ class OptimConfig:
     weight_decay: Annotated[float, Field(ge=0)] = 1e-6
     """Weight decay."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    """Term that keeps Adam's division finite."""
+    """Adam's epsilon."""
     decoupled: bool = False
-    """AdamW's decay (true) or Adam's L2 term (false)."""
+    """Decoupled weight decay (AdamW) rather than an L2 term (Adam)."""
     schedule: Literal["constant", "cosine", "plateau"] = "constant"
-    """Learning rate after the warm-up: kept, cosine to zero at the last step, or lowered at every plateau of the
-    held-out ELBO (gene stage).
+    """Learning rate after the warm-up: constant, cosine decay to zero at the last step, or reduced at every plateau of
+    the held-out ELBO (gene stage).
     """
     plateau_patience: Annotated[int, Field(ge=1)] = 30
-    """Epochs without a better held-out ELBO that make a plateau."""
+    """Epochs without a better held-out ELBO that count as a plateau."""
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.6
     """Factor on the learning rate at every plateau."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -36,13 +36,13 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveOptimConfig(OptimConfig):
-    """The contrastive stage's optimiser: the image encoder may learn more slowly below, and its average be kept."""
+    """Optimiser of the contrastive stage, with layer-wise learning rates and an average of the weights."""
 
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor on the learning rate of the image encoder for every layer below the heads: f for layer4 of a ResNet, f^2
-    for layer3, to f^5 for its stem; 1: everything learns alike.
+    for layer3, up to f^5 for its stem; 1: one rate for all layers.
     """
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Keep the exponential moving average of the weights, old share d a step, rather than the last weights. After t
-    steps d is at most (1 + t) / (10 + t), so that a short run forgets its start too. None: the last weights.
+    """Decay d of an exponential moving average of the weights, which is kept instead of the last weights. After t steps
+    d is at most (1 + t) / (10 + t), so that short runs forget their start too. null: keep the last weights.
     """

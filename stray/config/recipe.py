@@ -20,12 +20,12 @@ class FoldsConfig:
     """Patients held out."""
 
     kind: Literal["leave_one_out", "none"] = "leave_one_out"
-    """Each patient with scored pictures held out in turn, or none (train on all, to use the encoder elsewhere)."""
+    """leave_one_out: hold out each patient with scored pictures in turn. none: train on all patients."""
     held_out: tuple[str, ...] = ()
     """Only these patients are held out, each in a fold of its own; empty: every patient that can be scored."""
     inner: Annotated[int, Field(ge=1)] = 2
-    """Inner validation patients of a fold, by whom a method with `choose` chooses: the next labelled training patients
-    after the held-out one, in the cyclic order of their names.
+    """Number of inner validation patients on which a method with `choose` selects: the labelled training patients that
+    follow the held-out one in the cyclic order of names.
     """
 
 
@@ -34,14 +34,14 @@ class MethodConfig:
     """A named variant of the recipe."""
 
     train: Literal["contrastive", "gene", "nothing"] = "contrastive"
-    """Both stages; the gene stage alone, whose codes are scored; or none (the image encoder as it is: random, or with
-    its pretrained weights).
+    """contrastive: both stages. gene: the gene stage alone; its codes are scored. nothing: score the image encoder
+    as it is, random or pretrained.
     """
     set: dict[str, Any] = field(default_factory=dict)
     """Dotted overrides of the recipe under `gene` and `contrastive`."""
     choose: tuple[str, ...] = ()
-    """Other methods of the recipe. In each fold this method is that one of them which scores best on the inner
-    validation patients (balanced accuracy of the probe) when it is trained without them.
+    """Other methods of the recipe, among which this one selects in each fold: the one with the best balanced accuracy of
+    the probe on the inner validation patients, when trained without them.
     """
 
 
@@ -58,13 +58,13 @@ class Recipe:
     """An experiment: a dataset, methods, folds, seeds, and everything that they need."""
 
     name: str = "stray"
-    """Names the MLflow experiment and the folder of results."""
+    """Name of the MLflow experiment and of the folder of results."""
     dataset: str = ""
     """Path or URI of the paired dataset."""
     output: str = "stray-runs"
-    """Path or URI under which checkpoints and results are kept; on a cluster of several nodes, one that all see."""
+    """Path or URI of checkpoints and results; on several nodes, one that all nodes can read and write."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
-    """Seeds; every method and fold is run once with each."""
+    """Seeds; every method runs once per fold and seed."""
     folds: FoldsConfig = field(default_factory=FoldsConfig)
     """Patients held out."""
     methods: Annotated[dict[str, MethodConfig], Field(min_length=1)] = field(default_factory=_default_methods)

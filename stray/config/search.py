@@ -12,7 +12,7 @@ Scalar = bool | int | float | str
 
 @dataclass(frozen=True, kw_only=True)
 class LogUniformConfig:
-    """A positive real, uniform in its logarithm."""
+    """Positive real number, log-uniform."""
 
     kind: Literal["loguniform"] = "loguniform"
     low: Annotated[float, Field(gt=0)]
@@ -23,7 +23,7 @@ class LogUniformConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class UniformConfig:
-    """A real."""
+    """Real number, uniform."""
 
     kind: Literal["uniform"] = "uniform"
     low: float
@@ -34,7 +34,7 @@ class UniformConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class IntUniformConfig:
-    """A whole number, both ends included."""
+    """Integer, uniform, both ends included."""
 
     kind: Literal["int"] = "int"
     low: int
@@ -67,24 +67,24 @@ def _default_space() -> dict[str, DistributionConfig]:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """Optuna proposes, Ray Tune runs, the probe's balanced accuracy on inner validation patients decides."""
+    """Search with Optuna and Ray Tune by the probe's balanced accuracy on inner validation patients."""
 
     method: str | None = None
-    """The method that is tuned; the recipe's last one where it is not given."""
+    """Method to tune; null: the last method of the recipe."""
     space: dict[str, DistributionConfig] = field(default_factory=_default_space)
     """Dotted recipe path to distribution."""
     set: dict[str, Any] = field(default_factory=dict)
-    """Dotted overrides that hold in every trial and not in the recipe that is found (fewer epochs, say)."""
+    """Dotted overrides of every trial that do not enter the best recipe, such as fewer epochs."""
     trials: Annotated[int, Field(ge=1)] = 20
     """Number of trials."""
     held_out: tuple[str, ...] = ()
-    """Patients that the search never sees, so that a later comparison on them is honest."""
+    """Patients that no trial sees, so that a later comparison on them is unbiased."""
     validation: tuple[str, ...] = ()
-    """Inner validation patients that score a trial; the last labelled training patient where none is given."""
+    """Inner validation patients that score a trial; empty: the last labelled training patient."""
     chosen_on: tuple[str, ...] = ()
-    """Patients by whose scores the settings of this recipe were chosen; `stray search` writes it into best.yaml, and
-    `stray compare` marks scores on them: they are no estimate of what the settings are worth."""
+    """Patients on whose scores the settings of this recipe were selected. `stray search` writes it to best.yaml, and
+    `stray compare` marks scores on them, which are optimistic."""
     seed: int = 0
     """Seed of the sampler."""
     max_concurrent: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Trials at a time; auto: as many as the cluster holds."""
+    """Trials at a time; auto: as many as fit on the cluster."""

@@ -132,7 +132,8 @@ def test_what_workers_would_not_do_alike_stops_all_of_them(
     on_one: dict[str, Any], on_two: dict[str, list[Any]]
 ) -> None:
     assert on_one["own norm"] == on_one["other weights"] == ""
-    for name, words in {"own norm": "each worker would normalise", "other weights": "different weights on"}.items():
+    told = {"own norm": "each worker would normalise", "other weights": "different weights on different workers"}
+    for name, words in told.items():
         first, second = on_two[name]
         assert first == second
         assert words in first

@@ -253,7 +253,11 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(sou
     (tmp_path / "file").write_text("")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/holiday.jpg").write_text("")
-    for place, complaint in (("file/dataset", "cannot be written"), ("file", "is a file"), ("photos", "contains")):
+    for place, complaint in (
+        ("file/dataset", "cannot be written"),
+        ("file", "is a file"),
+        ("photos", "already contains"),
+    ):
         with pytest.raises(InputError, match=complaint):
             build_dataset(config_of(source), str(tmp_path / place))
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["holiday.jpg"]
