@@ -40,8 +40,8 @@ class MethodConfig:
     set: dict[str, Any] = field(default_factory=dict)
     """Dotted overrides of the recipe under `gene` and `contrastive`."""
     choose: tuple[str, ...] = ()
-    """Other methods of the recipe, among which this one selects in each fold: the one with the best balanced accuracy of
-    the probe on the inner validation patients, when trained without them.
+    """Other methods of the recipe, among which this one selects in each fold: the one whose probe has the best balanced
+    accuracy on the inner validation patients, when trained without them.
     """
 
 

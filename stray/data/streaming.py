@@ -36,7 +36,7 @@ class Stream:
 
     @property
     def key(self) -> list[object]:
-        """Return the key of what a result is a function of besides the rows and the dataset, which tell the shards."""
+        """Return the key of all that batches depend on besides rows and dataset, which determine the shards."""
         return ["streamed", self.window]
 
 
@@ -100,7 +100,7 @@ def windowed(stream_N: np.ndarray, window: int, generator: np.random.Generator) 
     The t-th to leave is among the first `window + t` to come: no more than `window` are held at any time.
     """
     count, window = len(stream_N), min(window, len(stream_N))
-    # At time t the value in a drawn slot leaves, and value number window + t takes the slot. Who is in a slot came
+    # At time t the value in a drawn slot leaves, and value number window + t takes the slot. The value in a slot came
     # when the slot was drawn last: sorted by slot, and by time within it, that is the entry before.
     slot_t = generator.integers(0, window, count - window)
     time_t = np.argsort(slot_t, kind="stable")

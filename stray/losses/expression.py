@@ -26,7 +26,7 @@ class Explained:
     pi_nG: Tensor | None
     """Logits of extra zeros; None for NB."""
     chance: float = 0.0
-    """The loss of a decoder that is told the patient and the total, and nothing of the picture."""
+    """Loss of a decoder that receives the patient and the total count, but no picture."""
 
 
 def expression_loss(explained: Explained, count: int) -> Tensor:

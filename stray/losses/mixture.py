@@ -26,7 +26,7 @@ class Mixed:
     terms: dict[str, Tensor]
     """Each loss by its name, unweighted."""
     chances: dict[str, Tensor]
-    """Value of each loss if all similarities were equal, or the picture told nothing of the counts."""
+    """Value of each loss at chance: all similarities equal, or counts independent of the picture."""
     health: dict[str, Tensor]
     """Numbers that tell whether a loss does what it is there for."""
 

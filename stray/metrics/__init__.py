@@ -1,1 +1,1 @@
-"""Measures of what an embedding knows: arrays in, floats out."""
+"""Measures of embeddings: arrays in, floats out."""

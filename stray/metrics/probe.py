@@ -182,7 +182,7 @@ def _fit_path(features: NDArray, code_N: NDArray, strengths: Sequence[float]) ->
         model.set_params(C=c)
         # The products are so small that threads wait for each other five times longer than one of them would work.
         with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # told by `converged` instead
+            warnings.simplefilter("ignore", ConvergenceWarning)  # reported by `converged` instead
             model.fit(standard, code_N)
         converged = int(model.n_iter_.max()) < _MAX_ITERATIONS
         coefficients, bias = np.asarray(model.coef_), np.asarray(model.intercept_)

@@ -1,4 +1,4 @@
-"""The networks inside image encoders: torchvision's without their classifiers, and whatever a callable returns."""
+"""The networks inside image encoders: torchvision's without their classifiers, and modules that a callable returns."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _state(path: str, place: str) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch raise whatever they stumble on
+    except Exception as error:  # pickle, zip and torch raise errors of many types
         what = f"{path} cannot be read as weights ({type(error).__name__}: {str(error).partition(chr(10))[0][:200]})"
         raise InputError(Problem(place, what, _SAVE)) from error
     if not isinstance(state, Mapping):
@@ -176,7 +176,7 @@ def _called(config: CallableConfig) -> Backbone:
     factory = _imported(config.factory, place)
     try:
         module = factory(**config.options)
-    except Exception as error:  # whatever is wrong in code that is not ours
+    except Exception as error:  # foreign code may raise anything
         what = f"{config.factory} raised {type(error).__name__}: {error}"
         remedy = f"call it by hand with the keyword arguments of {PLACE}.options: {config.options}"
         raise InputError(Problem(place, what, remedy)) from error
@@ -194,7 +194,7 @@ def _imported(path: str, place: str) -> Any:
     module_name, _, name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever is wrong in code that is not ours
+    except Exception as error:  # foreign code may raise anything
         what = f"{module_name} cannot be imported ({type(error).__name__}: {error})"
         remedy = "install it where the workers run, or put its folder on PYTHONPATH"
         raise InputError(Problem(place, what, remedy)) from error

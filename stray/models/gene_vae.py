@@ -82,7 +82,7 @@ class GeneVae(nn.Module):
         self.config = config
         self.n_genes, self.n_batches = n_genes, n_batches
         hidden, layers, norm = config.n_hidden, config.n_layers, config.norm
-        # One batch tells nothing: like scvi-tools, its one-hot is left out.
+        # A single batch carries no information: like scvi-tools, leave its one-hot out.
         self._injected = n_batches if config.batch_correction and n_batches > 1 else 0
         self.encoder = Gaussian(n_genes, config.n_latent, hidden, layers, dropout=config.dropout, norm=norm)
         self.library_encoder = None

@@ -118,7 +118,7 @@ class ImageEncoder(nn.Module):
         self.eval()
         try:
             features = self(patches)
-        except Exception as error:  # whatever is wrong in code that is not ours
+        except Exception as error:  # foreign code may raise anything
             what = f"{self._name} cannot code patches of {height} x {width or height} pixels: {error}"
             remedy = f"set {PLACE}.size_px to a size that it takes, such as 224"
             raise InputError(Problem(place, what, remedy)) from error

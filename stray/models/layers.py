@@ -1,6 +1,4 @@
-"""The layers of any network as its module tree tells them: what a share of the learning rate, and "the last stage", go
-by.
-"""
+"""Layers of any network by its module tree, for layer-wise learning rates and "the last stage"."""
 
 from __future__ import annotations
 

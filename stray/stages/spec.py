@@ -45,7 +45,7 @@ class GeneStage:
     """Trains the gene encoder on `rows` and codes them."""
 
     prefix: ClassVar[str] = "gene"
-    """Beginning of the names of its metrics, and of the paths of its settings."""
+    """Prefix of the names of its metrics and of the paths of its settings."""
     needs_counts: ClassVar[bool] = True
     """Whether counts over the panel must be placed."""
     needs_patches: ClassVar[bool] = False
@@ -155,13 +155,13 @@ class ImageStage:
     """Trains an image encoder against gene codes or counts (or leaves it untrained) and embeds `embed_rows`."""
 
     prefix: ClassVar[str] = "contrastive"
-    """Beginning of the names of its metrics, and of the paths of its settings."""
+    """Prefix of the names of its metrics and of the paths of its settings."""
     needs_patches: ClassVar[bool] = True
     """Whether patches must be placed."""
     codes_held_out: ClassVar[bool] = False
     """Whether counts of held-out patients are coded."""
     title: ClassVar[str] = ""
-    """Name of the stage beside those of its methods: they say it."""
+    """Name of the stage beside those of its methods; empty, because the methods name it."""
 
     config: ContrastiveConfig
     train: bool
@@ -263,9 +263,9 @@ class CodesStage:
     codes_held_out: ClassVar[bool] = True
     """Whether counts of held-out patients are coded."""
     title: ClassVar[str] = ""
-    """Name of the stage beside those of its methods: they say it."""
+    """Name of the stage beside those of its methods; empty, because the methods name it."""
     work: ClassVar[Work] = Work()
-    """It is over at once."""
+    """Coding takes no time worth an estimate."""
 
     @property
     def inputs(self) -> tuple[GeneStage, ...]:
