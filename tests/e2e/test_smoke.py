@@ -112,6 +112,7 @@ def test_evaluate_names_the_cells_that_are_not_trained(place: Place, capsys: pyt
     assert "clip_scvi, held out P1, seed 0" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_search_runs_its_trials_and_writes_the_best_recipe(
     trained: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -130,6 +130,7 @@ def worker_pids() -> list[int]:
     return [process.pid for process in mine if process.name().startswith("ray::RayT")]
 
 
+@pytest.mark.slow
 def test_a_training_whose_worker_is_killed_ends_with_the_weights_of_an_uninterrupted_one(
     setup: Setup, whole: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
