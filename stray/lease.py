@@ -144,7 +144,7 @@ class _Own:
             else:
                 if name not in watched:
                     logger.warning(
-                        "%s: it is watched for up to %.0f s whether it still runs: %s",
+                        "%s: waiting up to %.0f s to see whether its owner still runs: %s",
                         self._place, EXPIRY_S, claim or name,
                     )  # fmt: skip
                 alive = watched.setdefault(name, mtime) != mtime
@@ -160,9 +160,9 @@ class _Own:
                     self._write(held=True)
                     continue
             except OSError as error:
-                logger.warning("%s: the lease could not be renewed (%s); it is tried again", self._place, error)
+                logger.warning("%s: the lease could not be renewed (%s); trying again", self._place, error)
                 continue
-            logger.error("%s: another command took the lease over while this one stood still; it ends", self._place)
+            logger.error("%s: another command took the lease while this process was suspended; stopping", self._place)
             # Started in the background of a script, a process ignores Ctrl-C.
             ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
             os.kill(os.getpid(), signal.SIGTERM if ignored else signal.SIGINT)

@@ -146,7 +146,7 @@ def test_one_that_is_silent_is_watched_until_it_expires(
     monkeypatch.setattr(module, "RENEW_S", 0.2)
     with lease(str(tmp_path), "stray train", "wait"):
         assert not path.exists()
-    assert caplog.text.count("it is watched for up to 1 s") == 1
+    assert caplog.text.count("waiting up to 1 s") == 1
 
 
 def test_one_that_is_renewed_is_alive(tmp_path: Path, other: subprocess.Popen[str]) -> None:
