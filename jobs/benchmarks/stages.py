@@ -18,7 +18,7 @@ from stray.experiment.cells import cell
 from stray.on_ray.data import place_counts, place_patches
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.progress import Progress
-from stray.stages.spec import GeneStage, ImageStage, Stage, upstream
+from stray.stages.spec import ImageStage, Stage, upstream
 
 GENE_EPOCHS = 25
 
@@ -94,7 +94,7 @@ def _through_ray(
     stages: Sequence[Stage], placed: Any, root: str, cpus: int, recipe: Recipe
 ) -> dict[str, list[dict[str, float]]]:
     fit_alone(stages, placed, recipe, root, cpus)
-    return {_prefix(stage): stage.folder.read_json("history.json") for stage in stages}
+    return {stage.prefix: stage.folder.read_json("history.json") for stage in stages}
 
 
 @ray.remote
@@ -111,11 +111,7 @@ def _plain(stages: Sequence[Stage], dataset: str, threads: int) -> dict[str, lis
     data = LocalData(PairedDataset.open(dataset))
     for stage in stages:
         run_stage(stage, data, LocalWorker(), NullTracker())
-    return {_prefix(stage): stage.folder.read_json("history.json") for stage in stages}
-
-
-def _prefix(stage: Stage) -> str:
-    return "gene" if isinstance(stage, GeneStage) else "contrastive"
+    return {stage.prefix: stage.folder.read_json("history.json") for stage in stages}
 
 
 def shortened(recipe: Recipe, epochs: int) -> Recipe:
