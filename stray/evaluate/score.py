@@ -26,58 +26,53 @@ class Scored:
     """By label source: classes that are scored though no training label had them."""
 
 
+@dataclass(frozen=True)
+class _OnSource:
+    """Spots that one label source scores."""
+
+    source: str
+    mask_T: NDArray[np.bool_]
+    truth: NDArray[np.int64]
+    """Indices of their labels into the classes."""
+    block: NDArray
+    """Blocks of tissue that the bootstrap draws."""
+
+
 def score_all(held: Held, predictions: Predictions, spots: Spots, config: EvalConfig, seed: int) -> Scored:
     """Score every classifier on every label source; `seed` draws the bootstrap, by blocks of tissue."""
     section, x_um, y_um = (np.asarray(array)[held.rows_T] for array in (spots.section, spots.x_um, spots.y_um))
     block_T = tissue_blocks(section, x_um, y_um, config.bootstrap_block_um)
     found = Scored()
     for source, mask_T in held.scored_of.items():
-        truth = predictions.codes(held.label_T[mask_T])
-        unknown = ~predictions.known_K & np.isin(np.arange(len(predictions.classes)), truth)
+        on = _OnSource(source, mask_T, predictions.codes(held.label_T[mask_T]), block_T[mask_T])
+        unknown = ~predictions.known_K & np.isin(np.arange(len(predictions.classes)), on.truth)
         found.missing[source] = tuple(np.array(predictions.classes, dtype=object)[unknown])
         for classifier in CLASSIFIERS:
-            _score_classifier(found, source, classifier, truth, mask_T, block_T[mask_T], predictions, config, seed)
-        _auc_intervals(found, source, truth, mask_T, block_T[mask_T], predictions, config, seed)
+            _score_classifier(found, on, classifier, predictions, config, seed)
+        _auc_intervals(found, on, predictions, config, seed)
     return found
 
 
 def _score_classifier(
-    found: Scored,
-    source: str,
-    classifier: str,
-    truth: NDArray[np.int64],
-    mask_T: NDArray[np.bool_],
-    block: NDArray,
-    predictions: Predictions,
-    config: EvalConfig,
-    seed: int,
+    found: Scored, on: _OnSource, classifier: str, predictions: Predictions, config: EvalConfig, seed: int
 ) -> None:
     """Add the scores of one classifier on one source to `found`, with intervals unless it is the majority class."""
-    code, known_K = predictions.code_T[classifier][mask_T], predictions.known_K
-    probability = predictions.probability_TK[mask_T] if classifier == "probe" else None
-    found.scores[source, classifier] = score(truth, code, predictions.classes, known_K, probability)
+    code, known_K = predictions.code_T[classifier][on.mask_T], predictions.known_K
+    probability = predictions.probability_TK[on.mask_T] if classifier == "probe" else None
+    found.scores[on.source, classifier] = score(on.truth, code, predictions.classes, known_K, probability)
     if classifier != "majority":
         rng = np.random.default_rng([seed, len(found.intervals)])
-        intervals = score_intervals(truth, code, block, known_K, config.bootstrap, rng)
-        found.intervals.update({(source, classifier, name): interval for name, interval in intervals.items()})
+        intervals = score_intervals(on.truth, code, on.block, known_K, config.bootstrap, rng)
+        found.intervals.update({(on.source, classifier, name): interval for name, interval in intervals.items()})
 
 
-def _auc_intervals(
-    found: Scored,
-    source: str,
-    truth: NDArray[np.int64],
-    mask_T: NDArray[np.bool_],
-    block: NDArray,
-    predictions: Predictions,
-    config: EvalConfig,
-    seed: int,
-) -> None:
+def _auc_intervals(found: Scored, on: _OnSource, predictions: Predictions, config: EvalConfig, seed: int) -> None:
     """Add the intervals of the probe's AUC of each class that a training label has to `found`."""
-    for name in found.scores[source, "probe"].per_class:
+    for name in found.scores[on.source, "probe"].per_class:
         code = predictions.classes.index(name)
         if predictions.known_K[code]:
             rng = np.random.default_rng([seed, len(found.intervals)])
-            probability = predictions.probability_TK[mask_T, code]
-            area = auc_interval(truth == code, probability, block, config.bootstrap, rng)
+            probability = predictions.probability_TK[on.mask_T, code]
+            area = auc_interval(on.truth == code, probability, on.block, config.bootstrap, rng)
             if area is not None:
-                found.intervals[source, "probe", f"auc/{name}"] = area
+                found.intervals[on.source, "probe", f"auc/{name}"] = area
