@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 
 from stray.config.contrastive import ContrastiveConfig
 from stray.config.evaluation import EvalConfig
@@ -83,6 +84,8 @@ class Recipe:
     """MLflow."""
     ingest: IngestConfig = field(default_factory=IngestConfig)
     """Ingest of the dataset, where the recipe makes it (the demo does)."""
+    resolved: SkipJsonSchema[dict[str, Recipe]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Recipe of each method, its `set` applied. Not a setting: decoding fills it in and `for_method` reads it."""
 
     @property
     def tuned(self) -> str:

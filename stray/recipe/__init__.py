@@ -84,9 +84,10 @@ def apply(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 
 
 def for_method(recipe: Recipe, name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
-    """Return `recipe` as the method `name` sees it: its `set` applied, and dotted `changes` over it.
+    """Return `recipe` with the `set` of the method `name` applied, and dotted `changes` over it.
 
-    What the other methods set is not tried on it: they stand on the recipe, not on this method.
+    Without changes, the method of a loaded recipe is not decoded again: `recipe.resolved` holds it. The settings of
+    the other methods are not checked against this one.
 
     Raises InputError when there is no such method, or when its settings do not fit the recipe.
     """
@@ -94,6 +95,8 @@ def for_method(recipe: Recipe, name: str, changes: Mapping[str, Any] | None = No
         near = difflib.get_close_matches(name, recipe.methods, n=1)
         remedy = f"did you mean `{near[0]}`?" if near else f"methods: {', '.join(recipe.methods)}"
         raise InputError(Problem("methods", f"no method {name!r}", remedy))
+    if not changes and name in recipe.resolved:
+        return recipe.resolved[name]
     decoded, problems = merge(plain(recipe), {**recipe.methods[name].set, **(changes or {})})
     raise_if_any(problems)
     assert decoded is not None

@@ -53,7 +53,9 @@ def read(tree: Any) -> tuple[Recipe | None, list[Problem]]:
         return None, problems
     found = [(paths, problem) for paths, problem in contradictions(recipe) if not _touches(paths, bad)]
     problems += [problem for _, problem in found]
-    problems += _method_problems(recipe, complete, problems, bad)
+    resolved, more = _resolve_methods(recipe, complete, problems, bad)
+    object.__setattr__(recipe, "resolved", resolved)
+    problems += more
     problems += _space_problems(recipe, complete, bad)
     return recipe, problems
 
@@ -164,22 +166,27 @@ def fill(tree: Any, node: Node, default: Any) -> Any:
     return tree
 
 
-def _method_problems(recipe: Recipe, tree: Tree, known: list[Problem], bad: list[str]) -> list[Problem]:
-    """Apply each method's `set` by itself and report what that breaks."""
+def _resolve_methods(
+    recipe: Recipe, tree: Tree, known: list[Problem], bad: list[str]
+) -> tuple[dict[str, Recipe], list[Problem]]:
+    """Apply each method's `set` by itself; return the recipe of each method, and what its `set` breaks."""
     seen = {(problem.place, problem.what) for problem in known}
+    resolved: dict[str, Recipe] = {}
     found: list[Problem] = []
     for name, method in recipe.methods.items():
         if f"methods.{name}" in bad:
             continue
         changes, foreign = _split(dict(method.set), f"methods.{name}.set")
-        _, problems = merge(tree, changes)
+        own, problems = merge(tree, changes)
+        if own is not None:
+            resolved[name] = own
         found += foreign
         found += [
             Problem(f"methods.{name}.set.{problem.place}", problem.what, problem.remedy)
             for problem in problems
             if (problem.place, problem.what) not in seen
         ]
-    return found
+    return resolved, found
 
 
 def _split(changes: Tree, place: str) -> tuple[Tree, list[Problem]]:

@@ -86,12 +86,17 @@ class Setting:
     """The default as a tree; `dataclasses.MISSING` where the field must be given."""
 
 
+def fields(cls: Any) -> list[dataclasses.Field[Any]]:
+    """Return the fields of a config class that a recipe may set."""
+    return [field for field in dataclasses.fields(cls) if field.init]
+
+
 @functools.cache
 def settings(cls: type) -> dict[str, Setting]:
     """Return the fields of one config class, in order."""
     hints, docs = get_type_hints(cls, include_extras=True), field_docs(cls)
     found = {}
-    for field in dataclasses.fields(cls):
+    for field in fields(cls):
         default: Any = field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
@@ -146,7 +151,7 @@ def literals(hint: Any) -> list[str]:
 def plain(value: Any) -> Any:
     """Return a configuration object as a tree: dataclasses and mappings as dicts, tuples as lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value

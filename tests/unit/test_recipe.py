@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import yaml
 from stray.config import ChoiceConfig, FrozenTowerConfig, MethodConfig, MlpTowerConfig, Recipe
 from stray.errors import InputError
 from stray.recipe import apply, decode, dump_yaml, flatten, for_method, load_recipe, shipped_recipes, unflatten
+from stray.recipe.describe import json_schema
+from stray.recipe.schema import plain
 
 SHIPPED = sorted(shipped_recipes())
 VARIANTS = [
@@ -135,3 +139,26 @@ def test_methods_whose_settings_exclude_each_other_stand_in_one_recipe() -> None
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("# nothing yet\n", encoding="utf-8")
     assert load_recipe(str(tmp_path / "r.yaml")) == Recipe()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_loaded_recipe_carries_each_method_decoded_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe(name)
+    bare = replace(recipe)  # the same settings, nothing resolved
+    afresh = {method: for_method(bare, method) for method in recipe.methods}
+    assert recipe.resolved == afresh
+    assert bare == recipe
+    assert not bare.resolved
+    monkeypatch.setattr("stray.recipe.merge", lambda *_: pytest.fail("a method was decoded again"))
+    assert all(for_method(recipe, method) is recipe.resolved[method] for method in recipe.methods)
+    sent = pickle.loads(pickle.dumps(recipe))
+    assert sent == recipe
+    assert sent.resolved == recipe.resolved
+
+
+def test_the_resolved_methods_are_no_setting() -> None:
+    recipe = load_recipe("her2st")
+    assert "resolved" not in plain(recipe)
+    assert "resolved" not in json_schema()["properties"]
+    with pytest.raises(InputError, match="resolved"):
+        load_recipe("her2st", ["resolved.clip_scvi.gene.epochs=3"])
