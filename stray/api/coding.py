@@ -24,8 +24,9 @@ def code_pictures(
     on_progress: OnProgress | None = None,
 ) -> Coded:
     """Code the pictured spots: on the cluster of RAY_ADDRESS where one is named, else in this process."""
-    from stray.stages.coding import embed
+    from stray.stages.coding import PictureInput, embed
 
+    PictureInput(model, dataset)  # before Ray starts: patches of another size are refused at once
     if not _on_cluster():
         return embed(model, dataset, on_progress)
     from stray.on_ray import embed as ray_embed
@@ -44,9 +45,11 @@ def code_genes(
     from stray.stages.coding import GeneInput, embed_genes
     from stray.stages.gene.encoder import load_gene_encoder
 
-    encoder = load_gene_encoder(path)  # before Ray starts: what is no gene stage is refused at once
+    # Before Ray starts: what is no gene stage, or has another panel, is refused at once.
+    encoder = load_gene_encoder(path)
+    missing = GeneInput(encoder, dataset).missing
     if not _on_cluster():
-        return embed_genes(encoder, dataset, on_progress), GeneInput(encoder, dataset).missing
+        return embed_genes(encoder, dataset, on_progress), missing
     from stray.on_ray import embed as ray_embed
     from stray.on_ray import session
 

@@ -81,6 +81,7 @@ def train(
 
 def run_experiment(recipe: Recipe, *, score_only: bool = False, progress: Progress | None = None) -> TrainResult:
     """Train and score what is left of a recipe, or only score again what is trained."""
+    _check_patches(recipe)
     from stray.on_ray import experiment, session
 
     with session.session():
@@ -96,10 +97,11 @@ def search(
     progress: Progress | None = None,
 ) -> SearchResult:
     """Search the hyperparameters of `search.space`; the arguments are those of `train`."""
+    resolved = recipe_with(recipe, dataset, set)
+    _check_patches(resolved, searched=True)
     from stray.on_ray import search as ray_search
     from stray.on_ray import session
 
-    resolved = recipe_with(recipe, dataset, set)
     with session.session():
         found = ray_search.search(resolved, progress=progress)
     trials = [{"trial": trial.name, **trial.settings, "score": trial.score} for trial in found.trials]
@@ -173,3 +175,10 @@ def choose(recipe: Recipe, methods: Sequence[str] = (), folds: str | Sequence[st
         names = [] if folds == "all" else folds.split(",") if isinstance(folds, str) else list(folds)
         changes |= {"folds.kind": "leave_one_out", "folds.held_out": [name for name in names if name]}
     return apply(recipe, changes) if changes else recipe
+
+
+def _check_patches(recipe: Recipe, *, searched: bool = False) -> None:
+    """Raise InputError when there is no dataset, or an image encoder cannot code its patches."""
+    from stray.stages.contrastive.patch_size import check_patch_size
+
+    check_patch_size(recipe, PairedDataset.open(recipe.dataset).manifest.patch.size_px, searched=searched)

@@ -51,9 +51,11 @@ def run(args: argparse.Namespace) -> int:
     from stray.cli.search import show_trials
     from stray.on_ray import session
     from stray.on_ray.waiting import patience
+    from stray.stages.contrastive.patch_size import check_patch_size
 
     with ConsoleProgress() as progress, contextlib.ExitStack() as stack:
         progress.say("1/4  generate a cohort and ingest it as a paired dataset")
+        check_patch_size(recipe, recipe.ingest.patch.size_px)
         stack.enter_context(session.session())
         stack.enter_context(patience(recipe.run.wait_minutes, progress.say))
         ingest_config(recipe.ingest, recipe.dataset, on_event=lambda event: show_event(progress, event))

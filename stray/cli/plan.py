@@ -11,12 +11,14 @@ from stray.config import Recipe
 from stray.experiment.cells import fold_title
 from stray.experiment.estimate import Estimator
 from stray.experiment.grid import Grid, recipe_folds
+from stray.stages.contrastive.patch_size import check_patch_size
 from stray.stages.spec import upstream
 
 
 def show_plan(recipe: Recipe) -> None:
     """Print a row a cell, and the sum. Raises InputError as the training would."""
     dataset = PairedDataset.open(recipe.dataset)
+    check_patch_size(recipe, dataset.manifest.patch.size_px)
     root = storage.join(storage.absolute(recipe.output), recipe.name)
     groups = Grid(recipe, dataset, recipe_folds(recipe, dataset), root)
     estimator = Estimator(dataset.manifest.patch.size_px, dataset.manifest.n_genes)

@@ -52,7 +52,7 @@ def restored(config: ImageConfig) -> ImageConfig:
     """Return the settings by which an encoder is built whose weights come from a folder of stray."""
     if isinstance(config, CallableConfig):
         return replace(config, weights="none", options={**config.options, **config.restore_options})
-    if config.weights == "DEFAULT" and config.name.startswith("vit_"):
+    if config.weights == "DEFAULT" and config.name.startswith(("vit_", "maxvit_")):
         # Some weights were made for larger pictures, and their size is in the shape of the weights.
         weights: Any = torchvision.models.get_model_weights(config.name)
         return replace(config, weights="none", size_px=int(weights.DEFAULT.meta["min_size"][0]))
@@ -78,7 +78,7 @@ def _torchvision(config: TorchvisionConfig) -> Backbone:
         what = f"torchvision's weights could not be downloaded ({error})"
         remedy = "download the weights where there is a network and give the file's path"
         raise InputError(Problem(f"{PLACE}.weights", what, remedy)) from error
-    except ValueError as error:
+    except (ValueError, AssertionError) as error:
         what = f"{config.name} cannot be built for pictures of {config.size_px} pixels: {error}"
         raise InputError(Problem(f"{PLACE}.size_px", what, "224, or remove the setting")) from error
     whole = set(model.state_dict())

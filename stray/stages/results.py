@@ -89,7 +89,8 @@ class ResultFolder:
     def require(self, kind: str, remedy: str) -> None:
         """Raise InputError unless this is the whole folder of a result of `kind`."""
         if self._place(DONE) is None:
-            what = f"has no {DONE}: it is incomplete" if storage.exists(self.path) else "does not exist"
+            present = f"has no {DONE}: it is no result of stray, or incomplete"
+            what = present if storage.exists(self.path) else "does not exist"
         elif (damage := self.damage()) is not None:
             what = f"is damaged: {damage}"
             remedy = (
