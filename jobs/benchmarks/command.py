@@ -33,7 +33,8 @@ from jobs.benchmarks.quality import table as quality
 from jobs.benchmarks.scale import table as scale
 from stray.cli import run_command
 from stray.cli.arguments import add_recipe, recipe_from
-from stray.cli.console import ConsoleProgress, say, stdout
+from stray.cli.console import say, stdout
+from stray.cli.progress import ConsoleProgress
 
 RECIPES = {"stages": "demo", "gene": "demo", "contrastive": "demo", "quality": "her2st_gene", "scale": "demo"}
 """Benchmarks, and the recipe of each where none is named."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stray import storage
-from stray.cli.console import ConsoleProgress
 from stray.cli.ingest import show_event
+from stray.cli.progress import ConsoleProgress
 from stray.config import Recipe
 from stray.recipe import apply
 

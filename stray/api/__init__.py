@@ -11,11 +11,3 @@
 Each function starts Ray where it needs it, or uses the cluster that the process is connected to; `compare` and
 `load_model` never do. All raise `stray.errors.InputError` with every problem of what they were given.
 """
-
-from __future__ import annotations
-
-from stray.api.cohorts import ingest
-from stray.api.experiments import SearchResult, TrainResult, compare, search, train
-from stray.api.model import Model, load_model
-
-__all__ = ["Model", "SearchResult", "TrainResult", "compare", "ingest", "load_model", "search", "train"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stray.cohort.dataset import PairedDataset
 from stray.config.ingest import IngestConfig
 from stray.recipe import apply, load_recipe
+
+if TYPE_CHECKING:
+    from stray.cohort.dataset import PairedDataset
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -66,6 +68,7 @@ def ingest_config(
     on_event: Callable[[dict], None] | None = None,
 ) -> PairedDataset:
     """Make a paired dataset as `config` says, with `workers` CPUs where Ray is started for it."""
+    from stray.cohort.dataset import PairedDataset
     from stray.on_ray import ingest as ray_ingest
     from stray.on_ray import session
 

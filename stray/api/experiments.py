@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
 from stray.errors import InputError, Problem
 from stray.recipe import apply, load_recipe
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from stray.cohort.dataset import PairedDataset
     from stray.on_ray.progress import Progress
     from stray.report.tables import Comparison
 
@@ -99,6 +99,8 @@ def search(
     """Search the hyperparameters of `search.space`; the arguments are those of `train`."""
     resolved = recipe_with(recipe, dataset, set)
     _check_patches(resolved, searched=True)
+    import pandas as pd
+
     from stray.on_ray import search as ray_search
     from stray.on_ray import session
 
@@ -119,6 +121,8 @@ def compare(
 
 def scores_table(comparison: Comparison) -> pd.DataFrame:
     """Return a row for each label source, method, fold and seed of a comparison, with its scores."""
+    import pandas as pd
+
     rows = [
         {
             "source": source.source,
@@ -142,7 +146,7 @@ def recipe_with(
     found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     changes = dict(set or {})
     if dataset is not None:
-        changes["dataset"] = dataset.path if isinstance(dataset, PairedDataset) else dataset
+        changes["dataset"] = dataset if isinstance(dataset, str) else dataset.path
     found = apply(found, changes) if changes else found
     require_dataset(found)
     return found
@@ -179,6 +183,7 @@ def choose(recipe: Recipe, methods: Sequence[str] = (), folds: str | Sequence[st
 
 def _check_patches(recipe: Recipe, *, searched: bool = False) -> None:
     """Raise InputError when there is no dataset, or an image encoder cannot code its patches."""
+    from stray.cohort.dataset import PairedDataset
     from stray.stages.contrastive.patch_size import check_patch_size
 
     check_patch_size(recipe, PairedDataset.open(recipe.dataset).manifest.patch.size_px, searched=searched)

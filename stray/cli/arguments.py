@@ -6,7 +6,7 @@ import argparse
 import os
 from contextlib import AbstractContextManager
 
-from stray.cli.console import ConsoleProgress
+from stray.cli.progress import ConsoleProgress
 from stray.config import Recipe, RunConfig
 from stray.errors import InputError, Problem
 from stray.recipe import load_recipe, shipped_recipes

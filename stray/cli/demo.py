@@ -17,8 +17,9 @@ import time
 from rich.text import Text
 
 from stray import storage
-from stray.cli.arguments import add_overrides
-from stray.cli.console import ConsoleProgress, say, stdout
+from stray.cli.arguments import add_overrides, connecting
+from stray.cli.console import say, stdout
+from stray.cli.progress import ConsoleProgress
 from stray.recipe import load_recipe
 
 HELP = "run the whole workflow on a synthetic cohort, in minutes"
@@ -44,20 +45,23 @@ def run(args: argparse.Namespace) -> int:
         f"name=demo-{args.seed}",
     ]
     recipe = load_recipe("demo", [*overrides, *args.set])
-    from stray.api.cohorts import ingest_config
-    from stray.api.experiments import run_experiment, search
-    from stray.cli.compare import compare, show
-    from stray.cli.ingest import show_event
-    from stray.cli.search import show_trials
-    from stray.on_ray import session
-    from stray.on_ray.waiting import patience
-    from stray.stages.contrastive.patch_size import check_patch_size
-
     with ConsoleProgress() as progress, contextlib.ExitStack() as stack:
-        progress.say("1/4  generate a cohort and ingest it as a paired dataset")
+        progress.say(connecting())
+        # The imports take several seconds.
+        from stray.api.cohorts import ingest_config
+        from stray.api.experiments import run_experiment, search
+        from stray.cli.compare import compare, show
+        from stray.cli.ingest import show_event
+        from stray.cli.search import show_trials
+        from stray.stages.contrastive.patch_size import check_patch_size
+
         check_patch_size(recipe, recipe.ingest.patch.size_px)
+        from stray.on_ray import session
+        from stray.on_ray.waiting import patience
+
         stack.enter_context(session.session())
         stack.enter_context(patience(recipe.run.wait_minutes, progress.say))
+        progress.say("1/4  generate a cohort and ingest it as a paired dataset")
         ingest_config(recipe.ingest, recipe.dataset, on_event=lambda event: show_event(progress, event))
         progress.say("2/4  three methods train on patients P1-P4 and one more, and are scored on the one left out")
         outcome = run_experiment(recipe, progress=progress)

@@ -15,12 +15,17 @@ It runs in this process, or on the cluster of RAY_ADDRESS.
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from stray import storage
 from stray.cli.arguments import add_wait, patient
-from stray.cli.console import ConsoleProgress, say
+from stray.cli.console import say
+from stray.cli.progress import ConsoleProgress
 from stray.cohort.coded import SUFFIXES, Coded, check_suffix, write_coded
 from stray.cohort.dataset import PairedDataset
+
+if TYPE_CHECKING:
+    from stray.stages.contrastive.exported import TrainedModel
 
 HELP = "embed the pictures or the counts of a dataset with a trained encoder"
 
@@ -57,12 +62,17 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write a row a spot: what it is and where, its features or codes, and its class where the model knows any."""
-    from stray.stages.results import ResultFolder
-
     check_suffix(args.out)
-    dataset = PairedDataset.open(args.dataset)
-    genes = ResultFolder(args.model).kind() == "gene"
-    coded = code_genes(args, dataset) if genes else code_pictures(args, dataset)
+    with ConsoleProgress() as progress:
+        progress.say(loading(args))
+        from stray.stages.results import ResultFolder
+
+        dataset = PairedDataset.open(args.dataset)
+        genes = ResultFolder(args.model).kind() == "gene"
+        if genes:
+            coded = code_genes(args, dataset, progress)
+        else:
+            coded = code_pictures(args, load_image_encoder(args), dataset, progress)
     write_coded(coded, dataset, args.out)
     n, dim = coded.embedding_ND.shape
     what = f"codes of {dim} dimensions" if genes else f"{dim} features each"
@@ -70,14 +80,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def code_pictures(args: argparse.Namespace, dataset: PairedDataset) -> Coded:
-    """Embed the pictured spots with the given model, on the cluster of RAY_ADDRESS if set, else in this process."""
-    from stray.api import coding
+def loading(args: argparse.Namespace) -> str:
+    """Return the first line that is printed: the imports behind the encoder take several seconds."""
+    return f"loading {args.model} ..."
+
+
+def load_image_encoder(args: argparse.Namespace) -> TrainedModel:
+    """Load MODEL. Raises InputError as `stray.stages.contrastive.exported.load` does."""
     from stray.stages.contrastive.exported import load
 
+    return load(storage.absolute(args.model), trust_code=args.trust_code)
+
+
+def code_pictures(
+    args: argparse.Namespace, model: TrainedModel, dataset: PairedDataset, progress: ConsoleProgress
+) -> Coded:
+    """Embed the pictured spots with the given model, on the cluster of RAY_ADDRESS if set, else in this process."""
+    from stray.api import coding
+
     path = storage.absolute(args.model)
-    model = load(path, trust_code=args.trust_code)
-    with ConsoleProgress() as progress, patient(args, progress):
+    with patient(args, progress):
         progress.start("embed", "coding pictures", total=int(dataset.spots().has_image.sum()))
         coded = coding.code_pictures(
             model, path, dataset, trust_code=args.trust_code, on_progress=lambda done: progress.update("embed", done)
@@ -86,11 +108,11 @@ def code_pictures(args: argparse.Namespace, dataset: PairedDataset) -> Coded:
     return coded
 
 
-def code_genes(args: argparse.Namespace, dataset: PairedDataset) -> Coded:
+def code_genes(args: argparse.Namespace, dataset: PairedDataset, progress: ConsoleProgress) -> Coded:
     """Embed the spots with counts, and print the genes of the panel that the dataset lacks."""
     from stray.api import coding
 
-    with ConsoleProgress() as progress, patient(args, progress):
+    with patient(args, progress):
         progress.start("embed", "coding counts", total=int(dataset.spots().has_counts.sum()))
         coded, missing = coding.code_genes(
             storage.absolute(args.model), dataset, on_progress=lambda done: progress.update("embed", done)
@@ -98,5 +120,5 @@ def code_genes(args: argparse.Namespace, dataset: PairedDataset) -> Coded:
         progress.finish("embed")
     if missing:
         shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
-        say(f"{len(missing)} genes of the panel are not in the dataset and count as zeros: {shown}")
+        progress.say(f"{len(missing)} genes of the panel are not in the dataset and count as zeros: {shown}")
     return coded

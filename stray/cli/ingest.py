@@ -27,9 +27,8 @@ from typing import Any
 from stray import storage
 from stray.api.cohorts import ingest_config
 from stray.cli.arguments import add_wait, connecting, patient
-from stray.cli.console import ConsoleProgress, plain, say
-from stray.cohort.plausible import WARNING
-from stray.cohort.section import plural
+from stray.cli.console import plain, say
+from stray.cli.progress import ConsoleProgress
 from stray.config import IngestConfig
 from stray.config.ingest import SyntheticSourceConfig
 from stray.errors import InputError, Problem, raise_if_any
@@ -171,6 +170,9 @@ def _as_tree(values: tuple[Any, ...]) -> list[Any]:
 
 def show_event(progress: ConsoleProgress, event: dict[str, Any]) -> None:
     """Show an event of the ingest, in the live display or as a line."""
+    from stray.cohort.plausible import WARNING
+    from stray.cohort.section import plural
+
     match event["event"]:
         case "plan":
             for warning in event["warnings"]:

@@ -14,7 +14,8 @@ import argparse
 from pathlib import Path
 
 from stray.cli import dataset_card, dataset_pictures
-from stray.cli.console import ConsoleProgress, stdout
+from stray.cli.console import stdout
+from stray.cli.progress import ConsoleProgress
 from stray.cohort.dataset import PairedDataset
 
 HELP = "show the contents of a dataset; verify its checksums, draw its sections"

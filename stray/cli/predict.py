@@ -13,9 +13,9 @@ from collections import Counter
 
 from rich.table import Table
 
-from stray import storage
 from stray.cli.console import say, stdout
-from stray.cli.embed import add_model, add_out, code_pictures
+from stray.cli.embed import add_model, add_out, code_pictures, load_image_encoder, loading
+from stray.cli.progress import ConsoleProgress
 from stray.cohort.coded import check_suffix, write_coded
 from stray.cohort.dataset import PairedDataset
 from stray.errors import InputError, Problem
@@ -31,14 +31,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write a row a pictured spot: what it is and where, its class, and a probability a class."""
-    from stray.stages.contrastive.exported import load
-
     check_suffix(args.out)
-    if load(storage.absolute(args.model), trust_code=args.trust_code).probe is None:
-        remedy = "train it on a dataset with labels, or use `stray embed`"
-        raise InputError(Problem(args.model, "the model has no probe: none of its training spots had a label", remedy))
-    dataset = PairedDataset.open(args.dataset)
-    coded = code_pictures(args, dataset)
+    with ConsoleProgress() as progress:
+        progress.say(loading(args))
+        model = load_image_encoder(args)
+        if model.probe is None:
+            what = "the model has no probe: none of its training spots had a label"
+            raise InputError(Problem(args.model, what, "train it on a dataset with labels, or use `stray embed`"))
+        dataset = PairedDataset.open(args.dataset)
+        coded = code_pictures(args, model, dataset, progress)
     write_coded(coded, dataset, args.out, embedding=False)
     table = Table(title="Predicted classes", title_justify="left")
     table.add_column("class")

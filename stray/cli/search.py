@@ -17,7 +17,8 @@ from rich.table import Table
 
 from stray.api.experiments import require_dataset, search
 from stray.cli.arguments import add_recipe, connecting, recipe_from
-from stray.cli.console import ConsoleProgress, say, stdout
+from stray.cli.console import say, stdout
+from stray.cli.progress import ConsoleProgress
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,8 @@ import argparse
 
 from stray.api.experiments import choose, require_dataset, run_experiment
 from stray.cli.arguments import add_recipe, connecting, recipe_from
-from stray.cli.console import ConsoleProgress, say
+from stray.cli.console import say
+from stray.cli.progress import ConsoleProgress
 from stray.config import Recipe
 
 HELP = "train every method of a recipe and score it on held-out patients"

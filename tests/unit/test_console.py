@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from stray.cli import console
-from stray.cli.console import PLAIN_INTERVAL_S, ConsoleProgress, print_problems, say
+from stray.cli.console import print_problems, say
+from stray.cli.progress import PLAIN_INTERVAL_S, ConsoleProgress
 from stray.cli.safe import SafeConsole, visible
 from stray.errors import InputError, Problem
 
@@ -242,3 +244,46 @@ def test_a_narrow_terminal_cuts_the_title_and_never_the_numbers(width: int, monk
     assert "…" in line
     assert len(line) <= width
     assert any("2/6" in text for text in last[-3:])
+
+
+def test_the_clock_runs_between_tasks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = SafeConsole(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
+    monkeypatch.setattr(console, "stderr", terminal)
+
+    def shown() -> list[str]:
+        return [task.description for task in progress._live.tasks] if progress._live else []
+
+    with ConsoleProgress(live=True) as progress:
+        progress.say("starting Ray ...\nat [here]")
+        assert shown() == [r"starting Ray ...\nat [here]"]
+        progress.start("a", "fold A", total=2)
+        progress.say("a note")
+        assert shown() == ["fold A"]
+        progress.finish("a")
+        assert shown() == ["fold A", "working ..."]
+    assert shown() == ["fold A"], "what stands when the display ends is what was done"
+
+
+FIRST_LINES = """
+import sys
+from stray.cli import main
+from stray.cli.progress import ConsoleProgress
+
+def say(progress, text):
+    print(text, [name for name in ("ray", "torch", "sklearn", "mlflow", "optuna") if name in sys.modules], flush=True)
+    raise SystemExit(7)
+
+ConsoleProgress.say = say
+for words in sys.argv[1:]:
+    assert main(words.split()) == 7, words
+"""
+
+
+def test_the_first_line_comes_before_anything_heavy_is_imported() -> None:
+    train = [f"{verb} smoke --set dataset=none" for verb in ("train", "evaluate", "search")]
+    ingest = ["ingest made --synthetic patients=2", "demo"]
+    use = ["predict model dataset", "embed model dataset"]
+    command = [sys.executable, "-c", FIRST_LINES, *train, *ingest, *use]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.splitlines() == ["starting Ray ... []"] * 5 + ["loading model ... []"] * 2

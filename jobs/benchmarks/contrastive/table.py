@@ -13,7 +13,8 @@ from rich.table import Table
 
 from jobs.benchmarks.common import all_cpus, ray_session, with_dataset
 from stray.cli.arguments import recipe_from
-from stray.cli.console import ConsoleProgress, say, stdout
+from stray.cli.console import say, stdout
+from stray.cli.progress import ConsoleProgress
 
 if TYPE_CHECKING:
     from jobs.benchmarks.contrastive.results import ImageSpeed, Loaded, Trained

@@ -9,7 +9,8 @@ from dataclasses import replace
 from rich.table import Table
 
 from stray.cli.arguments import recipe_from
-from stray.cli.console import ConsoleProgress, say, stdout
+from stray.cli.console import say, stdout
+from stray.cli.progress import ConsoleProgress
 
 SPOTS = 13_620
 """Spots of the drawn matrix: as many as HER2ST has."""

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from jobs.benchmarks.common import all_cpus, ray_session
 from stray.cli.arguments import recipe_from
-from stray.cli.console import ConsoleProgress, say, stdout
+from stray.cli.console import say, stdout
+from stray.cli.progress import ConsoleProgress
 from stray.cli.text_tables import drawn
 from stray.report.tables import number
 from stray.report.text import TextTable, markdown

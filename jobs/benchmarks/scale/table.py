@@ -9,7 +9,8 @@ from rich.table import Table
 
 from jobs.benchmarks.common import ray_session
 from stray.cli.arguments import recipe_from
-from stray.cli.console import ConsoleProgress, say, stdout
+from stray.cli.console import say, stdout
+from stray.cli.progress import ConsoleProgress
 from stray.errors import InputError, Problem
 
 GIB = 2**30
