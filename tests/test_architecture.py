@@ -46,7 +46,7 @@ SOLE_IMPORTERS = {
     "argparse": ("stray/cli/", "jobs/benchmarks/"),
     "rich": ("stray/cli/", "jobs/benchmarks/"),
     "yaml": ("stray/recipe/",),
-    "optuna": ("stray/on_ray/",),
+    "optuna": ("stray/experiment/", "stray/on_ray/", "jobs/benchmarks/"),
     "torch": ("stray/likelihood/", "stray/collective.py", "stray/noise.py", "stray/models/", "stray/losses/",
               "stray/data/", "stray/training/", "stray/stages/", "stray/experiment/",
               "stray/on_ray/", "stray/evaluate/", "stray/track/mlflow", "jobs/benchmarks/"),

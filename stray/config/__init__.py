@@ -53,13 +53,25 @@ from stray.config.losses import (
 from stray.config.optim import ContrastiveOptimConfig, OptimConfig
 from stray.config.recipe import FoldsConfig, MethodConfig, Recipe
 from stray.config.run import RunConfig, TrackConfig
-from stray.config.search import (
+from stray.config.samplers import (
+    CmaesSamplerConfig,
+    GpSamplerConfig,
+    Nsga2SamplerConfig,
+    QmcSamplerConfig,
+    RandomSamplerConfig,
+    SamplerConfig,
+    TpeSamplerConfig,
+)
+from stray.config.search import SearchConfig
+from stray.config.search_space import (
     ChoiceConfig,
     DistributionConfig,
     IntUniformConfig,
     LogUniformConfig,
-    SearchConfig,
+    QuantizedUniformConfig,
+    SimplexConfig,
     UniformConfig,
+    WhenConfig,
 )
 
 __all__ = [
@@ -68,6 +80,7 @@ __all__ = [
     "CallableConfig",
     "ChoiceConfig",
     "ClipLossConfig",
+    "CmaesSamplerConfig",
     "ContrastiveConfig",
     "ContrastiveOptimConfig",
     "DistributionConfig",
@@ -78,6 +91,7 @@ __all__ = [
     "GeneConfig",
     "GeneModelConfig",
     "GeneTowerConfig",
+    "GpSamplerConfig",
     "GuidedLossConfig",
     "H5adSourceConfig",
     "Her2stSourceConfig",
@@ -91,21 +105,28 @@ __all__ = [
     "LossesConfig",
     "MethodConfig",
     "MlpTowerConfig",
+    "Nsga2SamplerConfig",
     "OptimConfig",
     "PanelConfig",
     "PatchConfig",
     "PcaConfig",
     "ProjectionConfig",
+    "QmcSamplerConfig",
+    "QuantizedUniformConfig",
+    "RandomSamplerConfig",
     "Recipe",
     "RunConfig",
+    "SamplerConfig",
     "ScanviConfig",
     "ScviConfig",
     "SearchConfig",
     "SiglipLossConfig",
+    "SimplexConfig",
     "SmoothedLossConfig",
     "SourceConfig",
     "SyntheticSourceConfig",
     "TorchvisionConfig",
+    "TpeSamplerConfig",
     "TrackConfig",
     "TrainableAdaptersConfig",
     "TrainableAllConfig",
@@ -114,4 +135,5 @@ __all__ = [
     "TrainableNoneConfig",
     "TunedTowerConfig",
     "UniformConfig",
+    "WhenConfig",
 ]

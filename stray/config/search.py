@@ -7,54 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-Scalar = bool | int | float | str
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogUniformConfig:
-    """Positive real number, log-uniform."""
-
-    kind: Literal["loguniform"] = "loguniform"
-    low: Annotated[float, Field(gt=0)]
-    """Smallest value."""
-    high: Annotated[float, Field(gt=0)]
-    """Largest value."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class UniformConfig:
-    """Real number, uniform."""
-
-    kind: Literal["uniform"] = "uniform"
-    low: float
-    """Smallest value."""
-    high: float
-    """Largest value."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class IntUniformConfig:
-    """Integer, uniform, both ends included."""
-
-    kind: Literal["int"] = "int"
-    low: int
-    """Smallest value."""
-    high: int
-    """Largest value."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChoiceConfig:
-    """One of several values."""
-
-    kind: Literal["choice"] = "choice"
-    values: Annotated[tuple[Scalar, ...], Field(min_length=1)]
-    """The values."""
-
-
-DistributionConfig = Annotated[
-    LogUniformConfig | UniformConfig | IntUniformConfig | ChoiceConfig, Field(discriminator="kind")
-]
+from stray.config.samplers import SamplerConfig, TpeSamplerConfig
+from stray.config.search_space import ChoiceConfig, DistributionConfig, LogUniformConfig
 
 
 def _default_space() -> dict[str, DistributionConfig]:
@@ -72,7 +26,7 @@ class SearchConfig:
     method: str | None = None
     """Method to tune; null: the last method of the recipe."""
     space: dict[str, DistributionConfig] = field(default_factory=_default_space)
-    """Dotted recipe path to distribution."""
+    """Dotted recipe path to distribution; the key of a simplex is a name of your choice."""
     set: dict[str, Any] = field(default_factory=dict)
     """Dotted overrides of every trial that do not enter the best recipe, such as fewer epochs."""
     trials: Annotated[int, Field(ge=1)] = 20
@@ -86,5 +40,15 @@ class SearchConfig:
     `stray compare` marks scores on them, which are optimistic."""
     seed: int = 0
     """Seed of the sampler."""
+    sampler: SamplerConfig = field(default_factory=TpeSamplerConfig)
+    """Sampler that proposes the trials."""
+    storage: str | None = None
+    """Store of the study, which `optuna-dashboard` opens while the search runs: `sqlite:///PATH/search.db`, the address
+    of a database server, or the path of a journal file; null: search.db beside the results.
+    """
+    start_from: tuple[str, ...] = ()
+    """Earlier searches whose best settings are tried after the recipe's own: paths of best.yaml files, or studies as
+    STORAGE#NAME.
+    """
     max_concurrent: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Trials at a time; auto: as many as fit on the cluster."""

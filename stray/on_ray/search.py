@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import optuna
 from ray import tune
 from ray.tune import Tuner
-from ray.tune.search.optuna import OptunaSearch
 
 from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.split import Fold, patients, scorable_patients
-from stray.config import ChoiceConfig, IntUniformConfig, LogUniformConfig, Recipe, UniformConfig
-from stray.config.search import DistributionConfig
+from stray.config import Recipe
 from stray.errors import InputError, Problem
 from stray.experiment.cells import Group
-from stray.noise import key as noise_key
+from stray.experiment.study import SearchStudy, study_name
 from stray.on_ray.data import place_counts, place_patches
 from stray.on_ray.events import listen
 from stray.on_ray.experiment import results_folder, results_held, say_damage, train_on_workers
@@ -34,6 +33,7 @@ from stray.on_ray.interruptible import interruptible
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.progress import NullProgress, Progress
 from stray.on_ray.resources import WorkerPlan, plan_workers, resources
+from stray.on_ray.searcher import StudySearcher
 from stray.on_ray.tracking import Tracking, log_text
 from stray.on_ray.trial import METRIC, Shared, deliver_trial, run_trial, trial_cell
 from stray.on_ray.waiting import patience
@@ -83,6 +83,8 @@ def _search(recipe: Recipe, progress: Progress) -> Found:
     base = trial_cell(recipe, method, {}, dataset, fold, root)
     say_damage(Group((base,)).damage(), progress)
     key = "search-" + digest(recipe.name, method, base.key, recipe.search)
+    study = partial(SearchStudy.open, recipe, study_name(recipe, base.key))
+    study()  # say what is wrong with its store before anything starts
     tracking = Tracking(recipe, kind=records.SEARCH, key=key, dataset=dataset.manifest.digest, progress=progress)
     with tracking, dataset.unchanged():
         fit_panels(dataset, [base], progress.say)
@@ -97,8 +99,8 @@ def _search(recipe: Recipe, progress: Progress) -> Found:
         with listen(tracking.deliver) as events:
             layout = plan_workers(recipe.run)
             shared = Shared(recipe, method, dataset, fold, root, placed, layout, events, key)
-            results = _tune(recipe, shared, storage.join(root, "search"), key)
-        trials = _ranked(results)
+            results = _tune(recipe, shared, storage.join(root, "search"), key, study)
+        trials = _ranked(study(), results)
         for trial in trials:
             if math.isfinite(trial.score):
                 deliver_trial(trial.name, trial.settings, trial.score, shared, tracking)
@@ -141,25 +143,22 @@ def _inner_fold(recipe: Recipe, dataset: PairedDataset) -> Fold:
     return Fold("search", validation, train)
 
 
-def _tune(recipe: Recipe, shared: Shared, folder: str, name: str) -> tune.ResultGrid:
+def _tune(recipe: Recipe, shared: Shared, folder: str, name: str, study: Callable[[], SearchStudy]) -> tune.ResultGrid:
     # Silence the tables that Tune and its callbacks print.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    # Silence Optuna's line per study and trial; its warnings stay.
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     place = storage.join(folder, name)
     # A trial's driver must hold no CPU that its workers wait for, and a request may not be empty: a sliver of the
     # head node, which is also the node that is not taken away.
     trainable = tune.with_resources(tune.with_parameters(run_trial, shared=shared), {"node:__internal_head__": 0.001})
-    if Tuner.can_restore(place):
+    if study().trials() and Tuner.can_restore(place):
         return interruptible(Tuner.restore(place, trainable=trainable, resume_errored=True).fit)
     config = recipe.search
     tuner = Tuner(
         trainable,
-        param_space={path: _domain(d) for path, d in config.space.items()},
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="max",
-            search_alg=OptunaSearch(seed=noise_key(config.seed, "search") % 2**32),
+            search_alg=StudySearcher(study, config.trials, [METRIC]),
             num_samples=config.trials,
             max_concurrent_trials=_concurrent(recipe, shared.layout),
         ),
@@ -176,28 +175,17 @@ def _concurrent(recipe: Recipe, layout: WorkerPlan) -> int:
     return max(1, int(fits) if wanted == "auto" else min(int(fits), wanted))
 
 
-def _domain(distribution: DistributionConfig) -> Any:
-    match distribution:
-        case LogUniformConfig(low=low, high=high):
-            return tune.loguniform(low, high)
-        case UniformConfig(low=low, high=high):
-            return tune.uniform(low, high)
-        case IntUniformConfig(low=low, high=high):
-            return tune.randint(low, high + 1)
-        case ChoiceConfig(values=values):
-            return tune.choice(list(values))
-
-
-def _ranked(results: tune.ResultGrid) -> tuple[Trial, ...]:
-    trials, errors = [], []
-    for result in results:
-        score = (result.metrics or {}).get(METRIC, math.nan)
-        if result.error is not None:
-            errors.append(result.error)
-        trials.append(Trial((result.metrics or {}).get("trial_id", ""), dict(result.config or {}), score))
+def _ranked(study: SearchStudy, results: tune.ResultGrid) -> tuple[Trial, ...]:
+    """Return the trials of the study. Ends of trials that Tune ran again reach no searcher, and are told here."""
+    found = {str(result.metrics.get("trial_id")): result for result in results if result.metrics}
+    for trial in study.trials():
+        result = found.get(trial.runner)
+        if result is not None and result.error is None and METRIC in (result.metrics or {}):
+            study.tell(trial.number, [float((result.metrics or {})[METRIC])])
+    trials = [Trial(t.runner, t.settings, *(t.values or (math.nan,))) for t in study.trials()]
     if all(math.isnan(t.score) for t in trials):
-        if errors:
-            raise input_error(errors[0]) or errors[0]
+        for error in (result.error for result in results if result.error is not None):
+            raise input_error(error) or error
         raise RuntimeError("no trial was scored: the validation patients have no usable label")
     return tuple(sorted(trials, key=lambda t: -np.nan_to_num(t.score, nan=-1.0)))
 

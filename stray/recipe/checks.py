@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from urllib.parse import urlparse
 
 from stray.columns import ANNOTATED
-from stray.config import ChoiceConfig, Recipe
+from stray.config import Recipe, TpeSamplerConfig
 from stray.recipe.findings import Finding, finding, repeated_in
+from stray.recipe.space import space_contradictions
 from stray.recipe.stage_checks import stage_contradictions
 
 
@@ -129,14 +130,12 @@ def _search(recipe: Recipe) -> Iterator[Finding]:
     if both := sorted(set(search.validation) & set(search.held_out)):
         what = f"{', '.join(both)} would score trials, but is in `search.held_out`"
         yield finding("search.validation", what, "take it out of one of them", "search.held_out")
-    for path, dist in search.space.items():
-        place = f"search.space.{path}"
-        if isinstance(dist, ChoiceConfig):
-            if repeated := repeated_in(dist.values):
-                yield finding(f"{place}.values", f"{', '.join(repeated)} given more than once", "give each once")
-        elif dist.low >= dist.high:
-            what = f"low {dist.low:g} is not below high {dist.high:g}"
-            yield finding(f"{place}.low", what, "exchange them, or take the setting out of the space", f"{place}.high")
+    if isinstance(search.sampler, TpeSamplerConfig) and search.sampler.group and not search.sampler.multivariate:
+        what = "groups are modelled jointly, and `multivariate` is off"
+        yield finding(
+            "search.sampler.group", what, "set it to false, or multivariate to true", "search.sampler.multivariate"
+        )
+    yield from space_contradictions(recipe)
 
 
 def _ingest(recipe: Recipe) -> Iterator[Finding]:

@@ -26,9 +26,10 @@ from stray.recipe.schema import (
     alternatives,
     defaults,
     literals,
-    plain,
     settings,
+    valid_paths,
 )
+from stray.recipe.space import owners, paths_of, place_in_space, value_problems
 
 METHOD_ROOTS = ("gene", "contrastive")
 """Groups that methods and searches may change; all else is shared, so that cells can be compared."""
@@ -86,8 +87,9 @@ def _decode(tree: Tree) -> tuple[Recipe | None, list[Problem], list[str], Tree]:
             return ADAPTER.validate_json(json.dumps(complete, default=str), strict=True), problems, bad, complete
         except ValidationError as error:
             for place, problem in explain(error, complete).items():
-                problems.append(problem)
-                bad.append(problem.place)
+                if problem.place not in bad:  # a value that was refused is missing in the next round
+                    problems.append(problem)
+                    bad.append(problem.place)
                 _drop(complete, place)
             complete = fill(complete, ROOT, defaults(Recipe))
     return None, problems, bad, {}
@@ -184,7 +186,7 @@ def _resolve_methods(
         found += [
             Problem(f"methods.{name}.set.{problem.place}", problem.what, problem.remedy)
             for problem in problems
-            if (problem.place, problem.what) not in seen
+            if (problem.place, problem.what) not in seen and not _touches((problem.place,), bad)
         ]
     return resolved, found
 
@@ -192,40 +194,26 @@ def _resolve_methods(
 def _split(changes: Tree, place: str) -> tuple[Tree, list[Problem]]:
     """Split settings into those that methods and searches may change, and a problem for each of the rest."""
     allowed = {path: value for path, value in changes.items() if path.partition(".")[0] in METHOD_ROOTS}
-    roots = " and ".join(f"`{root}`" for root in METHOD_ROOTS)
-    foreign = []
-    for path in changes.keys() - allowed.keys():
-        hint = suggest(path, list(METHOD_ROOTS))
-        remedy = hint if path not in plain(settings(Recipe)) and "did you" in hint else f"only settings under {roots}"
-        foreign.append(Problem(f"{place}.{path}", f"only settings under {roots} may change here", remedy))
+    foreign = [_foreign(path, f"{place}.{path}") for path in changes.keys() - allowed.keys()]
     return allowed, sorted(foreign, key=lambda problem: problem.place)
+
+
+def _foreign(path: str, place: str) -> Problem:
+    """Return the problem of a setting that methods and searches may not change."""
+    hint, roots = suggest(path, list(METHOD_ROOTS)), " and ".join(f"`{root}`" for root in METHOD_ROOTS)
+    remedy = hint if path not in valid_paths() and "did you" in hint else f"only settings under {roots}"
+    return Problem(place, f"only settings under {roots} may change here", remedy)
 
 
 def _space_problems(recipe: Recipe, tree: Tree, bad: list[str]) -> list[Problem]:
     """Try the ends of every distribution on the tuned method: a search must not propose what the recipe refuses."""
-    space = {path: dist for path, dist in recipe.search.space.items() if f"search.space.{path}" not in bad}
-    _, foreign = _split(dict(space), "search.space")
+    space = {name: dist for name, dist in recipe.search.space.items() if not _touches((f"search.space.{name}",), bad)}
+    foreign = {path: _foreign(path, place_in_space(path, space)) for path in owners(space)
+               if path.partition(".")[0] not in METHOD_ROOTS}  # fmt: skip
     method = recipe.methods.get(recipe.tuned)
     base = {**(method.set if method else {}), **recipe.search.set}
-    candidates = {}
-    for path, dist in space.items():
-        if path.partition(".")[0] in METHOD_ROOTS:
-            candidates[path] = list(dist.values) if dist.kind == "choice" else [dist.low, dist.high]
-    first = {path: values[0] for path, values in candidates.items()}
-    seen = {(problem.place, problem.what) for problem in merge(tree, base)[1]}
-    found: dict[str, Problem] = {}
-    for path, values in candidates.items():
-        for value in values:
-            for problem in merge(tree, {**base, **first, path: value})[1]:
-                if (problem.place, problem.what) in seen:
-                    continue
-                place = f"search.space.{problem.place if problem.place in candidates else path}"
-                what = problem.what if problem.place in candidates else f"{problem.place}: {problem.what}"
-                remedy = problem.remedy
-                if isinstance(value, float) and "whole number" in what:
-                    remedy = "draw whole numbers: `kind: int`, or list them: `kind: choice`"
-                found.setdefault(place, Problem(place, what, remedy))
-    return foreign + list(found.values())
+    tried = {name: dist for name, dist in space.items() if not foreign.keys() & set(paths_of(name, dist))}
+    return list(foreign.values()) + value_problems(tried, lambda changes: merge(tree, {**base, **changes}))
 
 
 def _drop(tree: Any, place: tuple[str | int, ...]) -> None:

@@ -86,7 +86,7 @@ def _setting(setting: Setting, value: Any, indent: str, owner: Group) -> Iterato
     elif setting.doc:
         facts = f" ({_facts(setting)})" if isinstance(node, Leaf | Sequence) else ""
         yield f"{indent}# {setting.doc}{facts}"
-    if isinstance(node, Group):
+    if isinstance(node, Group) and isinstance(value, dict):
         yield f"{indent}{setting.name}:"
         yield from _group(value, node, setting.default, inside)
     elif isinstance(node, Named) and not node.dotted and isinstance(node.value, Group):

@@ -16,7 +16,7 @@ def explain(error: ValidationError, tree: Tree) -> dict[tuple[str | int, ...], P
     """Return one problem per place; the members of a union each complain by themselves, in one place."""
     grouped: dict[tuple[str | int, ...], list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
-        if detail["type"] == "too_short" and detail["input"]:
+        if detail["type"] == "too_short" and detail.get("ctx", {}).get("actual_length") != len(detail["input"]):
             continue  # Its members were refused, which is said already.
         grouped.setdefault(_place(detail, tree), []).append(detail)
     return {place: _problem(place, details, tree) for place, details in grouped.items()}
@@ -66,6 +66,8 @@ def _message(detail: ErrorDetails) -> str:
     words = _WORDS.get(detail["type"])
     if words:
         return f"expected {words}"
+    if detail["type"] == "too_short":
+        return f"expected at least {detail.get('ctx', {}).get('min_length')} of them"
     message = detail["msg"].replace("Input should be a valid", "expected a").replace("Input should be", "expected")
     return message[0].lower() + message[1:]
 

@@ -127,14 +127,23 @@ def _write(here: Any, node: Node, key: Any, value: Any, base: Any) -> None:
 
 
 def _assign_dotted(here: Tree, node: Named, parts: list[str], value: Any) -> Problem | None:
-    """Assign below a key that holds dots; the end of `parts` may be a setting of the group after it."""
+    """Assign below a key that holds dots; the end of `parts` may be a setting of the group after it, or of a group
+    inside that one.
+    """
     whole = ".".join(parts)
-    key, name = ".".join(parts[:-1]), parts[-1]
-    entry = here.get(key)
-    if isinstance(node.value, Group) and whole not in here and isinstance(entry, dict):
-        _write(entry, node.value, name, value, entry)
-    else:
-        _write(here, node, whole, value, None)
+    for size in (len(parts) - 1, len(parts) - 2):
+        entry, inside = here.get(".".join(parts[: max(size, 0)])), parts[size:-1]
+        if whole in here or not isinstance(node.value, Group) or not isinstance(entry, dict):
+            continue
+        if not inside:
+            _write(entry, node.value, parts[-1], value, entry)
+            return None
+        child = _child(node.value, entry, entry, inside[0])
+        if child is not None and isinstance(child[0], Group):
+            entry[inside[0]] = entry.get(inside[0]) or {}
+            _write(entry[inside[0]], child[0], parts[-1], value, None)
+            return None
+    _write(here, node, whole, value, None)
     return None
 
 

@@ -119,7 +119,10 @@ def node_of(hint: Any, *, dotted: bool = False) -> Node:
     if dataclasses.is_dataclass(bare) and isinstance(bare, type):
         return Group(types.MappingProxyType({"": bare}))
     args = get_args(bare)
-    members = [_bare(arg) for arg in args]
+    # A group that may be absent is a group: its settings are checked where it is given.
+    members = [_bare(arg) for arg in args if arg is not types.NoneType]
+    if len(members) == 1 and types.NoneType in args:
+        return node_of(members[0], dotted=dotted) if dataclasses.is_dataclass(members[0]) else Leaf(hint)
     if get_origin(bare) in (Union, types.UnionType) and all(map(dataclasses.is_dataclass, members)):
         kinds = {get_args(get_type_hints(member)["kind"])[0]: member for member in members}
         return Group(types.MappingProxyType(kinds))

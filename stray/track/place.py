@@ -21,7 +21,7 @@ def tracking_uri(recipe: Recipe) -> str:
     Raises InputError where the results lie in a bucket and no store is named, or a file in the working directory: no
     SQLite file can live in a bucket, and the working directory of a job is removed with it.
     """
-    given, home = recipe.track.uri or os.environ.get("MLFLOW_TRACKING_URI"), _local(recipe.output)
+    given, home = recipe.track.uri or os.environ.get("MLFLOW_TRACKING_URI"), local_folder(recipe.output)
     relative = given is not None and given.startswith(_SQLITE) and given[len(_SQLITE) :][:1] not in ("/", "~")
     if given and not (relative and home is None):
         return given
@@ -45,7 +45,7 @@ def spool_folder(recipe: Recipe, uri: str) -> str:
     file = sqlite_file(uri)
     if file is not None:
         return str(file.parent / SPOOL)
-    return os.path.join(_local(recipe.output) or os.getcwd(), SPOOL)
+    return os.path.join(local_folder(recipe.output) or os.getcwd(), SPOOL)
 
 
 def experiment_name(recipe: Recipe) -> str:
@@ -76,7 +76,7 @@ def sqlite_query(uri: str) -> str:
     return f"?{after}" if mark and "/" not in after and "=" in after else ""
 
 
-def _local(path: str) -> str | None:
+def local_folder(path: str) -> str | None:
     """Return the folder of a local path; None for a bucket, which is not asked."""
     place = storage.absolute(path)
     return storage.resolve(place)[1] if place.startswith("file://") else None if "://" in place else place
