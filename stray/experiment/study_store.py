@@ -1,4 +1,4 @@
-"""Where studies are kept, and what earlier searches found."""
+"""Stores of studies, and the results of earlier searches."""
 
 from __future__ import annotations
 

@@ -19,11 +19,10 @@ from ray.tune import Tuner
 
 from stray import storage
 from stray.cohort.dataset import PairedDataset
-from stray.cohort.split import Fold, patients, scorable_patients
 from stray.config import Recipe
-from stray.errors import InputError, Problem
 from stray.experiment.cells import Group
 from stray.experiment.study import SearchStudy, study_name
+from stray.experiment.trials import best_recipe, search_fold, tuned_method
 from stray.on_ray.data import place_counts, place_patches
 from stray.on_ray.events import listen
 from stray.on_ray.experiment import results_folder, results_held, say_damage, train_on_workers
@@ -37,7 +36,7 @@ from stray.on_ray.searcher import StudySearcher
 from stray.on_ray.tracking import Tracking, log_text
 from stray.on_ray.trial import METRIC, Shared, deliver_trial, run_trial, trial_cell
 from stray.on_ray.waiting import patience
-from stray.recipe import apply, dump_yaml
+from stray.recipe import dump_yaml
 from stray.stages.results import digest
 from stray.track import records
 
@@ -79,7 +78,7 @@ def search(recipe: Recipe, *, progress: Progress | None = None) -> Found:
 
 def _search(recipe: Recipe, progress: Progress) -> Found:
     dataset = PairedDataset.open(recipe.dataset)
-    method, fold, root = _method(recipe), _inner_fold(recipe, dataset), results_folder(recipe)
+    method, fold, root = tuned_method(recipe), search_fold(recipe, dataset), results_folder(recipe)
     base = trial_cell(recipe, method, {}, dataset, fold, root)
     say_damage(Group((base,)).damage(), progress)
     key = "search-" + digest(recipe.name, method, base.key, recipe.search)
@@ -104,43 +103,12 @@ def _search(recipe: Recipe, progress: Progress) -> Found:
         for trial in trials:
             if math.isfinite(trial.score):
                 deliver_trial(trial.name, trial.settings, trial.score, shared, tracking)
-        found = _with_best(recipe, method, trials[0], fold.held_out)
+        found = best_recipe(recipe, method, trials[0].settings, fold.held_out)
         path = storage.join(root, "best.yaml")
         storage.write_bytes(path, dump_yaml(found).encode())
         log_text(tracking.parent, "best.yaml", dump_yaml(found))
         tracking.parent.metrics({METRIC: trials[0].score})
     return Found(trials, found, path, tracking.uri)
-
-
-def _method(recipe: Recipe) -> str:
-    method = recipe.tuned
-    if recipe.methods[method].train != "contrastive":
-        what, remedy = f"{method!r} trains no image encoder to tune", "name a method that trains both stages"
-        raise InputError(Problem("search.method", what, remedy))
-    return method
-
-
-def _inner_fold(recipe: Recipe, dataset: PairedDataset) -> Fold:
-    """Return the fold of the search: validation patients, and the training patients that are neither these nor held
-    out.
-    """
-    config, spots = recipe.search, dataset.spots()
-    everyone, scorable = patients(spots), scorable_patients(spots, recipe.eval)
-    problems = [
-        Problem(f"search.{name}", f"no patient {patient!r} in the dataset", f"one of {', '.join(everyone)}")
-        for name in ("held_out", "validation")
-        for patient in getattr(config, name)
-        if patient not in everyone
-    ]
-    left = [p for p in scorable if p not in config.held_out]
-    validation = config.validation or tuple(left[-1:])
-    train = tuple(p for p in everyone if p not in config.held_out and p not in validation)
-    if not problems and (not validation or not train):
-        what = f"none of {', '.join(everyone)} is left to {'train on' if validation else 'validate on'}"
-        problems.append(Problem("search", what, "hold out fewer patients"))
-    if problems:
-        raise InputError(problems)
-    return Fold("search", validation, train)
 
 
 def _tune(recipe: Recipe, shared: Shared, folder: str, name: str, study: Callable[[], SearchStudy]) -> tune.ResultGrid:
@@ -188,16 +156,3 @@ def _ranked(study: SearchStudy, results: tune.ResultGrid) -> tuple[Trial, ...]:
             raise input_error(error) or error
         raise RuntimeError("no trial was scored: the validation patients have no usable label")
     return tuple(sorted(trials, key=lambda t: -np.nan_to_num(t.score, nan=-1.0)))
-
-
-def _with_best(recipe: Recipe, method: str, best: Trial, judges: tuple[str, ...]) -> Recipe:
-    """Return the recipe whose method carries the best settings, scored on the patients that the search did not see.
-
-    The other methods stay as they are. Where the search held nobody out the folds stay, too, and the patients that
-    judged the trials (`judges`) are marked in the recipe: scores on them are no estimate.
-    """
-    settings = {**recipe.methods[method].set, **best.settings}
-    changes: dict[str, object] = {f"methods.{method}.set": settings, "search.chosen_on": list(judges)}
-    if recipe.search.held_out:
-        changes["folds.held_out"] = list(recipe.search.held_out)
-    return apply(recipe, changes)

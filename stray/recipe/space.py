@@ -145,19 +145,27 @@ def value_problems(space: Space, attempt: Attempt) -> list[Problem]:
     recipe, known = attempt({})
     seen = {(problem.place, problem.what) for problem in known}
     plain = flatten(recipe) if recipe is not None else {}
-    found: dict[str, Problem] = {}
+    reached = {name: _reach(space, own, plain, name) for name in space}
+    found = {base.place: base for base in reached.values() if isinstance(base, Problem)}
+    for name, values, changes in extreme_points(space, plain):
+        for problem in attempt(changes)[1]:
+            if (problem.place, problem.what) not in seen:
+                moved = _moved(problem, own, space, name, values)
+                found.setdefault(moved.place, moved)
+    return list(found.values())
+
+
+def extreme_points(space: Space, plain: Tree) -> Iterator[tuple[str, Tree, Tree]]:
+    """Yield, for each choice and both ends of each range, the parameter, its values by path, and a whole point of the
+    space in which it has them; `plain` holds the settings of the tuned method. What is never drawn is left out.
+    """
+    own = owners(space)
     for name, dist in space.items():
         base = _reach(space, own, plain, name)
         if isinstance(base, Problem):
-            found.setdefault(base.place, base)
             continue
         for values in _candidates(name, dist):
-            changes = _completed(space, plain, {**base, **values})
-            for problem in attempt(changes)[1]:
-                if (problem.place, problem.what) not in seen:
-                    moved = _moved(problem, own, space, name, values)
-                    found.setdefault(moved.place, moved)
-    return list(found.values())
+            yield name, values, _completed(space, plain, {**base, **values})
 
 
 def _reach(space: Space, own: Mapping[str, str], plain: Tree, name: str) -> Tree | Problem:

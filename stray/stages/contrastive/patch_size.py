@@ -10,7 +10,8 @@ from stray.config import ImageConfig, Recipe, TorchvisionConfig
 from stray.errors import InputError, Problem, raise_if_any
 from stray.models.backbones import PLACE, restored
 from stray.models.image_encoder import ImageEncoder
-from stray.recipe import for_method
+from stray.recipe import flatten, for_method
+from stray.recipe.space import extreme_points, owners
 
 
 def check_patch_size(recipe: Recipe, size_px: int, *, searched: bool = False) -> None:
@@ -47,15 +48,13 @@ def _of_space(recipe: Recipe) -> Iterator[tuple[str, ImageConfig]]:
     """Yield the image encoders between which the search chooses: each of its settings at its ends, the others at their
     first value.
     """
-    space = {
-        path: list(dist.values) if dist.kind == "choice" else [dist.low, dist.high]
-        for path, dist in recipe.search.space.items()
-    }
-    base = {**recipe.search.set, **{path: values[0] for path, values in space.items()}}
-    yield "", for_method(recipe, recipe.tuned, base).contrastive.image
-    for path, values in space.items():
-        for value in values if path.startswith(PLACE) else ():
-            yield f"search.space.{path}", for_method(recipe, recipe.tuned, {**base, path: value}).contrastive.image
+    tuned = for_method(recipe, recipe.tuned, recipe.search.set)
+    if not any(path.startswith(PLACE) for path in owners(recipe.search.space)):
+        yield "", tuned.contrastive.image
+    for name, values, changes in extreme_points(recipe.search.space, flatten(tuned)):
+        if any(path.startswith(PLACE) for path in values):
+            point = for_method(recipe, recipe.tuned, {**recipe.search.set, **changes})
+            yield f"search.space.{name}", point.contrastive.image
 
 
 def _misfit(config: TorchvisionConfig, size_px: int) -> Problem | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from stray.config import Recipe
@@ -164,7 +165,7 @@ def test_the_store_is_one_that_other_programs_open(recipe: Recipe, tmp_path: Pat
     recipe = apply(recipe, {"search.storage": place})
     run(SearchStudy.open(recipe, "shown"), 3)
     if given == "journal":
-        backend = optuna.storages.journal.JournalFileBackend(f"{tmp_path}/a b/study.journal")
+        backend = JournalFileBackend(f"{tmp_path}/a b/study.journal")
         store = optuna.storages.JournalStorage(backend)
     else:
         assert Path(f"{tmp_path}/50% x/s.db" if given else f"{tmp_path}/runs/stray/search.db").is_file()
