@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import tempfile
@@ -15,6 +16,15 @@ from torch.multiprocessing.spawn import start_processes
 
 Job = tuple[Callable[..., Any], tuple[Any, ...]]
 
+IMPORTED_ONCE = (
+    "torch",
+    "stray.stages.run",
+    "stray.stages.contrastive.run",
+    "stray.stages.gene.run",
+    "stray.data.local",
+)
+"""Modules of which a job needs most: imported by the process from which the others are forked, once for all groups."""
+
 
 def run_on(world_size: int, jobs: Mapping[str, Job]) -> dict[str, list[Any]]:
     """What each job (a function that is importable by its module, and its arguments) returned on each rank.
@@ -23,8 +33,9 @@ def run_on(world_size: int, jobs: Mapping[str, Job]) -> dict[str, list[Any]]:
     """
     if world_size == 1:
         return {name: [function(*args)] for name, (function, args) in jobs.items()}
+    multiprocessing.set_forkserver_preload(list(IMPORTED_ONCE))
     with tempfile.TemporaryDirectory() as folder:
-        start_processes(_enter, (world_size, folder, dict(jobs)), nprocs=world_size, start_method="spawn")
+        start_processes(_enter, (world_size, folder, dict(jobs)), nprocs=world_size, start_method="forkserver")
         ranks = [pickle.loads((Path(folder) / str(rank)).read_bytes()) for rank in range(world_size)]
     return {name: [found[name] for found in ranks] for name in jobs}
 
