@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.order import ALONE, SHARED, group, rank
+
 if TYPE_CHECKING:
+    from xdist.scheduler import LoadFileScheduling
+
     from stray.on_ray.session import SessionInfo
 
 # Before anything is imported that reads them. Workers and subprocesses inherit them.
@@ -27,6 +32,26 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first, and mark the tests beside which nothing else may run."""
+    items.sort(key=lambda item: rank(item.nodeid))  # stable: files and tests keep their order otherwise
+    for item in items:
+        if item.nodeid.partition("::")[0] in ALONE:
+            item.add_marker("alone")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling:
+    """Give whole groups of files to a process: those that share a session of Ray, and every other file by itself."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByGroup(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    return ByGroup(config, log)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Escape what no encoding can carry: pytest-xdist sends what a test printed to the process that reports."""
@@ -35,10 +60,31 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+_kept = False
+"""Whether the next test shares the session of Ray."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Look whether the session of Ray is wanted again, before the fixtures of a module end."""
+    global _kept
+    wanted = nextitem is not None and "ray_session" in getattr(nextitem, "fixturenames", ())
+    _kept = wanted and group(nextitem.nodeid) == group(item.nodeid) == SHARED
+
+
 @pytest.fixture(scope="module")
 def ray_session() -> Iterator[SessionInfo]:
-    """A local Ray of two CPUs and a small object store for the tests of one module."""
-    from stray.on_ray.session import session
+    """A local Ray of two CPUs and a small object store; the files of `tests.support.order.SESSION` share one."""
+    from stray.on_ray import session
 
-    with session(num_cpus=2, object_store_gib=0.3) as info:
-        yield info
+    yield session.start(num_cpus=2, object_store_gib=0.3)
+    if not _kept:
+        session.stop()
+
+
+def pytest_sessionfinish() -> None:
+    """End a session that was kept for a test that is not run any more."""
+    if "stray.on_ray.session" in sys.modules:
+        from stray.on_ray import session
+
+        session.stop()
