@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     """Give whole groups of files to a process: those that share a session of Ray, and every other file by itself."""
     from xdist.scheduler import LoadFileScheduling
 
@@ -68,8 +68,11 @@ _kept = False
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Look whether the session of Ray is wanted again, before the fixtures of a module end."""
     global _kept
-    wanted = nextitem is not None and "ray_session" in getattr(nextitem, "fixturenames", ())
-    _kept = wanted and group(nextitem.nodeid) == group(item.nodeid) == SHARED
+    _kept = (
+        nextitem is not None
+        and group(nextitem.nodeid) == group(item.nodeid) == SHARED
+        and "ray_session" in getattr(nextitem, "fixturenames", ())
+    )
 
 
 @pytest.fixture(scope="module")

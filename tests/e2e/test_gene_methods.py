@@ -14,7 +14,7 @@ from stray.on_ray.session import SessionInfo
 from stray.recipe import load_recipe
 from stray.track.mlflow_reader import MlflowReader
 
-pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(900)]
 
 RECIPE = """
 name: genes

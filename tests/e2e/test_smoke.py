@@ -13,9 +13,11 @@ import stray
 from stray.cli import main
 from stray.cohort.build import build_dataset
 from stray.cohort.manifest import Manifest
+from stray.config import PatchConfig
 from stray.on_ray.session import SessionInfo
 from stray.recipe import load_recipe
 from stray.track.mlflow_reader import MlflowReader
+from tests.support.small_model import small_model
 
 # A test here starts several worker groups, each some ten seconds on a quiet machine and a minute on a busy one.
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(900)]
@@ -146,6 +148,7 @@ def test_the_python_interface_finds_the_same_scores(trained: Place) -> None:
         assert (row["fold"], row["seed"]) == ("P1", 0)
 
 
+@pytest.mark.slow
 def test_a_model_trained_on_all_patients_classifies_a_section_that_has_pictures_only(trained: Place) -> None:
     assert main(["train", "smoke", *trained.sets, "--folds", "none", "--method", "clip_scvi"]) == 0
     (model,) = (trained.folder / "runs" / "smoke" / "models").glob("clip_scvi-seed0-*")
@@ -163,12 +166,12 @@ def test_a_model_trained_on_all_patients_classifies_a_section_that_has_pictures_
 
 
 def test_patches_of_another_size_are_refused_with_the_command_that_makes_them_right(
-    trained: Place, capsys: pytest.CaptureFixture[str]
+    place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = load_recipe("smoke", ["ingest.patch.size_px=24"])
-    build_dataset(recipe.ingest, str(trained.folder / "small"))
-    (model,) = (trained.folder / "runs" / "smoke" / "models").glob("clip_scvi-seed0-*")
-    assert main(["predict", str(model), str(trained.folder / "small")]) == 2
+    build_dataset(recipe.ingest, str(place.folder / "small"))
+    model = small_model(place.folder / "model", PatchConfig(size_um=112, size_px=32))
+    assert main(["predict", model, str(place.folder / "small")]) == 2
     assert "--patch-um 112 --patch-px 32" in capsys.readouterr().err
 
 

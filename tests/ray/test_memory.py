@@ -7,12 +7,14 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import pytest
 import ray
 
 from jobs.benchmarks.scale.memory import LONGEST_S, PeakMemory
 from stray.on_ray.session import SessionInfo
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_descendants_and_of_the_object_store(ray_session: SessionInfo) -> None:
     @ray.remote(num_cpus=1)
     def hold(megabytes: int) -> int:

@@ -104,6 +104,7 @@ def test_the_store_has_room_for_a_third_of_the_memory_where_less_is_not_asked_fo
     assert _object_store_bytes(0.25) == 2**28
 
 
+@pytest.mark.slow
 def test_a_cohort_is_measured(tmp_path: Path) -> None:
     assert cohort(1_000_000, 2000).patients == 100
     assert cohort(50_000, 2000).spots_per_section == 5000

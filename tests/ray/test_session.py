@@ -103,6 +103,7 @@ def test_rays_chatter_goes_to_a_file_and_not_to_the_console(
     assert "Execution" in Path(ray_session.logs, f"stray-driver-{os.getpid()}.log").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_session_asks_its_own_cluster_about_its_actors_not_the_one_last_started_on_the_machine() -> None:
     # As Ray's clean-up after a training does. In a folder with a short name: paths of sockets may not be long.
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:
@@ -126,7 +127,13 @@ def test_what_a_local_session_sets_for_itself_is_as_before_when_it_has_ended(mon
     assert not session.LOCAL_SETTINGS.keys() & os.environ.keys()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "kill"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGINT, id="Ctrl-C"),
+        pytest.param(signal.SIGTERM, id="kill", marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_session_leaves_no_process_behind(number: signal.Signals, tmp_path: Path) -> None:
     script = tmp_path / "hold.py"
     script.write_text(HOLD, encoding="utf-8")

@@ -112,7 +112,13 @@ def submit(cluster: LocalCluster, folder: Path, *words: str) -> subprocess.Compl
     return subprocess.run(command, cwd=folder, env=cluster.environment, capture_output=True, text=True, timeout=180)
 
 
-@pytest.mark.parametrize("code", [0, 7], ids=["a job that succeeds", "a job that fails"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(0, id="a job that succeeds"),
+        pytest.param(7, id="a job that fails", marks=pytest.mark.slow),
+    ],
+)
 def test_a_job_runs_on_both_nodes_with_its_files_and_ends_as_it_ends(
     code: int, cluster: LocalCluster, folder: Path
 ) -> None:
@@ -129,6 +135,7 @@ def test_a_job_runs_on_both_nodes_with_its_files_and_ends_as_it_ends(
     assert ("succeeded" if code == 0 else f"ended with code {code}") in done.stderr
 
 
+@pytest.mark.slow
 def test_a_verb_of_stray_runs_with_its_recipes_where_the_folder_has_neither(
     cluster: LocalCluster, folder: Path
 ) -> None:
@@ -143,6 +150,7 @@ def test_bad_input_on_the_cluster_is_exit_code_2(cluster: LocalCluster, folder: 
     assert "`contrastive.optim.lr`" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_job_of_this_checkout_starts(cluster: LocalCluster) -> None:
     done = submit(cluster, ROOT, "--", "python", "jobs/train.py", "--help")
     assert done.returncode == 0, done.stderr
@@ -182,6 +190,7 @@ def test_no_cluster_is_an_input_error(cluster: LocalCluster, folder: Path) -> No
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_cluster_that_is_gone_is_an_input_error(cluster: LocalCluster, folder: Path) -> None:
     gone = {**cluster.environment, "RAY_ADDRESS": f"127.0.0.1:{free_port()}", "RAY_py_gcs_connect_timeout_s": "2"}
     done = subprocess.run(

@@ -29,6 +29,7 @@ def test_the_drawn_matrix_is_as_sparse_as_tissue_and_the_same_every_time() -> No
     assert len(set(batch.tolist())) == 8
 
 
+@pytest.mark.slow
 def test_contenders_train_in_turn_each_round_and_tell_their_speed_and_memory() -> None:
     names = ["stray", "products", "products, sparse first layer"]
     runs: list[tuple[str, int]] = []

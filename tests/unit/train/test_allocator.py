@@ -54,6 +54,7 @@ def test_a_step_like_the_one_before_it_takes_no_new_pages() -> None:
     assert takes_fewer(("kept",), ("as it comes",))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tells glibc, which only Linux has")
 def test_nor_does_one_in_another_thread_where_there_is_one_arena() -> None:
     # 40 MB a tensor: each takes a heap of its own, of those that threads have.

@@ -67,7 +67,7 @@ def trained(stage: GeneStage, data: LocalData) -> list[dict[str, float]]:
 
 
 @each_model
-@pytest.mark.parametrize("whole", [1, 2, 7])
+@pytest.mark.parametrize("whole", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.slow)])
 def test_a_leftover_of_one_spot(
     recipe: Recipe, dataset: PairedDataset, tmp_path: Path, model: dict, whole: int
 ) -> None:
@@ -129,7 +129,7 @@ def test_a_leftover_of_one_pair_sits_the_epoch_out(recipe: Recipe, dataset: Pair
 
 
 @each_model
-@pytest.mark.parametrize("share", [0.1, 0.9])
+@pytest.mark.parametrize("share", [0.1, pytest.param(0.9, marks=pytest.mark.slow)])
 def test_a_patient_of_one_spot(
     recipe: Recipe, dataset: PairedDataset, tmp_path: Path, model: dict, share: float
 ) -> None:

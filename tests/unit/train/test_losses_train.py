@@ -22,6 +22,7 @@ from stray.stages.run import run_stage
 from stray.stages.spec import ImageStage
 from stray.track.tracker import MemoryTracker
 from stray.training.worker import LocalWorker
+from tests.support.encoders_at_hand import FACTORY
 from tests.support.small_cohort import small_cell, small_recipe
 
 EPOCHS = 4
@@ -29,8 +30,10 @@ EPOCHS = 4
 
 @pytest.fixture(scope="module")
 def recipe(folder: Path) -> Recipe:
-    """Two steps an epoch. The method that has no frozen scVI goes: the expression loss decodes."""
-    return apply(small_recipe(folder, "methods.clip_mlp=null"), {"gene.epochs": 4, "contrastive.epochs": EPOCHS})
+    """Two steps an epoch of a small encoder. The method that has no frozen scVI goes: the expression loss decodes."""
+    image = {"kind": "callable", "factory": FACTORY}
+    changes = {"gene.epochs": 4, "contrastive.epochs": EPOCHS, "contrastive.image": image}
+    return apply(small_recipe(folder, "methods.clip_mlp=null"), changes)
 
 
 @pytest.fixture(scope="module")
