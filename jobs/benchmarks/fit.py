@@ -1,4 +1,4 @@
-"""Stages trained for a measurement, on workers that get no second try."""
+"""Training of stages for a measurement, on workers that are not restarted."""
 
 from __future__ import annotations
 
@@ -22,12 +22,21 @@ def fit_alone(
     *,
     workers: int = 1,
     use_gpu: bool = False,
-    hear: Callable[[Event], None] = lambda event: None,
+    on_event: Callable[[Event], None] = lambda event: None,
 ) -> None:
-    """Run the stages for a measurement: by workers of `cpus` CPUs in all that get no second try, with checkpoints below
-    `root`; `hear` is told what they report, as they go.
+    """Run the stages for a measurement, on workers that are not restarted when they fail.
+
+    Args:
+        stages: Stages to run, one after the other.
+        placed: Data in the object store.
+        recipe: Its `run` settings apply.
+        root: Folder of the checkpoints.
+        cpus: CPUs of all workers together.
+        workers: Number of workers.
+        use_gpu: Whether each worker takes a GPU.
+        on_event: Called with each event that a worker reports.
     """
-    with listen(hear) as events:
+    with listen(on_event) as events:
         fit(
             [Assignment(stage=stage, targets=(), title=stage.key, epochs=stage.epochs) for stage in stages],
             placed,

@@ -47,7 +47,7 @@ def build_dataset(
 
     Sections that stand there already, made from the same inputs, are kept. The manifest is taken away before the
     first file changes and written after the last one: an ingest that fails or is killed leaves none.
-    `on_event` hears of the plan (`event: plan`), of each section (`event: section`, with `state` written, kept or
+    `on_event` is called with the plan (`event: plan`), of each section (`event: section`, with `state` written, kept or
     failed) and of the end (`event: done`).
     Raises InputError with the problems of all sections; those that succeeded are kept for the next run; and when
     another ingest writes there.

@@ -1,4 +1,4 @@
-"""The cells of an experiment, read back from MLflow, become a comparison of its methods."""
+"""Comparison of the methods of an experiment, from its runs in MLflow."""
 
 from __future__ import annotations
 
@@ -19,16 +19,22 @@ from stray.report.tables import Comparison, cell_names
 from stray.track.mlflow_reader import MlflowReader
 
 UNTRAINED = "untrained"
-"""Method that the others are compared with where the experiment has it and nothing else is asked for."""
+"""Default baseline, where the experiment has a method of this name."""
 
 
 def read_comparison(
     uri: str, experiment: str | None = None, metric: str = "balanced_accuracy", baseline: str | None = None
 ) -> Comparison:
-    """Compare the methods of `experiment` (the one changed last where it is not named) by `metric`.
+    """Compare methods by the newest finished run of each (method, fold, seed) on the newest dataset.
 
-    Of each (method, fold, seed) the newest finished run on the newest dataset counts. Raises InputError when the
-    store or the experiment is not there, no cell has finished, or `baseline` is none of its methods.
+    Args:
+        uri: Address of the MLflow store.
+        experiment: Name of the MLflow experiment; None: the one changed last.
+        metric: Name of the summary score that is compared.
+        baseline: Method that the others are compared with; None: `UNTRAINED`, else the first method.
+
+    Raises:
+        InputError: There is no such store, experiment or baseline, or no cell has finished.
     """
     reader = MlflowReader(uri, experiment)
     notes: list[str] = []
@@ -75,7 +81,7 @@ def read_comparison(
 
 
 def _listed(text: str) -> set[str]:
-    """Return members of a list as a parameter holds it: JSON."""
+    """Return the members of a list that a parameter holds as JSON."""
     try:
         found = json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Runs of an experiment that count, and their contents."""
+"""Selection of the newest runs of an experiment, and reading of their contents."""
 
 from __future__ import annotations
 
@@ -28,14 +28,19 @@ class CellRun:
     """One evaluated cell."""
 
     method: str
+    """Name of its method."""
     cell: Cell
+    """Its (fold, seed)."""
     record: RunRecord
+    """Its run in the store."""
     predictions: pa.Table | None
+    """`Evaluation.table`; None where the store has none that can be read."""
     facts: dict = field(default_factory=dict)
+    """`Evaluation.facts`; empty without predictions."""
 
 
 def newest_cells(reader: MlflowReader, notes: list[str]) -> list[CellRun]:
-    """Return the runs that count, oldest first; why others do not is added to `notes`.
+    """Return the newest run of each cell, oldest first; append to `notes` why runs are left out.
 
     Raises InputError where none has finished.
     """
@@ -101,20 +106,20 @@ def _place(run: RunRecord) -> tuple[str, Cell]:
 
 
 def label_sources(run: RunRecord) -> list[str]:
-    """Return label sources that a run was scored on."""
+    """Return the label sources that a run was scored on."""
     names = (re.fullmatch(r"eval/([^/]+)/probe/accuracy", name) for name in run.metrics)
     return [match.group(1) for match in names if match]
 
 
 def is_weak(runs: Iterable[CellRun], source: str) -> bool:
-    """Return whether any of the runs marked the source's labels as no truth."""
+    """Return whether any of the runs marked the source's labels as weak."""
     return any(run.record.metrics.get(f"eval/{source}/weak", 0.0) > 0 for run in runs)
 
 
 def training_curves(
     reader: MlflowReader, runs: list[CellRun]
 ) -> dict[str, dict[tuple[str, Cell], tuple[tuple[float, float], ...]]]:
-    """Return histories of losses, where they have more than one step."""
+    """Return (step, value) of each loss by its name and by (method, cell), for losses with more than one step."""
     names = sorted(
         {name for run in runs for name in run.record.metrics if _CURVE.fullmatch(name)},
         key=lambda name: (len(name), name),
@@ -149,7 +154,7 @@ def choices(runs: list[CellRun]) -> dict[str, dict[Cell, Chosen]]:
 
 
 def provenance(reader: MlflowReader, runs: list[CellRun]) -> dict[str, str]:
-    """Return the origin of the numbers, in words."""
+    """Return the origin of the numbers by its label: store, runs, dates, dataset and version."""
 
     def tag(name: str) -> str:
         return ", ".join(sorted({run.record.tags[name] for run in runs if name in run.record.tags})) or "not recorded"

@@ -1,4 +1,4 @@
-"""Cells become the rows of a table, a label source at a time."""
+"""Tables of a comparison, one for each label source, from the runs of an experiment."""
 
 from __future__ import annotations
 

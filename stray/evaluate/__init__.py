@@ -1,5 +1,4 @@
-"""Frozen embeddings and a fold become named scores: the linear probe, kNN and the majority class on patients never
-seen.
+"""Evaluation of frozen embeddings on held-out patients by the linear probe, kNN and the majority class.
 
 Shapes: N embedded spots, D features, K classes. Everything fitted sees training patients only.
 """
@@ -60,7 +59,7 @@ class Evaluation:
 
     @property
     def headline(self) -> str:
-        """The probe's balanced accuracy on each label source, in a line for the person who waits."""
+        """The probe's balanced accuracy on each label source, as one line for the console."""
         parts = []
         for source in dict.fromkeys(source for source, _ in self.scores):
             weak = " (weak labels)" if source in self.weak else ""
@@ -84,11 +83,20 @@ def evaluate(
     config: EvalConfig,
     seed: int = 0,
 ) -> Evaluation:
-    """Fit on `train_patients`, score on `test_patients`. `features_ND[i]` is the embedding of the global row `rows[i]`.
+    """Fit on the training patients and score the test patients, each label source by itself.
 
-    Each source of `config.label_sources.score` that the test patients have is scored by itself. `seed` draws the
-    bootstrap and, with one training patient, the inner folds. Raises InputError when nothing can train or nothing
-    can be scored, and ValueError when a patient is on both sides or the embeddings do not fit `rows`.
+    Args:
+        features_ND: Embeddings.
+        rows: Global row of each embedding, (N,).
+        spots: The dataset's spots.
+        train_patients: Patients whose labels train.
+        test_patients: Patients who are scored.
+        config: Label sources, excluded classes, the probe's strengths, and the bootstrap.
+        seed: Seed of the bootstrap and, with one training patient, of the inner folds.
+
+    Raises:
+        InputError: No label can train, or none can be scored.
+        ValueError: A patient is on both sides, or the embeddings do not fit `rows`.
     """
     rows = checked(features_ND, rows)
     if both := sorted(set(train_patients) & set(test_patients)):

@@ -26,10 +26,19 @@ def fit_probe(
     config: EvalConfig,
     seed: int = 0,
 ) -> Probe:
-    """Fit the linear probe on the labels of `patients`. `features_ND[i]` is the embedding of the global row `rows[i]`.
+    """Fit the linear probe on the labels of some patients.
 
-    Raises InputError when none of the patients has a label that may train, ValueError for embeddings that do not fit
-    `rows`.
+    Args:
+        features_ND: Embeddings.
+        rows: Global row of each embedding, (N,).
+        spots: The dataset's spots.
+        patients: Patients whose labels train.
+        config: Label sources, excluded classes, and the strengths to choose from.
+        seed: Seed of the inner folds where there is one patient.
+
+    Raises:
+        InputError: None of the patients has a label that may train.
+        ValueError: The embeddings do not fit `rows`.
     """
     rows = checked(features_ND, rows)
     patients = tuple(patients)
@@ -48,11 +57,13 @@ def probe_balanced_accuracy(
     config: EvalConfig,
     seed: int = 0,
 ) -> float:
-    """Return the balanced accuracy on inner validation patients, the mean over them: what a search maximises.
+    """Return the probe's balanced accuracy on inner validation patients, averaged over them.
 
-    Their labels are taken as for training (trusted ones where the patient has any), and classes that the training
-    patients lack are left out: no choice of hyperparameters could find them. nan when no validation patient has a
-    label that counts.
+    Searches maximise it. Labels are selected as for training (trusted ones where the patient has any). Classes that the
+    training patients lack are left out, since no choice of hyperparameters could find them.
+
+    Returns:
+        A number from 0 to 1; nan where no validation patient has a usable label.
     """
     rows = checked(features_ND, rows)
     fitted = fit_probe(features_ND, rows, spots, train_patients, config, seed)

@@ -26,13 +26,15 @@ class Held:
     """Embedded spots of the test patients."""
 
     index_T: NDArray[np.int64]
-    """Their places among the embeddings."""
+    """Positions among the embeddings."""
     rows_T: NDArray[np.int64]
     """Their global rows."""
     label_T: NDArray
+    """Class names, None without a label; object."""
     source_T: NDArray
+    """Label sources, None without a label; object."""
     scored_of: Mapping[str, NDArray[np.bool_]]
-    """By label source that is scored: which spots (T,) it scores. Sources that score none are left out."""
+    """Mask (T,) of the spots that each label source scores. Sources without such spots are left out."""
 
     @property
     def scored_T(self) -> NDArray[np.bool_]:
@@ -73,7 +75,7 @@ def held_spots(rows: NDArray[np.int64], spots: Spots, patients: Iterable[str], c
 def predict(
     features_ND: NDArray[np.floating], trains: Labelled, held: Held, fitted: Probe, config: EvalConfig
 ) -> Predictions:
-    """Return the predictions of all classifiers, which saw `trains` alone."""
+    """Return the predictions of all classifiers, fitted on `trains` alone."""
     classes = tuple(sorted(set(fitted.classes) | {str(name) for name in held.label_T[held.scored_T]}))
     known_K = np.isin(classes, fitted.classes)
     features_TD = features_ND[held.index_T]

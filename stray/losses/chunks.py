@@ -1,4 +1,4 @@
-"""Bounds the memory of the similarity matrix: a loss is summed over rows a chunk at a time."""
+"""Sums over the rows of the similarity matrix in chunks, which bounds its memory."""
 
 from __future__ import annotations
 

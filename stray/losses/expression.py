@@ -1,5 +1,5 @@
-"""The picture explains the counts: what the frozen gene decoder (scVI, Lopez et al. 2018) makes of the image's code,
-held against the spot's own counts.
+"""Reconstruction loss: likelihood of a spot's counts under the frozen gene decoder (scVI, Lopez et al. 2018), applied
+to the code of its picture.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every pair of a picture and a gene code judged by itself, by a sigmoid (Zhai et al. 2023, "Sigmoid Loss for Language
+"""Sigmoid loss of each pair of a picture and a gene code (SigLIP: Zhai et al. 2023, "Sigmoid Loss for Language
 Image Pre-Training", algorithm 1).
 """
 

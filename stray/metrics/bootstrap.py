@@ -1,4 +1,4 @@
-"""Intervals by resampling tissue: neighbouring spots are not independent, so whole square blocks are drawn.
+"""Bootstrap intervals over square blocks of tissue, since neighbouring spots are not independent.
 
 Shapes: N spots, B blocks, K classes, R resamples.
 """
@@ -15,7 +15,7 @@ from stray.metrics.scores import summarise
 LEVEL = 0.95
 """Coverage of the intervals (percentile method)."""
 MIN_BLOCKS = 5
-"""With fewer blocks no interval is given: it would pretend to a knowledge that so little tissue cannot give."""
+"""Fewest blocks for which an interval is given: the spread over fewer says little about other tissue."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,16 @@ class Interval:
 def tissue_blocks(
     section_N: NDArray, x_um_N: NDArray[np.floating], y_um_N: NDArray[np.floating], block_um: float
 ) -> NDArray[np.int64]:
-    """Return the block number (N,) of each spot: squares of side `block_um`, laid from each section's own corner; no
-    block spans sections.
+    """Return the block number of each spot; blocks are squares laid from each section's own corner.
+
+    Args:
+        section_N: Section of each spot.
+        x_um_N: Position to the right in the section, in micrometres.
+        y_um_N: Position downwards in the section, in micrometres.
+        block_um: Side of a block in micrometres.
+
+    Returns:
+        Numbers (N,) from 0 to B - 1.
     """
     if len(section_N) == 0:
         return np.empty(0, dtype=np.int64)
@@ -57,10 +65,21 @@ def score_intervals(
     resamples: int,
     rng: np.random.Generator,
 ) -> dict[str, Interval]:
-    """Return intervals of the summary scores; empty below `MIN_BLOCKS` blocks or without resamples.
+    """Return the interval of each summary score.
 
-    A resample's scores are over the classes that it holds: a class that sits in one block is absent from a third of
-    them.
+    The scores of a resample are over the classes in it: a class that occurs in one block only is absent from about a
+    third of the resamples.
+
+    Args:
+        truth_N: Class codes of the labels.
+        prediction_N: Class codes of the predictions.
+        block_N: Block of each spot, see `tissue_blocks`.
+        known_K: Whether the training labels had the class.
+        resamples: Number of resamples R.
+        rng: Generator that draws the blocks.
+
+    Returns:
+        Intervals by the names of `SUMMARIES`; empty with fewer than `MIN_BLOCKS` blocks or without resamples.
     """
     blocks, block_N = np.unique(block_N, return_inverse=True)
     if len(blocks) < MIN_BLOCKS or resamples == 0:
@@ -80,8 +99,18 @@ def auc_interval(
     resamples: int,
     rng: np.random.Generator,
 ) -> Interval | None:
-    """Return interval of the area under the ROC curve; None below `MIN_BLOCKS` blocks, without resamples or without
-    both kinds.
+    """Return the interval of the area under the ROC curve.
+
+    Args:
+        positive_N: Whether the spot is of the class.
+        score_N: Score of the spot for the class.
+        block_N: Block of each spot, see `tissue_blocks`.
+        resamples: Number of resamples R.
+        rng: Generator that draws the blocks.
+
+    Returns:
+        The interval; None with fewer than `MIN_BLOCKS` blocks, without resamples, or where all spots are positive or
+        none is.
     """
     blocks, block_N = np.unique(block_N, return_inverse=True)
     if len(blocks) < MIN_BLOCKS or resamples == 0 or positive_N.all() or not positive_N.any():

@@ -1,4 +1,4 @@
-"""Nearest neighbours and the majority class: two references that have nothing to tune."""
+"""Reference classifiers without parameters to tune: nearest neighbours and the majority class."""
 
 from __future__ import annotations
 
@@ -10,10 +10,19 @@ from sklearn.neighbors import KNeighborsClassifier
 def knn_predict(
     train_ND: NDArray[np.floating], train_code_N: NDArray[np.integer], test_MD: NDArray[np.floating], k: int
 ) -> NDArray[np.int64]:
-    """Return class codes (M,) by a vote of the `k` training spots nearest in cosine distance (all of them when there
-    are fewer).
+    """Return the class that the nearest training spots vote for. Equal votes go to the class of the nearer voters.
 
-    Equal votes go to the class whose voters are more similar. Raises ValueError without training spots.
+    Args:
+        train_ND: Features of the training spots.
+        train_code_N: Class codes of the training spots.
+        test_MD: Features of the M spots to classify.
+        k: Number of voters, nearest in cosine distance; all training spots where there are fewer.
+
+    Returns:
+        Class codes (M,).
+
+    Raises:
+        ValueError: There is no training spot.
     """
     if len(train_ND) == 0:
         raise ValueError("kNN needs at least one training spot")

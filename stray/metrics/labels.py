@@ -37,17 +37,20 @@ class Spots(Protocol):
 
 @dataclass(frozen=True)
 class Labelled:
-    """Embedded spots that have a label that counts, with what the probe needs to know of them."""
+    """Embedded spots with a usable label, and the facts about them that the probe needs."""
 
     index_N: NDArray[np.int64]
     """Positions among the embedded spots."""
     label_N: NDArray
+    """Class names; object (str)."""
     patient_N: NDArray
+    """Patients; object (str)."""
     block_N: NDArray[np.int64]
+    """Tissue blocks, see `stray.metrics.bootstrap.tissue_blocks`."""
 
 
 def usable(rows: NDArray[np.integer], spots: Spots, config: EvalConfig) -> NDArray[np.bool_]:
-    """Return which of the global rows `rows` have a label of a class that is not excluded, (N,)."""
+    """Return a mask (N,) of the global rows `rows` that have a label of a class that is not excluded."""
     excluded = config.excluded
     return np.array(
         [isinstance(name, str) and name.casefold() not in excluded for name in np.asarray(spots.label)[rows]],
@@ -58,10 +61,10 @@ def usable(rows: NDArray[np.integer], spots: Spots, config: EvalConfig) -> NDArr
 def training_labels(
     rows: NDArray[np.integer], spots: Spots, patients: Iterable[str], config: EvalConfig
 ) -> NDArray[np.bool_]:
-    """Return which of the embedded spots `rows` have a label that may train a probe, (N,).
+    """Return a mask (N,) of the embedded spots whose label may train a probe.
 
-    Those of `patients`, of a source in `label_sources.train`, of a class that is not excluded. A patient with trusted
-    labels among them trains on those alone: weak labels are for patients who have no other.
+    A label may train if its patient is one of `patients`, its source is in `label_sources.train` and its class is not
+    excluded. A patient who has trusted labels trains on those alone: weak labels are for patients who have no other.
     """
     sources = config.label_sources
     patient_N, source_N = np.asarray(spots.patient)[rows], np.asarray(spots.label_source)[rows]

@@ -1,4 +1,4 @@
-"""Scores under flat names: what a tracker stores and `stray compare` reads."""
+"""Flat names of scores, under which a tracker stores them and `stray compare` reads them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stray.metrics.bootstrap import Interval
 from stray.metrics.scores import Scores
 
 INNER = "eval/inner_balanced_accuracy"
-"""Balanced accuracy on inner validation patients: what a search maximises and a choice goes by."""
+"""Balanced accuracy on inner validation patients; searches maximise it, and methods with `choose` select by it."""
 
 
 def safe_name(name: str) -> str:
@@ -34,6 +34,12 @@ def flat_metrics(
     """Return `eval/SOURCE/CLASSIFIER/SCORE` and, per class, `eval/SOURCE/CLASSIFIER/SCORE/CLASS`; finite values only.
 
     Intervals stand beside their score as `SCORE_low` and `SCORE_high`.
+
+    Args:
+        scores: By (label source, classifier).
+        intervals: By (label source, classifier, score or `auc/CLASS`).
+        missing: By label source, the scored classes that no training label had.
+        weak: Label sources that are not trusted.
     """
     metrics: dict[str, float] = {}
     for (source, classifier), result in scores.items():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MIN_FOLDS = 3
-"""With fewer folds no p-value is given."""
+"""Fewest folds for which a p-value is given."""
 _EXACT_FOLDS = 14
 _DRAWS = 20_000
 
@@ -31,11 +31,11 @@ class Difference:
 def paired_difference(
     method: Mapping[tuple[str, int], float], baseline: Mapping[tuple[str, int], float]
 ) -> Difference | None:
-    """Compare scores by (fold, seed); None when no pair is common.
+    """Return the difference of two methods' scores by (fold, seed), with a sign-flip test; None without a common pair.
 
-    The test asks how often the mean difference would be as far from 0 if each fold's difference had its sign by
-    chance. The seeds of a fold are tested on the same patients and so flip together: more seeds do not make more
-    patients. With F folds the smallest p-value there can be is 2 / 2^F.
+    The p-value is the probability of a mean difference at least as far from 0 if the sign of each fold's difference
+    were random. The seeds of a fold are scored on the same patients, so they flip together: more seeds do not add
+    patients. With F folds the smallest possible p-value is 2 / 2^F.
     """
     pairs = sorted(set(method) & set(baseline))
     if not pairs:

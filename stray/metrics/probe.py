@@ -23,7 +23,7 @@ from stray.metrics.scores import confusion_matrix, summarise
 
 _MAX_ITERATIONS = 1000
 _INNER_FOLDS = 5
-"""Folds of tissue blocks that choose the strength when one patient is all there is to train on."""
+"""Folds of tissue blocks on which the strength is chosen where there is one training patient."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Probe:
     c: float
     """Inverse regularisation strength that was chosen."""
     inner_score: float
-    """Balanced accuracy with that strength on training patients (or blocks) left out in turn; nan where none could
-    be."""
+    """Balanced accuracy with that strength on training patients (or tissue blocks) held out in turn; nan where there
+    are too few."""
     converged: bool
     """Whether the optimiser reached its tolerance within its iterations."""
 

@@ -1,4 +1,4 @@
-"""Retrieval between two views of the same spots: does a picture find its own gene code, and a gene code its picture?
+"""Cross-modal retrieval: the rank of a spot's gene code among those nearest to its picture, and the reverse.
 
 Shapes: n queries, N candidates, D dimensions of a code. A rank of 1 is the best.
 """
@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 AT = (1, 10)
-"""Candidates that a query may look at, most similar first, for its own partner to be among them."""
+"""Values of K for the recall at K."""
 TIE = 1e-6
-"""Similarities that differ by less are equal: codes of length one in float32 tell no more. Without it the partners of
-codes that have collapsed into one point would be ranked by rounding.
+"""Similarities that differ by less count as equal: float32 codes of length one are no more precise. Without it,
+collapsed codes would be ranked by rounding.
 """
 _AT_ONCE = 2**24
-"""Similarities that are held at a time."""
+"""Number of similarities held in memory at a time."""
 
 
 def ahead(
@@ -24,11 +24,16 @@ def ahead(
     own_n: NDArray[np.int64],
     group_N: NDArray | None = None,
 ) -> NDArray[np.int64]:
-    """Count for each query, (n, 2), the candidates more similar than its partner `own_n`, and those as similar (itself
-    among them).
+    """Count the candidates that are more similar to each query than its partner, and those that are as similar.
 
-    Similarity is the inner product, the cosine where codes have length one. With `group_N` a query has the candidates
-    of its partner's group alone.
+    Args:
+        query_nD: Codes of the queries; similarity is the inner product.
+        candidate_ND: Codes of the candidates.
+        own_n: Position of each query's partner among the candidates.
+        group_N: Group of each candidate; a query is compared with its partner's group only. None: with all.
+
+    Returns:
+        Counts (n, 2): more similar, and as similar, the partner included.
     """
     found_n2 = np.empty((len(query_nD), 2), dtype=np.int64)
     size = max(1, _AT_ONCE // max(1, len(candidate_ND)))
@@ -45,24 +50,29 @@ def ahead(
 
 
 def recall(ahead_n2: NDArray[np.int64], k: int) -> float:
-    """Return the mean probability that the partner is among the first `k`, equals standing in any order."""
+    """Return the mean probability that the partner is among the first `k`, with ties in random order."""
     better_n, equal_n = ahead_n2.T
     return float(np.clip((k - better_n) / equal_n, 0.0, 1.0).mean())
 
 
 def median_rank(ahead_n2: NDArray[np.int64]) -> float:
-    """Return the median over queries of the partner's rank, in the middle of its equals."""
+    """Return the median over queries of the partner's rank; a tied rank is the middle of its ties."""
     better_n, equal_n = ahead_n2.T
     return float(np.median(better_n + (equal_n + 1) / 2))
 
 
 def retrieval(of_image_N2: NDArray[np.int64], of_gene_N2: NDArray[np.int64], group_N: NDArray) -> dict[str, float]:
-    """Return both directions and what chance gives, from `ahead` of all spots, whose candidates were those of
-    `group_N`.
+    """Return recall and median rank in both directions, beside their chance levels.
 
-    `recall_K_image_to_gene` and `recall_K_gene_to_image` for the K of `AT`, `median_rank_...` likewise; `..._chance`
-    is that of candidates in random order: min(K, candidates) / candidates, the mean over spots; and the median over
-    spots of a rank that is any of 1 to the number of candidates.
+    Args:
+        of_image_N2: `ahead` of all pictures as queries.
+        of_gene_N2: `ahead` of all gene codes as queries.
+        group_N: Group of each spot, as given to `ahead`.
+
+    Returns:
+        `recall_K_image_to_gene`, `recall_K_gene_to_image` and `recall_K_chance` for the K of `AT`, likewise
+        `median_rank_...`. Chance is that of candidates in random order: for the recall the mean over spots of
+        min(K, m) / m with m candidates, for the rank the median over spots of a uniform rank from 1 to m.
     """
     _, count_K = np.unique(group_N, return_counts=True)
     found = {}

@@ -1,4 +1,4 @@
-"""Scores of a classification, all of them functions of the confusion matrix but for the area under the ROC curve.
+"""Classification scores: functions of the confusion matrix, and the area under the ROC curve.
 
 Shapes: N spots, K classes, R resamples. Class codes are positions in one ordered tuple of classes.
 """
@@ -100,9 +100,17 @@ def score(
     known_K: NDArray[np.bool_],
     probability_NK: NDArray[np.floating] | None = None,
 ) -> Scores:
-    """Score predicted class codes against true ones; with class probabilities, the area under the ROC curve too.
+    """Score predicted class codes against true ones.
 
-    known_K: which classes the training had labels of. Raises ValueError when there is no spot to score.
+    Args:
+        truth_N: Class codes of the labels.
+        prediction_N: Class codes of the predictions.
+        classes: Names of the K classes.
+        known_K: Whether the training labels had the class.
+        probability_NK: Class probabilities, for the area under the ROC curve; None: it is nan.
+
+    Raises:
+        ValueError: There is no spot to score.
     """
     if len(truth_N) == 0:
         raise ValueError("there is no spot to score")

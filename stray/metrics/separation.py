@@ -18,8 +18,8 @@ MEASURES = ("silhouette", "knn_purity")
 
 
 def group_codes(name_N: NDArray) -> NDArray[np.int64]:
-    """Return the group of each spot by number, -1 where its name is empty or where no other spot is of its group: how
-    far apart the spots of a group lie cannot be said of one spot.
+    """Return the number of each spot's group (N,), -1 where its name is empty or its group has no other spot, since
+    distances within a group need two.
     """
     names, code_N, count_K = np.unique(np.asarray(name_N, dtype=str), return_inverse=True, return_counts=True)
     kept_K = (names != "") & (count_K > 1)

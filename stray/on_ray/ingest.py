@@ -25,7 +25,9 @@ def ingest(config: IngestConfig, out: str, *, on_event: Callable[[dict], None] |
     """Build the paired dataset of `config` at `out` (path or URI) and return its manifest.
 
     Connects to Ray if the process has not. Run again after a failure or a kill it keeps the sections that stand.
-    `on_event` hears what `stray.cohort.build.build_dataset` tells. Raises InputError with the problems of all sections.
+    `on_event` is called with the events of `stray.cohort.build.build_dataset`.
+
+    Raises InputError with the problems of all sections.
     """
     check_output(out)
     session.start()

@@ -35,10 +35,14 @@ __all__ = [
 
 
 def load_recipe(recipe: str | None, overrides: Sequence[str] = ()) -> Recipe:
-    """Load the recipe at a path or URI, or a shipped one by its name, or the defaults for None; with `a.b=value`
-    overrides.
+    """Load a recipe, with overrides.
 
-    Raises InputError with every problem of the file and of the overrides together.
+    Args:
+        recipe: Path or URI of a YAML file, the name of a shipped recipe, or None for the defaults.
+        overrides: Texts `a.b=value`, the values read as YAML.
+
+    Raises:
+        InputError: With every problem of the file and of the overrides together.
     """
     changes, problems = parse_overrides(overrides)
     tree: Any = {}
@@ -104,7 +108,7 @@ def for_method(recipe: Recipe, name: str, changes: Mapping[str, Any] | None = No
 
 
 def dump_yaml(recipe: Recipe) -> str:
-    """Return the whole recipe as YAML; `load_recipe` of it gives an equal one, but for secrets in addresses, which are
-    cut: it is shown and stored.
+    """Return the whole recipe as YAML without the secrets in its addresses; apart from these, `load_recipe` of it gives
+    an equal recipe.
     """
     return without_secrets(dump(plain(recipe)))

@@ -1,4 +1,4 @@
-"""Contradictions between settings that are each fine by themselves."""
+"""Contradictions between settings that are each valid by themselves."""
 
 from __future__ import annotations
 

@@ -44,8 +44,9 @@ def decode(tree: Tree) -> Recipe:
 
 
 def read(tree: Any) -> tuple[Recipe | None, list[Problem]]:
-    """Return the recipe (defaults in the places of refused values; None where nothing is left), and what is wrong with
-    it.
+    """Return the recipe that `tree` describes, and its problems.
+
+    Refused values are replaced by their defaults; the recipe is None where that does not make it valid.
     """
     if not isinstance(tree, dict):
         return None, [Problem("recipe", f"expected settings, found {show(tree)}", "write `name: value` lines")]

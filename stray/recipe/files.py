@@ -97,7 +97,7 @@ def read_recipe(name: str) -> Any:
 
 
 def storage_missing(place: str) -> bool:
-    """Return whether nothing stands at `place`; a place that cannot even be asked counts as missing."""
+    """Return whether `place` is missing or cannot be read."""
     try:
         return not storage.exists(place)
     except (OSError, ValueError):

@@ -13,7 +13,7 @@ from stray.recipe.schema import Tree
 
 
 def explain(error: ValidationError, tree: Tree) -> dict[tuple[str | int, ...], Problem]:
-    """Return one problem per place; the members of a union each complain by themselves, in one place."""
+    """Return one problem per place; pydantic reports each member of a union separately."""
     grouped: dict[tuple[str | int, ...], list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
         if detail["type"] == "too_short" and detail.get("ctx", {}).get("actual_length") != len(detail["input"]):

@@ -1,4 +1,4 @@
-"""Dotted paths: reading and writing a tree by them, and what the user may have meant by a wrong one."""
+"""Dotted paths: reading and writing a tree by them, and suggestions for a wrong one."""
 
 from __future__ import annotations
 
@@ -152,8 +152,8 @@ RENAMED = {"trains": "trainable", "rate_share": "lr_multiplier"}
 
 
 def suggest(path: str, siblings: list[str]) -> str:
-    """Return a remedy for an unknown setting: what is spelt alike beside it, or called the same elsewhere, or spelt
-    alike.
+    """Return a remedy for an unknown setting: similar names beside it, else the same name elsewhere, else similar
+    paths.
     """
     place, _, name = path.rpartition(".")
     matches = difflib.get_close_matches(name, siblings, n=2, cutoff=0.7)

@@ -1,4 +1,4 @@
-"""Contradictions between settings of what is trained."""
+"""Contradictions between settings of the gene stage and of the contrastive stage."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from stray.report.tables import Cell, MethodRow
 
 
 def confusion_matrix(confusion_KK: NDArray, classes: Sequence[str], title: str = "") -> Figure:
-    """Draw counts in cells, coloured by the share of the row: what became of the spots of each class."""
+    """Draw counts in cells, coloured by their fraction of the row's true class."""
     counts = np.asarray(confusion_KK, dtype=np.float64)
     rows = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, rows, out=np.zeros_like(counts), where=rows > 0)

@@ -72,7 +72,7 @@ def comparison_page(comparison: Comparison) -> str:
 
 
 def _source(comparison: Comparison, table: SourceTable) -> dict[str, object]:
-    """Return what the page shows of one label source besides the numbers of its table."""
+    """Return the figures and notes of one label source, for the page."""
     return {
         "table": table,
         "best_mean": max((row.mean for row in table.rows[1:] if math.isfinite(row.mean)), default=math.nan),

@@ -1,4 +1,4 @@
-"""Style of figures: one set of colours that reads on light and dark pages and with any colour vision, and two ways out.
+"""Style of figures, with colours for light and dark pages and any colour vision, and their output as PNG or SVG.
 
 A figure is drawn with matplotlib's object interface, never through pyplot's global state, so any thread may draw.
 """
@@ -106,8 +106,8 @@ def save_png(figure: Figure, path: str | os.PathLike[str], dots_per_inch: int = 
 
 
 def to_svg(figure: Figure, name: str, description: str) -> str:
-    """Return the figure as an SVG element for a page: text stays text, ink is the page's text colour, ids are the
-    figure's own.
+    """Return the figure as an SVG element for a page: text stays text, lines take the page's text colour, and ids are
+    unique to the figure.
     """
     buffer = io.StringIO()
     with styled(), matplotlib.rc_context({"svg.hashsalt": name}):

@@ -76,17 +76,17 @@ class MethodRow:
 
     @property
     def accuracy(self) -> float:
-        """Pooled; nan where predictions are missing."""
+        """Accuracy on the pooled spots of all folds, mean over seeds; nan where predictions are missing."""
         return self.pooled.get("accuracy", math.nan)
 
     @property
     def balanced_accuracy(self) -> float:
-        """The same: the mean over all classes of the share of their spots that were found."""
+        """Balanced accuracy (mean recall over all classes) on the same spots."""
         return self.pooled.get("balanced_accuracy", math.nan)
 
     @property
     def macro_f1(self) -> float:
-        """The same: the mean over all classes of F1."""
+        """Macro F1 (mean over all classes) on the same spots."""
         return self.pooled.get("macro_f1_fold", math.nan)
 
     @property
@@ -116,8 +116,8 @@ class MethodRow:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The interval over the tissue where there is one fold, and so no spread over patients; of its seeds the
-        widest."""
+        """Bootstrap interval over tissue blocks, the widest of the seeds; None with several folds, whose spread over
+        patients is given instead."""
         if len(self.folds) != 1 or not self.intervals:
             return None
         return min(low for low, _ in self.intervals.values()), max(high for _, high in self.intervals.values())

@@ -27,7 +27,7 @@ _SCALES_UM = (100, 200, 500, 1000, 2000, 5000, 10000)
 
 @dataclass(frozen=True)
 class Mosaic:
-    """A section's picture as far as its patches cover it."""
+    """Picture of a section where its patches cover it."""
 
     pixels: NDArray[np.uint8]
     """(height, width, 3), white where no patch lies."""
@@ -40,8 +40,13 @@ def mosaic(
     bounds_um: tuple[float, float, float, float],
     size_um: float,
 ) -> Mosaic:
-    """Put patches where they were cut out. `pieces` are patches (n, P, P, 3) with their centres (n, 2) in micrometres;
-    `bounds_um` are the least and greatest centre, x0, y0, x1, y1; `size_um` is a patch's side."""
+    """Build the picture of a section from its patches.
+
+    Args:
+        pieces: Patches (n, P, P, 3) with their centres (n, 2) in micrometres.
+        bounds_um: Smallest and largest centre in micrometres: x0, y0, x1, y1.
+        size_um: Side of a patch in micrometres.
+    """
     x0, y0 = bounds_um[0] - size_um / 2, bounds_um[1] - size_um / 2
     x1, y1 = bounds_um[2] + size_um / 2, bounds_um[3] + size_um / 2
     scale = _LONGEST_PX / max(x1 - x0, y1 - y0)

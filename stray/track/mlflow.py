@@ -89,7 +89,7 @@ class MlflowStore:
         return self._outbox.flush(timeout_seconds)
 
     def close(self, timeout_seconds: float | None = None) -> Path | None:
-        """Send what is left, and return the file of what could not be sent, or None. Never raises.
+        """Send the remaining items, and return the file of those that could not be sent, or None. Never raises.
 
         Gives up when the server took nothing for `timeout_seconds` (`close_seconds` where it is not given).
         """

@@ -127,9 +127,7 @@ def _unusable(uri: str, verb: str, error: Exception) -> InputError:
 
 
 def is_transient(error: Exception) -> bool:
-    """Return whether the same request may succeed later: the server is away or busy, as opposed to: the request is
-    wrong.
-    """
+    """Return whether the same request may succeed later: the server is away or busy, and the request is valid."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
         status = error.response.status_code
     elif isinstance(error, MlflowException):

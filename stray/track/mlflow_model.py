@@ -51,7 +51,7 @@ def save_model(module: torch.nn.Module, example: np.ndarray, path: str | os.Path
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what exporting says about itself: deprecations inside torch and MLflow that nobody here can act on."""
+    """Silence the deprecation warnings that exporting raises inside torch and MLflow."""
     exporting = logging.getLogger("torch.export")
     level = exporting.level
     exporting.setLevel(logging.ERROR)

@@ -88,8 +88,8 @@ class Sender:
     def _is_new(self, run_id: str, name: str, step: int | None, value: float) -> bool:
         """Return whether the run lacks the value at the step; without a step, whether its last value is another.
 
-        A training that goes on from a checkpoint says again what it said after it, to the last digit; so does a store
-        that is asked again after an answer was lost, and a later process that sends what an earlier one had kept.
+        The same values are sent again, to the last digit, by a training that resumes from a checkpoint, by a retry
+        after a lost answer, and by a process that sends what an earlier one had kept.
         """
         of_run = self._there.setdefault(run_id, {})
         if name not in of_run:
@@ -200,9 +200,7 @@ class Sender:
 
 
 def _alike(value: float) -> float:
-    """Return the value as it is compared: nan is unlike itself, and databases keep the largest number for an
-    infinity.
-    """
+    """Return a value to compare by: nan equals nan, and an infinity the largest number, as databases store it."""
     if math.isnan(value):
         return -1.2345678901234567e308
     return max(-sys.float_info.max, min(sys.float_info.max, value))

@@ -68,7 +68,7 @@ class Outbox:
             return self._changed.wait_for(condition, timeout_seconds)
 
     def close(self, timeout_seconds: float) -> Path | None:
-        """Send what is left, and return the file of what could not be sent; None when nothing is left.
+        """Send the remaining items, and return the file of those that could not be sent; None when all were sent.
 
         Gives up when nothing was taken for `timeout_seconds`, however long the queue is.
         """

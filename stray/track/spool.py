@@ -33,7 +33,13 @@ class Spool:
     """The spool of this process, locked while the process lives. Made with its first item."""
 
     def __init__(self, folder: str | os.PathLike[str], store: str, experiment: str) -> None:
-        """`folder` holds the spools of all processes; `store` and `experiment` say where the items shall go."""
+        """Make the spool of this process.
+
+        Args:
+            folder: Folder of the spools of all processes.
+            store: Address of the store that the items are for.
+            experiment: Name of the experiment that they are for.
+        """
         name = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.home = Path(folder).expanduser().resolve()
         self.path = self.home / name

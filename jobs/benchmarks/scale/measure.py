@@ -104,7 +104,7 @@ def measure(
         placed = Placed(dataset).with_counts(panel.key, place_counts(dataset, panel, fold.train))
         progress.finish(f"{title} placed")
         place_s = time.perf_counter() - started
-        fit_alone([stage], placed, recipe, folder, cpus, hear=_hear(progress, title))
+        fit_alone([stage], placed, recipe, folder, cpus, on_event=_show_rate(progress, title))
         train_s = time.perf_counter() - started - place_s
     history = stage.folder.read_json("history.json")
     return Scale(
@@ -126,10 +126,10 @@ def _tell(progress: Progress, title: str, event: dict) -> None:
         progress.say(f"{title}: {event['done']} of {event['total']} sections")
 
 
-def _hear(progress: Progress, title: str) -> Callable[[Event], None]:
-    def hear(event: Event) -> None:
+def _show_rate(progress: Progress, title: str) -> Callable[[Event], None]:
+    def show(event: Event) -> None:
         match event.content:
             case Metrics(values, step) if "gene/learning_rate" in values:
                 progress.say(f"{title}: epoch {step}  {describe(values)}")
 
-    return hear
+    return show
