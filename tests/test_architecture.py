@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from stray.cli import VERBS
+from tests.support.order import ALONE, LONG, SESSION
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "stray"
@@ -206,3 +207,8 @@ def test_a_job_is_a_short_script_over_the_command_line(file: Path) -> None:
     assert len(text.splitlines()) <= 50
     entry = "jobs.benchmarks.command" if file.stem == "benchmark" else "stray.cli"
     assert {name for name in imports(ast.parse(text)) if name.split(".")[0] in ("stray", "jobs")} == {entry}
+
+
+@pytest.mark.parametrize("file", [*SESSION, *LONG, *ALONE])
+def test_a_file_that_the_order_of_tests_names_is_there(file: str) -> None:
+    assert (ROOT / file).is_file(), "a file that was renamed would lose its place, or run beside what it disturbs"
