@@ -45,8 +45,9 @@ class SearchResult:
     """Result of `stray.search`."""
 
     table: pd.DataFrame
-    """A row for each trial, best first, with `trial` (its name), the settings by their dotted paths, and `score` (the
-    balanced accuracy on the inner validation patients; nan where the trial failed)."""
+    """A row for each trial, best first, with `trial` (its name), the settings by their dotted paths (nan where a
+    parameter was not drawn), and `score` (the balanced accuracy on the inner validation patients; nan where the trial
+    failed)."""
     recipe: Recipe
     """The recipe with the best settings, for `train`."""
     path: str

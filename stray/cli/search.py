@@ -1,6 +1,7 @@
 """Search a method's hyperparameters: Optuna proposes, Ray Tune runs, patients that no trial trains on decide.
 
   stray search her2st --set dataset=/data/her2st_64 --set search.trials=40
+  stray search her2st --set dataset=/data/her2st_64 --dry-run     show the space, the first trials and their time
   stray train stray-runs/her2st/best.yaml                        train the best recipe
 
 The space is `search.space` of the recipe: dotted paths and their distributions. Patients of `search.held_out` are
@@ -30,6 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `stray search`."""
     add_recipe(parser)
     parser.add_argument("--trials", metavar="N", type=int, help="number of trials (default: the recipe's)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show the space, the first trials and an estimate; start nothing"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,6 +42,11 @@ def run(args: argparse.Namespace) -> int:
         args.set = [*args.set, f"search.trials={args.trials}"]
     recipe = recipe_from(args)
     require_dataset(recipe)
+    if args.dry_run:
+        from stray.cli.search_plan import show_search
+
+        show_search(recipe)
+        return 0
     with ConsoleProgress() as progress:
         progress.say(connecting())
         found = search(recipe, progress=progress)
@@ -55,6 +64,13 @@ def show_trials(trials: pd.DataFrame) -> None:
         table.add_column(path.replace("contrastive.", ""), justify="right")
     table.add_column("balanced accuracy,\ninner validation", justify="right")
     for trial in trials.to_dict("records"):
-        values = [f"{v:.3g}" if isinstance(v := trial[name], float) else str(v) for name in settings]
+        values = [_shown(trial[name]) for name in settings]
         table.add_row(*values, "failed" if math.isnan(trial["score"]) else f"{trial['score']:.3f}")
     stdout.print(table)
+
+
+def _shown(value: object) -> str:
+    """Return a setting; a dash where the trial did not draw it."""
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.3g}"
+    return str(value)

@@ -14,7 +14,7 @@ from stray.config import Recipe
 from stray.errors import InputError, raise_if_any, without_secrets
 from stray.experiment.samplers import sampler_of
 from stray.experiment.space import SearchSpace, Settings
-from stray.experiment.study_store import SETTINGS, best_settings, open_storage, study_storage
+from stray.experiment.study_store import SETTINGS, best_settings, exists, open_storage, study_storage
 from stray.stages.results import digest
 
 ERROR, ORIGIN, RUNNER, AGAIN = "error", "origin", "runner", "again"
@@ -74,6 +74,19 @@ class SearchStudy:
         """Return a new study that is kept nowhere, as `open` would create it."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         return cls(optuna.create_study(directions=directions), recipe)._begun(list(starting_points(recipe)))
+
+    @classmethod
+    def preview(cls, recipe: Recipe, name: str) -> SearchStudy:
+        """Return a copy of the study that `open` would open, kept nowhere: asking it changes nothing."""
+        address = study_storage(recipe)
+        if exists(address):
+            store = open_storage(address)
+            if name in optuna.get_all_study_names(store):
+                copied, memory = "preview", optuna.storages.InMemoryStorage()
+                optuna.copy_study(from_study_name=name, from_storage=store, to_storage=memory, to_study_name=copied)
+                study = optuna.load_study(study_name=copied, storage=memory)
+                return cls(study, recipe)._begun(list(starting_points(recipe)))
+        return cls.in_memory(recipe)
 
     def _begun(self, starts: Sequence[tuple[str, dict[str, Any]]]) -> SearchStudy:
         queued = set()
