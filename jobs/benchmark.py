@@ -6,6 +6,7 @@
     python jobs/benchmark.py contrastive                  the contrastive stage against a DataLoader, and loading alone
     python jobs/benchmark.py quality --set dataset=PATH   their codes, on patients held out
     python jobs/benchmark.py scale --spots 50000 200000   what a spot costs in larger cohorts
+    python jobs/benchmark.py search                       samplers and a scheduler on a synthetic score
 
 `python jobs/benchmark.py --help` tells more. Submitted as a job, it needs this repository as the working directory.
 """

@@ -7,6 +7,7 @@ contrastive  the contrastive stage through Ray Data and Ray Train against the sa
          a plain PyTorch DataLoader over the same Parquet, in turn; and loading alone, without a model
 quality  how good the gene codes are, against scvi-tools': same folds, panels, spots, settings and seeds; the ELBO of
          held-out spots, and a probe on the patients held out. The same command goes on where it was interrupted
+search   samplers and the ASHA scheduler of a search on a synthetic score: trials until its best region, epochs spent
 scale    what a spot costs the gene stage in synthetic cohorts of growing size, and how much memory they take
 
 python jobs/benchmark.py
@@ -15,6 +16,7 @@ python jobs/benchmark.py gene --against scvi-tools
 python jobs/benchmark.py gene --against scvi-tools --set dataset=/data/her2st_64
 python jobs/benchmark.py contrastive --workers 2 --set run.residence=encoded
 python jobs/benchmark.py quality --against scvi-tools --set dataset=/data/her2st_64 --set seeds=[0,1,2]
+python jobs/benchmark.py search
 python jobs/benchmark.py scale --spots 50000 1000000 --genes 2000
 """
 
@@ -31,12 +33,20 @@ from jobs.benchmarks.contrastive import table as contrastive
 from jobs.benchmarks.gene import table as gene
 from jobs.benchmarks.quality import table as quality
 from jobs.benchmarks.scale import table as scale
+from jobs.benchmarks.search import table as search
 from stray.cli import run_command
 from stray.cli.arguments import add_recipe, recipe_from
 from stray.cli.console import say, stdout
 from stray.cli.progress import ConsoleProgress
 
-RECIPES = {"stages": "demo", "gene": "demo", "contrastive": "demo", "quality": "her2st_gene", "scale": "demo"}
+RECIPES = {
+    "stages": "demo",
+    "gene": "demo",
+    "contrastive": "demo",
+    "quality": "her2st_gene",
+    "scale": "demo",
+    "search": "search",
+}
 """Benchmarks, and the recipe of each where none is named."""
 
 
@@ -74,6 +84,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     gene.configure(parser)
     quality.configure(parser)
     scale.configure(parser)
+    search.configure(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         "contrastive": contrastive.run,
         "quality": quality.run,
         "scale": scale.run,
+        "search": search.run,
     }
     return of.get(args.what, _stages)(args)
 
