@@ -5,6 +5,7 @@
     python jobs/benchmark.py gene --against scvi-tools    the gene stage and scvi-tools on the same matrix, in turn
     python jobs/benchmark.py contrastive                  the contrastive stage against a DataLoader, and loading alone
     python jobs/benchmark.py quality --set dataset=PATH   their codes, on patients held out
+    python jobs/benchmark.py pool                         how well a grid of runs fills slots of workers
     python jobs/benchmark.py scale --spots 50000 200000   what a spot costs in larger cohorts
     python jobs/benchmark.py search                       samplers and a scheduler on a synthetic score
 

@@ -98,6 +98,10 @@ class CheckpointWriteError(InputError, OSError):
         return type(self), (self.problems[0],)
 
 
+class RunError(InputError):
+    """Runs that failed for good, each with its error; the other runs went on to their end."""
+
+
 def raise_if_any(problems: list[Problem]) -> None:
     """Raise one `InputError` with all of `problems`, or return when there are none."""
     if problems:

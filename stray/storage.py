@@ -70,6 +70,13 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         return stream.read()
 
 
+def delete_folder(path: str | os.PathLike[str]) -> None:
+    """Delete a folder with all that is in it; one that is not there is left alone."""
+    filesystem, inner = resolve(path)
+    with suppress(FileNotFoundError):
+        filesystem.delete_dir(inner)
+
+
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write the whole file or nothing: a reader sees the old content or the new, never a part.
 

@@ -8,6 +8,8 @@ contrastive  the contrastive stage through Ray Data and Ray Train against the sa
 quality  how good the gene codes are, against scvi-tools': same folds, panels, spots, settings and seeds; the ELBO of
          held-out spots, and a probe on the patients held out. The same command goes on where it was interrupted
 search   samplers and the ASHA scheduler of a search on a synthetic score: trials until its best region, epochs spent
+pool     how well slots are filled: wall time of a grid over the work in it, the time from one stage to the next, and a
+         simulation of larger grids on more slots from the measured times
 scale    what a spot costs the gene stage in synthetic cohorts of growing size, and how much memory they take
 
 python jobs/benchmark.py
@@ -17,6 +19,7 @@ python jobs/benchmark.py gene --against scvi-tools --set dataset=/data/her2st_64
 python jobs/benchmark.py contrastive --workers 2 --set run.residence=encoded
 python jobs/benchmark.py quality --against scvi-tools --set dataset=/data/her2st_64 --set seeds=[0,1,2]
 python jobs/benchmark.py search
+python jobs/benchmark.py pool --slots 1 2
 python jobs/benchmark.py scale --spots 50000 1000000 --genes 2000
 """
 
@@ -31,6 +34,7 @@ from rich.table import Table
 from jobs.benchmarks.common import all_cpus, ray_session, with_dataset
 from jobs.benchmarks.contrastive import table as contrastive
 from jobs.benchmarks.gene import table as gene
+from jobs.benchmarks.pool import table as pool
 from jobs.benchmarks.quality import table as quality
 from jobs.benchmarks.scale import table as scale
 from jobs.benchmarks.search import table as search
@@ -44,6 +48,7 @@ RECIPES = {
     "gene": "demo",
     "contrastive": "demo",
     "quality": "her2st_gene",
+    "pool": "smoke",
     "scale": "demo",
     "search": "search",
 }
@@ -82,6 +87,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="gene, scale: of the drawn matrix, the dataset's panel or the cohort (default: %(default)s)",
     )
     gene.configure(parser)
+    pool.configure(parser)
     quality.configure(parser)
     scale.configure(parser)
     search.configure(parser)
@@ -95,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
     of = {
         "gene": gene.run,
         "contrastive": contrastive.run,
+        "pool": pool.run,
         "quality": quality.run,
         "scale": scale.run,
         "search": search.run,

@@ -8,8 +8,9 @@ from dataclasses import replace
 from stray.config import Recipe
 from stray.on_ray.data import Placed
 from stray.on_ray.events import Event, listen
-from stray.on_ray.fit import Assignment, fit
-from stray.on_ray.resources import WorkerPlan
+from stray.on_ray.pool import fit
+from stray.on_ray.queue import Assignment
+from stray.on_ray.resources import SlotPlan
 from stray.stages.spec import Stage
 
 
@@ -38,10 +39,9 @@ def fit_alone(
     """
     with listen(on_event) as events:
         fit(
-            [Assignment(stage=stage, targets=(), title=stage.key, epochs=stage.epochs) for stage in stages],
-            placed,
+            [Assignment(stage=stage, placed=placed, title=stage.key) for stage in stages],
             run=replace(recipe.run, max_failures=0),
-            layout=WorkerPlan(workers, cpus / workers, use_gpu),
+            plan=SlotPlan(1, workers, cpus / workers, float(use_gpu)),
             root=root,
             events=events,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from rich.table import Table
 
 from stray import storage
@@ -11,6 +13,9 @@ from stray.config import Recipe
 from stray.experiment.cells import fold_title
 from stray.experiment.estimate import Estimator
 from stray.experiment.grid import Grid, recipe_folds
+from stray.experiment.schedule import START_S, jobs_of, schedule
+from stray.on_ray import session
+from stray.on_ray.resources import SlotPlan, layout, this_machine
 from stray.stages.contrastive.patch_size import check_patch_size
 from stray.stages.spec import upstream
 
@@ -57,14 +62,25 @@ def show_plan(recipe: Recipe) -> None:
         table.add_section()
     table.title = f"{recipe.name}: {cells} cells" + (f", {inner} inner ones to choose by" if inner else "")
     stdout.print(table)
-    total = estimator.total(groups)
+    jobs = jobs_of(groups, estimator)
+    width = sum(job.seconds > 0 for job in jobs)
+    plan = _slots(recipe, width)
+    times = schedule(jobs, plan.slots, start_s=START_S)
     how = "estimated from a few steps of each kind of stage, timed just now"
     if estimator.measured:
         how = f"estimated from earlier stages for {estimator.measured} settings, otherwise {how}"
     say(
-        f"about {duration(total)} in one process of this machine, including the start of worker groups; "
-        f"{how}. Nothing was started."
+        f"{plan}: about {duration(times.wall_s)} for {duration(times.work_s)} of work on one slot, including the start "
+        f"of workers; {how}. Nothing was started."
     )
+
+
+def _slots(recipe: Recipe, width: int) -> SlotPlan:
+    """Return the slots of the cluster that a command would join, or of this machine."""
+    if os.environ.get("RAY_ADDRESS", "local") != "local" or session.in_job():
+        with session.session():
+            return session.plan_slots(recipe.run, width)
+    return layout(recipe.run, [this_machine()], width)
 
 
 def duration(seconds: float) -> str:

@@ -11,6 +11,7 @@ from types import TracebackType
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
+from rich.text import Text
 
 from stray.cli import console
 from stray.cli.safe import block, one_line
@@ -120,12 +121,15 @@ class ConsoleProgress:
             task.note = task.note if note is None else note
             task.running = False
             if self._live and task.row is not None:
-                total = task.total if task.total is not None else max(task.done, 1)
-                changes = {"completed": total, "total": total, "note": one_line(task.note)}
-                self._live.update(task.row, **changes)
-                self._live.stop_task(task.row)
+                # A line that stays above the display, which would outgrow the screen with a row for each stage.
+                self._live.remove_task(task.row)
+                task.row = None
                 self._show_between("working ...")
-            self._line(task, f"done in {self._clock() - task.started:.0f} s")
+            done = f"done in {self._clock() - task.started:.0f} s"
+            self._line(task, done)
+            if self._live:
+                words = "  ".join(part for part in (task.label, done, task.note) if part)
+                self._live.console.print(Text(one_line(words), style="dim"), no_wrap=True, overflow="ellipsis")
 
     def say(self, text: str) -> None:
         """Print a permanent line, above the live display or among the plain lines."""

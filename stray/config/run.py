@@ -12,14 +12,20 @@ from pydantic import Field
 class RunConfig:
     """Workers of the cluster."""
 
-    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Workers of a training; auto: one a GPU, or one a node with all its CPUs where there is no GPU."""
+    slots: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Trainings at a time, each on workers of its own; auto: as many as there is work and room for."""
+    workers: Annotated[int, Field(ge=1)] = 1
+    """Workers of one training, which share its batches. A cohort of a few ten thousand spots does not train faster on
+    several: more slots serve it better.
+    """
     cpus_per_worker: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
-    """CPUs that each worker reserves; auto: an equal share of what the cluster has."""
+    """CPUs of each worker; auto: an equal share of what the cluster has."""
     gpu: bool | Literal["auto"] = "auto"
-    """Whether workers hold a GPU each; auto: when the cluster has any."""
+    """Whether workers compute on GPUs; auto: when the cluster has any, or an autoscaler may add one."""
+    gpus_per_worker: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """GPU of each worker; a fraction shares one GPU among several."""
     max_failures: Annotated[int, Field(ge=0)] = 3
-    """Number of times that a training may lose workers and continue from its last whole checkpoint."""
+    """Number of times that a stage may lose its workers and continue from its last whole checkpoint."""
     wait_minutes: Annotated[float, Field(gt=0)] | None = 30.0
     """Minutes that work waits for room on the cluster while nothing of it runs, before it is given up with an error;
     null: without end. What is missing and who holds it is said after ten seconds and every minute.

@@ -93,7 +93,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Group:
-    """Cells that share a fold and a seed, and with them a worker group and gene stages."""
+    """Cells that share a fold and a seed, and with them gene stages."""
 
     cells: tuple[Cell, ...]
     choices: tuple[Choice, ...] = ()

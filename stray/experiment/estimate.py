@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,6 @@ from stray.config import (
     TunedTowerConfig,
 )
 from stray.data.blocks import Counts, Patches
-from stray.experiment.cells import Group
 from stray.models.frozen_decoder import FrozenDecoder
 from stray.models.gene_vae import GeneVae
 from stray.models.towers import TunedTower
@@ -32,11 +31,22 @@ from stray.training.state import TrainState
 from stray.training.task import Task
 from stray.training.update import update
 
-GROUP_S = 15.0
-"""Seconds that a group of workers takes to start, as measured on two cores."""
 TIMED_STEPS = 3
 PCA_SPOTS_PER_S = 5_000.0
-"""Speed of an incremental fit, roughly: it is over before a worker group has started."""
+"""Speed of an incremental fit, roughly: it is over before the workers of a slot have started."""
+
+
+ROUGH_SPOTS_PER_S = {"gene": 5_000.0, "contrastive": 100.0}
+"""Speed of training by a stage's prefix where nothing was measured: it only orders stages."""
+
+
+def expected_seconds(stage: Stage) -> float:
+    """Return about how long a stage takes, from the speed of earlier ones where there were any; nothing is timed."""
+    work = stage.work
+    if work.config is None:
+        return 0.0
+    rate = measured_rate(work.config, stage.root) or ROUGH_SPOTS_PER_S[stage.prefix]
+    return (work.spots * work.epochs + work.embedded / 3) / rate
 
 
 class Estimator:
@@ -62,17 +72,6 @@ class Estimator:
         if work.embedded and isinstance(work.config, ContrastiveConfig):
             whole = replace(work.config, trainable=TrainableAllConfig())
             seconds += work.embedded / (3 * self._rate(whole, stage.root))  # forward alone is a third of a step
-        return seconds
-
-    def total(self, groups: Iterable[Group]) -> float:
-        """Return the seconds of an experiment's pending stages and starts of workers; a stage that groups share counts
-        once.
-        """
-        seconds, seen = 0.0, set()
-        for group in groups:
-            own = {stage.key: stage for stage in group.stages() if stage.key not in seen}
-            seen |= own.keys()
-            seconds += GROUP_S + sum(map(self.stage, own.values())) if own else 0.0
         return seconds
 
     def _rate(self, config: GeneConfig | ContrastiveConfig, root: str) -> float:

@@ -1,14 +1,12 @@
-"""The checkpoints of a run on its storage: each whole or not there at all, and found again where Ray's list of them is
-lost.
+"""Checkpoints of a stage that runs, in a folder of their own: each whole or not there at all.
 
-Ray Train copies a checkpoint into its place and writes its list over the old one: a full disk leaves a part of the one,
-and of the other nothing, without which Ray refuses to go on from any.
+They belong to the stage, not to the workers that wrote them: whichever slot runs it next goes on from the newest. Ray
+Train's own checkpoints belong to one run of its workers, and its list of them does not survive a full disk.
 """
 
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -21,8 +19,6 @@ from stray import storage
 
 STATE = "state.pt"
 PREFIX = "checkpoint_"
-LIST = "checkpoint_manager_snapshot.json"
-"""Ray's name for its list of a run's checkpoints."""
 
 
 def write(filesystem: fs.FileSystem, run: str, state: Mapping[str, Any]) -> str:
@@ -47,37 +43,13 @@ def newest(filesystem: fs.FileSystem, run: str) -> str | None:
     return max((folder for folder in _folders(filesystem, run) if _is_whole(filesystem, folder)), default=None)
 
 
-def tidy(run: str) -> None:
-    """Remove a list of Ray's that cannot be used, and checkpoints that no run would continue from.
-
-    What stays are the checkpoints of the list, or the newest whole one where there is no list. No worker may be at
-    work on the run.
-    """
-    filesystem, inner = storage.resolve(run)
-    listed = _listed(filesystem, inner)
-    if listed is None:
-        with suppress(FileNotFoundError):
-            filesystem.delete_file(f"{inner}/{LIST}")
-        listed = {newest(filesystem, inner)}
-    for folder in _folders(filesystem, inner):
-        if folder not in listed:
+def keep_newest(filesystem: fs.FileSystem, run: str, count: int = 2) -> None:
+    """Delete all but the newest `count` whole checkpoints in the folder `run`, and what was left half-written."""
+    folders = sorted(_folders(filesystem, run))
+    kept = [folder for folder in folders if _is_whole(filesystem, folder)][-count:]
+    for folder in folders:
+        if folder not in kept:
             filesystem.delete_dir(folder)
-
-
-def _listed(filesystem: fs.FileSystem, run: str) -> set[str | None] | None:
-    """Return the folders of Ray's list; None where there is no list, or one that Ray could not read or whose
-    checkpoints are not all there.
-    """
-    if filesystem.get_file_info(f"{run}/{LIST}").type == fs.FileType.NotFound:
-        return None
-    try:
-        with filesystem.open_input_stream(f"{run}/{LIST}") as stream:
-            tree = json.loads(stream.read())
-        entries = [*tree["checkpoint_results"], tree["latest_checkpoint_result"]]
-        folders = {f"{run}/{entry['checkpoint_dir_name']}" for entry in entries if entry is not None}
-    except (ValueError, KeyError, TypeError):
-        return None
-    return {*folders} if folders and all(_is_whole(filesystem, folder) for folder in folders) else None
 
 
 def _folders(filesystem: fs.FileSystem, run: str) -> list[str]:

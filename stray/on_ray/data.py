@@ -8,6 +8,7 @@ Ray Data's own shards would give each worker the same rows every epoch and drop 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -42,6 +43,7 @@ from stray.data.decoding import EncodedPatches, PatchDecoder
 from stray.data.source import PatchSource
 from stray.data.streaming import StreamedPatches
 from stray.on_ray.failures import input_error
+from stray.on_ray.resources import READING_CPUS, resources
 from stray.on_ray.waiting import Need, patiently, running
 
 JOINED_BYTES = 256 * 2**20
@@ -125,7 +127,7 @@ def place_counts(dataset: PairedDataset, panel: Panel, patients: tuple[str, ...]
 
     files = [f for f in dataset.fragments(counts=True) if f.section in wanted]
     refs = list(_materialise(files, read))
-    return patiently(lambda: _joined(refs), Need("joining counts", {"CPU": 0.1}))
+    return patiently(lambda: _joined(refs), Need("joining counts", {"CPU": READING_CPUS}))
 
 
 def _materialise(files: Sequence[Fragment], read: Callable[[Fragment], Iterable[pa.Table]]) -> tuple[Any, ...]:
@@ -138,9 +140,15 @@ def _materialise(files: Sequence[Fragment], read: Callable[[Fragment], Iterable[
         with running():
             yield from read(fragment)
 
-    lazy = ray.data.read_datasource(Fragments(files, counted), override_num_blocks=len(files))
+    lazy = ray.data.read_datasource(
+        Fragments(files, counted),
+        override_num_blocks=len(files),
+        # As many at a time as the cluster has CPUs, though each requests little.
+        concurrency=max(1, min(math.ceil(resources().cpus), len(files))),
+        num_cpus=READING_CPUS,
+    )
     try:
-        placed = patiently(lazy.materialize, Need("reading the dataset", {"CPU": 1}))
+        placed = patiently(lazy.materialize, Need("reading the dataset", {"CPU": READING_CPUS}))
     except Exception as error:
         raise input_error(error) or error from None
     return tuple(ref for bundle in placed.iter_internal_ref_bundles() for ref in bundle.block_refs)
@@ -164,12 +172,12 @@ def _joined(refs: list[Any]) -> tuple[Any, ...]:
     return tuple(joined)
 
 
-@ray.remote(num_cpus=0.1)
+@ray.remote(num_cpus=READING_CPUS)
 def _size(table: pa.Table) -> int:
     return table.nbytes
 
 
-@ray.remote(num_cpus=0.1)
+@ray.remote(num_cpus=READING_CPUS)
 def _join(*tables: pa.Table) -> pa.Table:
     # Counts are uint16 in one block and uint32 in the next, where a spot of it has 65,536 or more of a gene.
     return pa.concat_tables(tables, promote_options="permissive").combine_chunks()

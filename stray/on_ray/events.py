@@ -18,7 +18,6 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stray.config import Recipe
-from stray.errors import InputError
 from stray.on_ray.ending import leaving
 from stray.track.tracker import RunStatus
 
@@ -88,11 +87,19 @@ class Note:
 
 
 @dataclass(frozen=True)
+class StageStarted:
+    """A slot has taken the stage."""
+
+
+@dataclass(frozen=True)
 class StageDone:
-    """The stage ended well."""
+    """The stage ended."""
+
+    note: str | None = None
+    """Note on its end, where it did not end well."""
 
 
-Content = RunOpened | RunEnded | Params | Metrics | Curves | Artifact | Warned | Note | StageDone
+Content = RunOpened | RunEnded | Params | Metrics | Curves | Artifact | Warned | Note | StageStarted | StageDone
 
 
 @dataclass(frozen=True)
@@ -117,11 +124,10 @@ class Event:
 
 @ray.remote(num_cpus=0)
 class EventQueue:
-    """Queue of events that the driver drains; also of the faults that workers find in the input."""
+    """Queue of events that the driver drains."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
-        self._faults: dict[str, InputError] = {}
 
     def put(self, events: list[Event]) -> None:
         """Add events."""
@@ -131,14 +137,6 @@ class EventQueue:
         """Take all events."""
         taken, self._events = self._events, []
         return taken
-
-    def blame(self, group: str, error: InputError) -> None:
-        """Keep a fault of the input that a worker of a group found."""
-        self._faults.setdefault(group, error)
-
-    def fault(self, group: str) -> InputError | None:
-        """Return the first fault of the input that a worker of the group found."""
-        return self._faults.get(group)
 
 
 def open_queue() -> Any:
@@ -191,10 +189,15 @@ class EventTracker:
         self._post(Note(text))
         self.flush()
 
-    def done(self) -> None:
-        """Tell that the stage ended well."""
-        self._post(StageDone())
+    def started(self) -> None:
+        """Tell that a slot has taken the stage."""
+        self._post(StageStarted())
         self.flush()
+
+    def done(self, note: str | None = None) -> None:
+        """Tell that the stage ended, well unless a `note` says otherwise."""
+        self._post(StageDone(note))
+        self.flush(wait=True)
 
     def close(self, status: RunStatus = "FINISHED") -> None:
         """Send what is held; the driver closes the runs."""
@@ -221,10 +224,16 @@ def listen(deliver: Callable[[Event], None]) -> Iterator[Any]:
 
     Raises what `deliver` raised.
     """
-    queue = open_queue()
-    relay = Relay(queue, deliver)
+    with relayed(deliver) as relay:
+        yield relay.queue
+
+
+@contextmanager
+def relayed(deliver: Callable[[Event], None]) -> Iterator[Relay]:
+    """Yield what `listen` does with its queue, for who must know that all events so far are delivered."""
+    relay = Relay(open_queue(), deliver)
     try:
-        yield queue
+        yield relay
     finally:
         relay.close()
 
@@ -233,11 +242,17 @@ class Relay:
     """Thread of the driver that hands the events of a queue to `deliver`, until it is closed."""
 
     def __init__(self, queue: Any, deliver: Callable[[Event], None]) -> None:
-        self._queue, self._deliver = queue, deliver
-        self._stop = threading.Event()
+        self.queue, self._deliver = queue, deliver
+        self._stop, self._lock = threading.Event(), threading.Lock()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="stray-relay", daemon=True)
         self._thread.start()
+
+    def catch_up(self) -> None:
+        """Deliver what is in the queue now. Raises what `deliver` raised, if anything."""
+        self._once()
+        if self._error is not None:
+            raise self._error
 
     def close(self) -> None:
         """Deliver what is left and stop. Raises what `deliver` raised, if anything."""
@@ -257,5 +272,6 @@ class Relay:
     def _once(self) -> None:
         if not ray.is_initialized():
             return
-        for event in ray.get(self._queue.drain.remote()):
-            self._deliver(event)
+        with self._lock:
+            for event in ray.get(self.queue.drain.remote()):
+                self._deliver(event)

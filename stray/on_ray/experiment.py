@@ -7,31 +7,33 @@ stopped, and methods, trials and later experiments share gene stages.
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
-from stray.errors import Problem, raise_if_any
+from stray.errors import InputError, Problem, RunError, raise_if_any
 from stray.experiment.cells import Cell, Group, fold_title
+from stray.experiment.estimate import expected_seconds
 from stray.experiment.grid import Grid, recipe_folds
 from stray.lease import lease
-from stray.on_ray.data import Placed, place_counts, place_patches
-from stray.on_ray.events import listen
-from stray.on_ray.fit import Assignment, fit
+from stray.on_ray.events import relayed
 from stray.on_ray.panels import fit_panels
+from stray.on_ray.placer import Placer
+from stray.on_ray.pool import POLL_S, Pool
 from stray.on_ray.progress import NullProgress, Progress
-from stray.on_ray.resources import plan_workers
+from stray.on_ray.queue import Assignment, Ended
+from stray.on_ray.resources import plan_slots
 from stray.on_ray.score import Scorer
 from stray.on_ray.tracking import Tracking
 from stray.on_ray.visibility import check_paths_visible
 from stray.on_ray.waiting import patience
 from stray.stages.results import digest
-from stray.stages.spec import Stage
+from stray.stages.spec import Stage, upstream
 from stray.track import records
 from stray.track.place import experiment_name
 
@@ -83,14 +85,23 @@ def _run(recipe: Recipe, progress: Progress, train: bool) -> Outcome:
     key = "experiment-" + digest(recipe.name, [list(groups.keys)], recipe.eval)
     tracking = Tracking(recipe, kind=records.EXPERIMENT, key=key, dataset=dataset.manifest.digest, progress=progress)
     with tracking, dataset.unchanged():
-        models = _Experiment(recipe, dataset, tracking, progress, root, rescore=not train).run(groups)
+        experiment = _Experiment(recipe, dataset, tracking, progress, root, rescore=not train)
+        models = experiment.run(groups, state.runs, len(state.pending))
     return Outcome(tracking.uri, experiment_name(recipe), tuple(models))
+
+
+AHEAD = 2
+"""Stages in the queue for each slot: more groups are not built yet, since each holds arrays over its spots."""
 
 
 class _State:
     """Existing results of an experiment before it starts."""
 
     def __init__(self) -> None:
+        self.runs = 0
+        """Number of runs."""
+        self.pending: set[str] = set()
+        """Keys of the scored stages that are not done."""
         self.damage: dict[str, str] = {}
         """Path of each damaged result -> the damage."""
         self.missing: list[Problem] = []
@@ -98,8 +109,10 @@ class _State:
 
     def see(self, group: Group) -> None:
         self.damage |= group.damage()
+        self.runs += len(group.trained)
         for cell in group.trained:
             if not cell.scored.folder.is_done():
+                self.pending.add(cell.scored.key)
                 remedy = "run `stray train` with the same recipe first"
                 self.missing.append(Problem(f"cell {cell.title}", "is not trained", remedy))
 
@@ -108,6 +121,15 @@ def say_damage(damage: Mapping[str, str], progress: Progress) -> None:
     """Report damaged results (by their path); they count as not done."""
     for place, what in damage.items():
         progress.say(f"{place} is damaged: {what}; it will be recomputed")
+
+
+@dataclass
+class _Open:
+    """A group with stages in the queue."""
+
+    group: Group
+    left: set[str]
+    """Keys of its stages that have not ended."""
 
 
 class _Experiment:
@@ -121,103 +143,141 @@ class _Experiment:
         *,
         rescore: bool,
     ) -> None:
-        self._recipe, self._dataset, self._tracking, self._progress, self._root = (
-            recipe,
-            dataset,
-            tracking,
-            progress,
-            root,
-        )
+        self._recipe, self._dataset, self._tracking = recipe, dataset, tracking
+        self._progress, self._root = progress, root
         self._scorer = Scorer(recipe, dataset, tracking, progress, root, again=rescore)
-        self._patches: Placed | None = None
+        self._placer = Placer(dataset, recipe.run, progress)
+        self._open: list[_Open] = []
+        self._errors: dict[str, Exception] = {}
+        """Key of each stage that failed -> its error."""
+        self._scored: list[Future[list[str]]] = []
+        self._done = self._failed = 0
 
-    def run(self, groups: Grid) -> list[str]:
-        """Run all groups; a group is scored while the next one's workers start."""
-        scored: list[Future[list[str]]] = []
-        pool = ThreadPoolExecutor(1, thread_name_prefix="score")
+    def run(self, groups: Grid, runs: int, width: int) -> list[str]:
+        """Run all groups and return the folders of models. `width` stages can train at the same time.
+
+        Raises the errors of the runs that failed, once all others are done.
+        """
+        scoring = ThreadPoolExecutor(1, thread_name_prefix="score")
         try:
-            self._progress.start("all", "folds and seeds", total=len(groups))
-            for number, group in enumerate(groups):
-                self._train(group)
-                self._progress.update("all", number + 1)
-                if len(scored) > 1:
-                    # Groups waiting to be scored are held in memory.
-                    scored[-2].result()
-                scored.append(pool.submit(self._scorer.score, group))
-                for future in scored:
-                    if future.done():
-                        future.result()  # raise errors now, not after the last fold
-            models = [model for future in scored for model in future.result()]
+            self._progress.start("all", "runs", total=runs)
+            if width:
+                self._train(groups, width, scoring)
+            else:
+                for group in groups:
+                    self._score(group, scoring)
+            models = [model for future in self._scored for model in future.result()]
             self._progress.finish("all")
-            return models
         finally:
             # A process told to end does not wait for a score; the same command, run again, computes it.
             ended = isinstance(sys.exc_info()[1], KeyboardInterrupt | SystemExit)
-            pool.shutdown(wait=not ended, cancel_futures=ended)
+            scoring.shutdown(wait=not ended, cancel_futures=ended)
+        if self._errors:
+            raise together(self._errors.values())
+        return models
 
-    def _train(self, group: Group) -> None:
-        """Run the group's stages."""
+    def _train(self, groups: Grid, width: int, scoring: ThreadPoolExecutor) -> None:
+        """Submit the stages of group after group, as slots need them, and score each group that is done."""
+        plan = plan_slots(self._recipe.run, width)
+        self._progress.say(f"{plan}: starting workers")
+        with (
+            relayed(self._tracking.deliver) as relay,
+            Pool(self._recipe.run, plan, self._root, relay.queue) as pool,
+        ):
+
+            def hear(*, more: bool, timeout: float = POLL_S) -> None:
+                self._take(pool.ended(more=more, timeout=timeout))
+                if any(not one.left for one in self._open):
+                    # Whoever scores a run closes it: nothing that its stages said may come later.
+                    relay.catch_up()
+                self._score_done(scoring)
+
+            for group in groups:
+                while pool.unfinished >= AHEAD * plan.slots:
+                    hear(more=True)
+                self._submit(group, pool)
+                hear(more=True, timeout=0.0)
+            while self._open:
+                hear(more=False)
+
+    def _submit(self, group: Group, pool: Pool) -> None:
+        """Place what the group's stages read and submit them: gene stages train while the patches are placed."""
         stages = group.stages()
+        self._open.append(_Open(group, {stage.key for stage in stages}))
         if not stages:
             return
         see_counts = _see_counts(group)
         fit_panels(self._dataset, see_counts, self._progress.say)
-        placed = self._place(group, see_counts)
-        for cell in group.trained:
+        counts = self._placer.counts(see_counts)
+        # Runs that are done stay closed.
+        for cell in {user.key: user for stage in stages for user in group.users(stage)}.values():
             self._scorer.open(cell)
-        assignments = []
-        for stage in stages:
-            users = group.users(stage)
-            title = f"{fold_title(users[0].fold)}, seed {users[0].seed}: {_who(stage, users)}"
-            targets = tuple(self._scorer.run_key(c) for c in users)
-            assignments.append(Assignment(stage=stage, targets=targets, title=title, epochs=stage.epochs))
-        self._progress.say(f"{fold_title(group.cells[0].fold)}: starting workers")
-        train_on_workers(assignments, placed, self._recipe, self._root, self._tracking)
+        for batch in ([s for s in stages if not s.needs_patches], [s for s in stages if s.needs_patches]):
+            pool.submit([self._assignment(stage, group, counts) for stage in batch])
 
-    def _place(self, group: Group, see_counts: Sequence[Cell]) -> Placed:
-        pictures = any(cell.scored.needs_patches for cell in group.trained)
-        if self._patches is None and pictures:
-            self._progress.start("place", "patches to the object store")
-            self._patches = place_patches(self._dataset, self._recipe.run)
-            self._progress.finish("place")
-        placed = self._patches or Placed(self._dataset)
-        panels, patients = {}, defaultdict(set)
-        for cell in see_counts:
-            panel = cell.scored.gene.panel()
-            panels[panel.key] = panel
-            # Codes are scored on the held-out patients too; what trains takes its own rows of what lies there. A fold
-            # and the one inside it may come to the same genes.
-            patients[panel.key].update(
-                (*cell.fold.train, *cell.fold.held_out) if cell.scored.codes_held_out else cell.fold.train
-            )
-        for key, panel in panels.items():
-            placed = placed.with_counts(key, place_counts(self._dataset, panel, tuple(sorted(patients[key]))))
-        return placed
+    def _assignment(self, stage: Stage, group: Group, counts: Mapping[str, tuple[Any, ...]]) -> Assignment:
+        users = group.users(stage)
+        return Assignment(
+            stage=stage,
+            placed=self._placer.placed(stage, counts),
+            targets=tuple(self._scorer.run_key(cell) for cell in users),
+            title=f"{fold_title(users[0].fold)}, seed {users[0].seed}: {_who(stage, users)}",
+            seconds=expected_seconds(stage),
+        )
+
+    def _take(self, ended: Iterable[Ended]) -> None:
+        """Take note of stages that ended."""
+        for stage in ended:
+            if stage.error is not None:
+                self._errors[stage.key] = stage.error
+            for one in self._open:
+                one.left.discard(stage.key)
+
+    def _score_done(self, scoring: ThreadPoolExecutor) -> None:
+        """Score the groups whose stages have all ended."""
+        for one in [one for one in self._open if not one.left]:
+            self._open.remove(one)
+            self._score(one.group, scoring)
+        for future in self._scored:
+            if future.done():
+                future.result()  # raise errors now, not after the last fold
+
+    def _score(self, group: Group, scoring: ThreadPoolExecutor) -> None:
+        if len(self._scored) > 1:
+            # Groups waiting to be scored are held in memory.
+            self._scored[-2].result()
+        self._scored.append(scoring.submit(self._finish, group))
+
+    def _finish(self, group: Group) -> list[str]:
+        failed = {
+            cell.key: error
+            for cell in group.trained
+            for stage in (*upstream(cell.scored), cell.scored)
+            if (error := self._errors.get(stage.key)) is not None
+        }
+        models = self._scorer.score(group, failed)
+        self._done, self._failed = self._done + len(group.trained), self._failed + len(failed)
+        self._progress.update("all", self._done, f"{self._failed} failed" if self._failed else None)
+        return models
+
+
+def together(errors: Iterable[Exception]) -> Exception:
+    """Return one error with every problem of several, each once; the error itself where there is one alone."""
+    found = list({str(error): error for error in errors}.values())
+    if len(found) == 1:
+        return found[0]
+    problems = [
+        problem
+        for error in found
+        for problem in (error.problems if isinstance(error, InputError) else [Problem("a run", str(error))])
+    ]
+    return RunError(dict.fromkeys(problems))
 
 
 def _who(stage: Stage, users: Sequence[Cell]) -> str:
     """Return the title of a stage with the methods that use it."""
     methods = ", ".join(dict.fromkeys(cell.method for cell in users))
     return f"{stage.title} ({methods})" if stage.title else methods
-
-
-def train_on_workers(
-    assignments: Sequence[Assignment],
-    placed: Placed,
-    recipe: Recipe,
-    root: str,
-    tracking: Tracking,
-) -> None:
-    """Run stages on one worker group, with what they report going to `tracking` as they go."""
-    with listen(tracking.deliver) as events:
-        fit(
-            assignments,
-            placed,
-            run=recipe.run,
-            layout=plan_workers(recipe.run),
-            root=root,
-            events=events,
-        )
 
 
 def _see_counts(group: Group) -> tuple[Cell, ...]:

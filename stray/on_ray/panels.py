@@ -13,6 +13,7 @@ from stray.config import PanelConfig
 from stray.errors import InputError, Problem, raise_if_any
 from stray.experiment.cells import Cell, fold_title
 from stray.on_ray.failures import input_error
+from stray.on_ray.resources import READING_CPUS
 from stray.on_ray.waiting import Need, patiently, running
 
 
@@ -33,7 +34,7 @@ def fit_panels(dataset: PairedDataset, cells: Sequence[Cell], say: Callable[[str
         for cell in missing.values()
     ]
     try:
-        patiently(lambda: ray.get(tasks), Need("fitting gene panels", {"CPU": 1}))
+        patiently(lambda: ray.get(tasks), Need("fitting gene panels", {"CPU": READING_CPUS}))
     except Exception as error:
         raise input_error(error) or error from None
     for note in panel_notes(dataset, cells):
@@ -62,7 +63,7 @@ def panel_notes(dataset: PairedDataset, cells: Sequence[Cell]) -> tuple[str, ...
     return tuple(notes)
 
 
-@ray.remote(num_cpus=1)
+@ray.remote(num_cpus=READING_CPUS)
 def _fit(dataset: PairedDataset, patients: tuple[str, ...], config: PanelConfig, path: str) -> None:
     with running():
         storage.write_bytes(path, fit_panel(dataset, patients, config).to_json().encode())

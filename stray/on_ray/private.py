@@ -42,5 +42,6 @@ __all__ = [
     "validate_socket_filepath",
 ]
 
+
 AuthenticationTokenLoader: Any = _raylet.AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
 """Reads the token again once it was changed."""

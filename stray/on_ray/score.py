@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,25 @@ class Scorer:
         )
         self._again = again
 
-    def score(self, group: Group) -> list[str]:
-        """Score a trained group; the folders of models where all patients trained."""
+    def score(self, group: Group, failed: Mapping[str, Exception] | None = None) -> list[str]:
+        """Score a trained group and return the folders of models where all patients trained.
+
+        Cells that failed (by their key, with the error) are recorded as such, and so is a method that would choose
+        among them.
+        """
         evaluations: dict[str, Evaluation] = {}
-        models = [self._finish(cell, evaluations) for cell in group.cells]
+        failed = failed or {}
+        models = [self._finish(cell, evaluations) for cell in group.cells if cell.key not in failed]
         for cell in group.inner:
-            self._judge(cell)
+            if cell.key not in failed:
+                self._judge(cell)
+        for cell in group.trained:
+            if cell.key in failed:
+                self._fail(cell, failed[cell.key])
         for choice in group.choices:
+            if any(cell.key in failed for cell in (*choice.candidates, *choice.trials)):
+                self._progress.say(f"{choice.method}: not chosen, since a method that it chooses among failed")
+                continue
             chosen, cell = self._choose(choice)
             models.append(self._finish(cell, evaluations, chosen))
         return [model for model in models if model is not None]
@@ -138,6 +151,12 @@ class Scorer:
             model = cell.scored.gene.folder.path
         self._end(cell, model)
         return model
+
+    def _fail(self, cell: Cell, error: Exception) -> None:
+        """Record a cell that failed for good, with its error."""
+        self.open(cell).tags({records.ERROR: str(error)})
+        self._progress.say(f"{cell.title}: failed: {error}")
+        self._tracking.close(self.run_key(cell), "FAILED")
 
     def _evaluate(self, cell: Cell) -> Evaluation:
         return evaluate(

@@ -1,4 +1,4 @@
-"""The hyperparameter search: Optuna proposes, Ray Tune runs, each trial is a Ray Train run and a child run in MLflow.
+"""The hyperparameter search: Optuna proposes, Ray Tune runs the trials, slots of the pool train their stages.
 
 A trial is judged by the probe's balanced accuracy on inner validation patients, never by its loss: losses at two
 temperatures do not compare. The patients of `search.held_out` are seen by no trial.
@@ -25,16 +25,17 @@ from stray.experiment.study import SearchStudy, study_name
 from stray.experiment.trials import best_recipe, search_fold, tuned_method
 from stray.on_ray.data import place_counts, place_patches
 from stray.on_ray.events import listen
-from stray.on_ray.experiment import results_folder, results_held, say_damage, train_on_workers
+from stray.on_ray.experiment import results_folder, results_held, say_damage
 from stray.on_ray.failures import input_error
-from stray.on_ray.fit import Assignment
 from stray.on_ray.interruptible import interruptible
 from stray.on_ray.panels import fit_panels
+from stray.on_ray.pool import Pool
 from stray.on_ray.progress import NullProgress, Progress
-from stray.on_ray.resources import WorkerPlan, plan_workers, resources
+from stray.on_ray.queue import Assignment, Ended
+from stray.on_ray.resources import plan_slots
 from stray.on_ray.searcher import StudySearcher
 from stray.on_ray.tracking import Tracking, log_text
-from stray.on_ray.trial import METRIC, Shared, deliver_trial, run_trial, trial_cell
+from stray.on_ray.trial import METRIC, Shared, deliver_trial, run_trial, trial_cell, trial_key
 from stray.on_ray.waiting import patience
 from stray.recipe import dump_yaml
 from stray.stages.results import digest
@@ -85,20 +86,23 @@ def _search(recipe: Recipe, progress: Progress) -> Found:
     study = partial(SearchStudy.open, recipe, study_name(recipe, base.key))
     study()  # say what is wrong with its store before anything starts
     tracking = Tracking(recipe, kind=records.SEARCH, key=key, dataset=dataset.manifest.digest, progress=progress)
+    width = recipe.search.trials
+    most = width if recipe.search.max_concurrent == "auto" else min(width, recipe.search.max_concurrent)
+    plan = plan_slots(recipe.run, most)
+    progress.say(f"{plan}: starting workers")
     with tracking, dataset.unchanged():
         fit_panels(dataset, [base], progress.say)
         panel = base.scored.gene.panel()
-        placed = place_patches(dataset, recipe.run)
-        placed = placed.with_counts(panel.key, place_counts(dataset, panel, fold.train))
-        if pending := base.pending_genes(anyway=True):
-            # Train it once before the trials, which would otherwise all wait for the first of them.
-            title = "search: gene stage that the trials share"
-            todo = [Assignment(stage=stage, targets=(), title=title, epochs=stage.epochs) for stage in pending]
-            train_on_workers(todo, placed, recipe, root, tracking)
-        with listen(tracking.deliver) as events:
-            layout = plan_workers(recipe.run)
-            shared = Shared(recipe, method, dataset, fold, root, placed, layout, events, key)
-            results = _tune(recipe, shared, storage.join(root, "search"), key, study)
+        with listen(tracking.deliver) as events, Pool(recipe.run, plan, root, events) as pool:
+            placed = place_patches(dataset, recipe.run)
+            placed = placed.with_counts(panel.key, place_counts(dataset, panel, fold.train))
+            if pending := base.pending_genes(anyway=True):
+                # Train it once before the trials, which would otherwise all wait for the first of them.
+                title = "search: gene stage that the trials share"
+                pool.submit([Assignment(stage=stage, placed=placed, title=title) for stage in pending])
+                pool.finish(_raise, more=True)
+            shared = Shared(recipe, method, dataset, fold, root, placed, pool.queue, events, key)
+            results = _tune(recipe, shared, storage.join(root, "search"), key, study, pool)
         trials = _ranked(study(), results)
         for trial in trials:
             if math.isfinite(trial.score):
@@ -111,7 +115,33 @@ def _search(recipe: Recipe, progress: Progress) -> Found:
     return Found(trials, found, path, tracking.uri)
 
 
-def _tune(recipe: Recipe, shared: Shared, folder: str, name: str, study: Callable[[], SearchStudy]) -> tune.ResultGrid:
+def _raise(ended: Ended) -> None:
+    if ended.error is not None:
+        raise ended.error
+
+
+_QUEUES: dict[str, Any] = {}
+"""Queue of the stages of each search that this process runs."""
+
+
+class _Withdraw(tune.Callback):
+    """Withdraws what a trial still has in the queue when it ends, by itself or stopped."""
+
+    def __init__(self, experiment: str) -> None:
+        self._experiment = experiment
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        # Tune keeps callbacks for the command that goes on, whose queue is another one.
+        if (queue := _QUEUES.get(self._experiment)) is not None:
+            queue.withdraw.remote(trial_key(self._experiment, trial.trial_id))
+
+    on_trial_error = on_trial_complete
+
+
+def _tune(
+    recipe: Recipe, shared: Shared, folder: str, name: str, study: Callable[[], SearchStudy], pool: Pool
+) -> tune.ResultGrid:
+    _QUEUES[shared.experiment] = shared.queue
     # Silence the tables that Tune and its callbacks print.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     place = storage.join(folder, name)
@@ -119,7 +149,7 @@ def _tune(recipe: Recipe, shared: Shared, folder: str, name: str, study: Callabl
     # head node, which is also the node that is not taken away.
     trainable = tune.with_resources(tune.with_parameters(run_trial, shared=shared), {"node:__internal_head__": 0.001})
     if study().trials() and Tuner.can_restore(place):
-        return interruptible(Tuner.restore(place, trainable=trainable, resume_errored=True).fit)
+        return _fit(Tuner.restore(place, trainable=trainable, resume_errored=True), pool)
     config = recipe.search
     tuner = Tuner(
         trainable,
@@ -128,19 +158,18 @@ def _tune(recipe: Recipe, shared: Shared, folder: str, name: str, study: Callabl
             mode="max",
             search_alg=StudySearcher(study, config.trials, [METRIC]),
             num_samples=config.trials,
-            max_concurrent_trials=_concurrent(recipe, shared.layout),
+            max_concurrent_trials=pool.plan.slots,
+            # The next trial finds everything imported.
+            reuse_actors=True,
         ),
-        run_config=tune.RunConfig(name=name, storage_path=folder, verbose=0),
+        run_config=tune.RunConfig(name=name, storage_path=folder, verbose=0, callbacks=[_Withdraw(shared.experiment)]),
     )
-    return interruptible(tuner.fit)
+    return _fit(tuner, pool)
 
 
-def _concurrent(recipe: Recipe, layout: WorkerPlan) -> int:
-    """Return the number of concurrent trials: more than fit would wait for each other's workers."""
-    have = resources()
-    fits = have.gpus // layout.workers if layout.use_gpu else have.cpus // (layout.workers * layout.cpus_per_worker)
-    wanted = recipe.search.max_concurrent
-    return max(1, int(fits) if wanted == "auto" else min(int(fits), wanted))
+def _fit(tuner: Tuner, pool: Pool) -> tune.ResultGrid:
+    """Run the trials while this thread keeps the pool, whose slots run their stages."""
+    return interruptible(tuner.fit, lambda: pool.keep(more=True))
 
 
 def _ranked(study: SearchStudy, results: tune.ResultGrid) -> tuple[Trial, ...]:

@@ -27,16 +27,16 @@ from stray.on_ray.private import (
 )
 from stray.on_ray.processes import end, family, kill_now
 from stray.on_ray.reach import check_cluster, check_folder, not_joined, not_started, provide_token
-from stray.on_ray.resources import Resources, WorkerPlan, plan_workers, resources
+from stray.on_ray.resources import Resources, SlotPlan, plan_slots, resources
 from stray.on_ray.visibility import check_paths_visible
 
 __all__ = [
     "Resources",
     "SessionInfo",
-    "WorkerPlan",
+    "SlotPlan",
     "check_paths_visible",
     "in_job",
-    "plan_workers",
+    "plan_slots",
     "resources",
     "session",
     "start",

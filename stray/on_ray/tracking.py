@@ -25,6 +25,7 @@ from stray.on_ray.events import (
     RunEnded,
     RunOpened,
     StageDone,
+    StageStarted,
     Warned,
 )
 from stray.on_ray.progress import Progress
@@ -157,8 +158,10 @@ class Tracking:
                 self._progress.say(f"{title}: warning: {text}")
             case Note(text):
                 self._progress.say(f"{title}: {text}")
-            case StageDone():
-                self._progress.finish(title)
+            case StageStarted():
+                pass  # the display shows it from now on
+            case StageDone(note):
+                self._progress.finish(title, note)
             case _:
                 assert_never(event.content)
 

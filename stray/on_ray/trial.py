@@ -1,16 +1,13 @@
-"""One trial of a search: the chosen settings trained on workers of its own, and judged on inner validation patients."""
+"""One trial of a search: its stages go through the queue that all trials share, and it is judged on inner validation
+patients.
+"""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from stray.cohort.dataset import PairedDataset
@@ -18,18 +15,17 @@ from stray.cohort.split import Fold
 from stray.config import Recipe
 from stray.evaluate import probe_balanced_accuracy
 from stray.experiment.cells import Cell, Group, cell
+from stray.experiment.estimate import expected_seconds
 from stray.metrics.naming import INNER
 from stray.on_ray.data import Placed, place_counts
 from stray.on_ray.events import EventTracker, Source
-from stray.on_ray.fit import Assignment, fit
 from stray.on_ray.panels import fit_panels, panel_notes
-from stray.on_ray.resources import WorkerPlan
+from stray.on_ray.queue import Assignment
 from stray.on_ray.score import log_codes, log_curves
 from stray.on_ray.tracking import Tracking
 from stray.on_ray.waiting import patience
 from stray.recipe import for_method
 from stray.stages.results import digest
-from stray.stages.spec import Stage
 from stray.track import records
 
 METRIC = INNER
@@ -46,7 +42,8 @@ class Shared:
     fold: Fold
     root: str
     placed: Placed
-    layout: WorkerPlan
+    queue: Any
+    """Queue of the stages."""
     events: Any
     experiment: str
 
@@ -61,11 +58,11 @@ def trial_cell(
 
 
 def run_trial(settings: dict[str, Any], *, shared: Shared) -> None:
-    """Run one trial, in a process of its own that holds no CPU: its workers do the work."""
+    """Run one trial, in a process of its own that holds no CPU: slots of the pool do the work."""
     recipe = shared.recipe
     trial = trial_cell(recipe, shared.method, settings, shared.dataset, shared.fold, shared.root)
     name = tune.get_context().get_trial_id()
-    key, title, tags = _key(shared, name), _title(name, settings), _tags(shared, trial)
+    key, title, tags = trial_key(shared.experiment, name), _title(name, settings), _tags(shared, trial)
     tracker = EventTracker(shared.events, Source((key,), title, trial.recipe.contrastive.epochs))
     tracker.open(title, trial.recipe, tags)
     tracker.params({f"search.{path}": value for path, value in settings.items()})
@@ -85,7 +82,7 @@ def run_trial(settings: dict[str, Any], *, shared: Shared) -> None:
 
 def deliver_trial(name: str, settings: dict[str, Any], score: float, shared: Shared, tracking: Tracking) -> None:
     """Log a trial that an earlier command finished, if the store of this command lacks it."""
-    key = _key(shared, name)
+    key = trial_key(shared.experiment, name)
     if key in tracking.opened or tracking.has(key, [METRIC]):
         return
     trial = trial_cell(shared.recipe, shared.method, settings, shared.dataset, shared.fold, shared.root)
@@ -103,8 +100,9 @@ def _log(run: Any, trial: Cell, score: float) -> None:
     run.metrics({METRIC: score})
 
 
-def _key(shared: Shared, name: str) -> str:
-    return "trial-" + digest(shared.experiment, name)
+def trial_key(experiment: str, name: str) -> str:
+    """Return the key of a trial's run, under which its stages are in the queue."""
+    return "trial-" + digest(experiment, name)
 
 
 def _title(name: str, settings: dict[str, Any]) -> str:
@@ -134,33 +132,10 @@ def _score(trial: Cell, shared: Shared) -> float:
 
 
 def _train(trial: Cell, shared: Shared, tracker: EventTracker, title: str, key: str) -> None:
-    """Train the trial's pending stages; wait for those that another trial is training."""
-    group = Group((trial,))
-    with _alone([stage.key for stage in group.stages()], tracker):
-        if stages := group.stages():
-            _fit(trial, stages, shared, tracker, title, key)
-
-
-@contextmanager
-def _alone(keys: Sequence[str], tracker: EventTracker) -> Iterator[None]:
-    """Hold the stages `keys` among all trials: they have one process each, all on one machine.
-
-    A lock ends with its process. All take them in one order, so that no two wait for each other.
-    """
-    folder = Path(tempfile.gettempdir()) / f"stray-trials-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
-    with ExitStack() as held:
-        for key in sorted(keys):
-            stream = held.enter_context((folder / f"{key}.lock").open("w"))
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                tracker.note("waiting for another trial to train a stage that both need")
-                fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-
-
-def _fit(trial: Cell, stages: Sequence[Stage], shared: Shared, tracker: EventTracker, title: str, key: str) -> None:
+    """Put the trial's pending stages into the queue and wait for their end; another trial may have put them there."""
+    stages = Group((trial,)).stages()
+    if not stages:
+        return
     fit_panels(shared.dataset, [trial])
     panel, placed = trial.scored.gene.panel(), shared.placed
     if panel.key not in placed.counts:  # the search has already printed the notes of the panel that exists
@@ -170,20 +145,21 @@ def _fit(trial: Cell, stages: Sequence[Stage], shared: Shared, tracker: EventTra
     assignments = [
         Assignment(
             stage=stage,
+            placed=placed,
             targets=(key,),
             title=f"{title}, {stage.title}" if stage.title else title,
-            epochs=stage.epochs,
+            seconds=expected_seconds(stage),
         )
         for stage in stages
     ]
-    fit(
-        assignments,
-        placed,
-        run=shared.recipe.run,
-        layout=shared.layout,
-        root=shared.root,
-        events=shared.events,
-    )
+    ray.get(shared.queue.add.remote(assignments, key))
+    for stage in stages:
+        epochs, ended = 0, None
+        while ended is None:
+            metrics, ended = ray.get(shared.queue.result.remote(stage.key, epochs))
+            epochs += len(metrics)
+        if ended.error is not None:
+            raise ended.error
 
 
 def _short(value: Any) -> str:

@@ -94,7 +94,12 @@ def patiently(function: Callable[[], T], need: Need) -> T:
 
     Raises InputError when nothing of the job ran for longer than the patience; the function is then left behind.
     """
-    return interruptible(function, Wait(need, _patience).look)
+    return interruptible(function, start_wait(need).look)
+
+
+def start_wait(need: Need) -> Wait:
+    """Return the state of a wait that begins now, whose `look` is to be called all the while."""
+    return Wait(need, _patience)
 
 
 @dataclass

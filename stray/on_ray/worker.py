@@ -1,4 +1,4 @@
-"""`train.worker.Worker` over Ray Train."""
+"""`training.worker.Worker` over Ray Train."""
 
 from __future__ import annotations
 
@@ -9,58 +9,72 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import Checkpoint, CheckpointUploadMode
 from torch import Tensor
 
-from stray import collective
+from stray import collective, storage
 from stray.errors import CheckpointWriteError, Problem
-from stray.on_ray.checkpoints import STATE, newest, write
+from stray.on_ray.checkpoints import STATE, keep_newest, newest, write
+
+
+class WithdrawnError(Exception):
+    """Nobody wants the stage any more."""
 
 
 class RayWorker:
-    """One worker of a Ray Train group, for one stage of the run: checkpoints carry the stage that they belong to."""
+    """One worker of a Ray Train group, for one stage.
+
+    Checkpoints lie in the stage's own folder, so that any slot can go on from them.
+    """
 
     def __init__(
         self,
         stage: str,
+        folder: str,
+        *,
         on_restore: Callable[[int, int], None] | None = None,
         before_checkpoint: Callable[[], None] | None = None,
+        on_epoch: Callable[[Mapping[str, float]], bool] | None = None,
     ) -> None:
-        """`on_restore` is told after how many epochs, and steps of the next one, the stage goes on. Whoever goes on
-        from a checkpoint says nothing again of what was before it: `before_checkpoint` is called to send it away.
+        """Checkpoints of the stage with this key lie in `folder`.
+
+        `on_restore` is told after how many epochs, and steps of the next one, the stage goes on. Whoever goes on from a
+        checkpoint says nothing again of what was before it: `before_checkpoint` is called to send it away. `on_epoch`
+        is told each epoch's metrics on rank 0, and returns whether the stage is still wanted.
         """
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
-        self._stage, self._on_restore, self._before_checkpoint = stage, on_restore, before_checkpoint
-        place: Any = context.get_storage()
-        self._filesystem, self._run = place.storage_filesystem, place.experiment_fs_path
+        self._stage, self._folder = stage, folder
+        self._on_restore, self._before_checkpoint, self._on_epoch = on_restore, before_checkpoint, on_epoch
+        self._filesystem, self._run = storage.resolve(folder)
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         return collective.all_sum(tensor.detach().to(self.device))
 
     def report(self, metrics: Mapping[str, float], state: Mapping[str, Any] | None) -> str | None:
-        if state is None:
-            return None  # each report costs a round trip to the controller; curves go through the tracker
-        if self._before_checkpoint is not None:
-            self._before_checkpoint()
-        checkpoint, failure = None, None
-        if self.rank == 0:
-            try:
-                folder = write(self._filesystem, self._run, {"stage": self._stage, "state": dict(state)})
-                checkpoint = Checkpoint(folder, self._filesystem)
-            except OSError as error:
-                failure = error
+        """See `Worker.report`. Raises WithdrawnError on every rank alike when the stage is not wanted any more."""
+        place, failure, unwanted = None, None, False
+        if self.rank == 0 and self._on_epoch is not None and "step" not in metrics:
+            unwanted = not self._on_epoch(metrics)
+        if state is not None and not unwanted:
+            if self._before_checkpoint is not None:
+                self._before_checkpoint()
+            if self.rank == 0:
+                try:
+                    place = write(self._filesystem, self._run, {"stage": self._stage, "state": dict(state)})
+                    keep_newest(self._filesystem, self._run)
+                except OSError as error:
+                    failure = error
         # All workers stop together: Ray would retry the epochs since the last checkpoint, and fail again.
-        if self.all_reduce(torch.tensor([float(failure is not None)])) > 0:
+        ends = self.all_reduce(torch.tensor([float(failure is not None), float(unwanted)])).tolist()
+        if ends[0] > 0:
             raise self._not_kept(failure)
-        ray.train.report(dict(metrics), checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
-        return None  # the controller knows when the checkpoint is complete
+        if ends[1] > 0:
+            raise WithdrawnError(self._stage)
+        return place
 
     def restore(self) -> dict[str, Any] | None:
-        checkpoint = ray.train.get_checkpoint()
-        folder = newest(self._filesystem, self._run) if checkpoint is None else checkpoint.path
-        if folder is None:
+        if (folder := self.newest()) is None:
             return None
         with self._filesystem.open_input_stream(f"{folder}/{STATE}") as stream:
             saved = torch.load(io.BytesIO(stream.read()), map_location=self.device, weights_only=True)
@@ -70,8 +84,16 @@ class RayWorker:
             self._on_restore(saved["state"]["epoch"], saved["state"].get("step", 0))
         return saved["state"]
 
+    def newest(self) -> str | None:
+        """Return the folder of the newest whole checkpoint; None where there is none."""
+        return newest(self._filesystem, self._run)
+
+    def clear(self) -> None:
+        """Delete the stage's checkpoints: its results are whole."""
+        storage.delete_folder(self._folder)
+
     def _not_kept(self, failure: OSError | None) -> CheckpointWriteError:
-        kept = newest(self._filesystem, self._run)
+        kept = self.newest()
         before = f"the previous one is complete ({kept})" if kept else "there is no previous one"
         what = f"the checkpoint could not be written ({failure or 'by rank 0'}); {before}"
         remedy = "make room there, and run the same command again: it continues from the last complete checkpoint"

@@ -83,6 +83,11 @@ class GeneStage:
         return Work(self.config, len(self.rows), self.epochs)
 
     @property
+    def gene(self) -> GeneStage:
+        """The gene stage whose panel it sees: itself."""
+        return self
+
+    @property
     def inputs(self) -> tuple[GeneStage, ...]:
         """Stages whose results it reads: the scVI stage whose weights scANVI starts from."""
         return () if self.start is None else (self.start,)

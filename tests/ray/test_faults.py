@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,18 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
+from stray.data.local import LocalData
 from stray.errors import CheckpointWriteError
-from stray.on_ray.checkpoints import LIST, PREFIX, STATE
-from stray.on_ray.fit import Assignment
+from stray.on_ray.checkpoints import PREFIX, STATE
+from stray.on_ray.queue import Assignment
 from stray.on_ray.session import SessionInfo
+from stray.recipe import apply
 from stray.stages.contrastive.task import ContrastiveTask
+from stray.stages.run import run_stage
 from stray.stages.spec import GeneStage, ImageStage
 from stray.track.mlflow_reader import MlflowReader
+from stray.track.tracker import MemoryTracker
+from stray.training.worker import LocalWorker
 from tests.ray.test_training import EPOCHS, Heard, Setup
 
 # Each test starts worker groups anew, a quarter of a minute each on quiet cores: `.ci/run` runs them too.
@@ -113,7 +118,7 @@ def killed(
     assert isinstance(stage, ImageStage)
     trapped = Killed.of(stage, ranks=ranks, at=at, marks=str(marks), wait_s=wait_s)
     assert trapped.key == stage.key
-    return [Assignment(stage=trapped, targets=(), title=name, epochs=EPOCHS)], marks
+    return [Assignment(stage=trapped, placed=setup.placed, title=name)], marks
 
 
 def assert_same(setup: Setup, name: str) -> None:
@@ -191,7 +196,9 @@ def test_a_training_goes_on_with_another_number_of_workers_and_keeps_the_count_o
 @pytest.fixture
 def small_disk(setup: Setup) -> Iterator[Path]:
     """A file system of its own for checkpoints, too small for three of them and large enough for two."""
-    checkpoint = next((setup.folder / "checkpoints" / "whole").rglob(STATE))
+    stage = replace(setup.cell("sized").scored, config=apply(setup.recipe, {"contrastive.epochs": 1}).contrastive)
+    checkpoint = setup.folder / "sized.pt"
+    run_stage(stage, LocalData(setup.dataset), LocalWorker(checkpoint), MemoryTracker())
     place = setup.folder / "checkpoints" / "full"
     place.mkdir(parents=True)
     size = int(2.5 * checkpoint.stat().st_size)
@@ -235,9 +242,8 @@ def test_checkpoints_are_found_without_rays_list_of_them_and_what_was_half_writt
     with pytest.raises(Exception, match=r"died|killed|SIGKILL|unavailable"):
         setup.train(assignments, "lost", workers=2, failures=0)
     (run,) = (setup.folder / "checkpoints" / "lost" / "checkpoints").iterdir()
-    assert len(json.loads((run / LIST).read_text())["checkpoint_results"]) == 2
-    # As a disk leaves it that fills up at this moment, and a worker that is killed while it writes.
-    (run / LIST).write_bytes(b"")
+    assert sorted(path.name[: len(PREFIX)] for path in run.iterdir()) == [PREFIX] * 2
+    # As a worker leaves it that is killed while it writes.
     torn = run / f"{PREFIX}2999-01-01_00-00-00.000000"
     torn.mkdir()
     (torn / f"{STATE}.0123abcd.partial").write_bytes(b"half")

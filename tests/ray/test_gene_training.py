@@ -15,9 +15,10 @@ import torch
 from stray.config import Recipe, RunConfig
 from stray.on_ray.data import Placed, place_counts
 from stray.on_ray.events import Event, Metrics, Note, listen
-from stray.on_ray.fit import Assignment, fit
 from stray.on_ray.panels import fit_panels
-from stray.on_ray.resources import WorkerPlan
+from stray.on_ray.pool import fit
+from stray.on_ray.queue import Assignment
+from stray.on_ray.resources import SlotPlan
 from stray.on_ray.session import SessionInfo
 from stray.recipe import apply
 from stray.stages.spec import GeneStage
@@ -106,11 +107,11 @@ class Setup:
         target.write_bytes(self.panel_file.read_bytes())
         ranks = self.folder / f"{name}-ranks"
         ranks.mkdir()
+        placed = Placed(self.dataset, (), Announced(self.counts, str(ranks)))
         with listen(hear(ranks)) as events:
             fit(
-                [Assignment(stage=stage, targets=(), title=name, epochs=EPOCHS)],
-                Placed(self.dataset, (), Announced(self.counts, str(ranks))),
-                layout=WorkerPlan(2, 1, False),
+                [Assignment(stage=stage, placed=placed, title=name)],
+                plan=SlotPlan(1, 2, 1),
                 run=RunConfig(max_failures=failures),
                 root=str(self.folder / "checkpoints" / name),
                 events=events,

@@ -40,7 +40,7 @@ if __name__ == "__main__":
     print("first line")
     with session.session() as info:
         print("nodes", len(info.resources.nodes), "local", info.local)
-        print("plan", session.plan_workers(Recipe().run))
+        print("plan", session.plan_slots(Recipe().run))
         session.check_paths_visible(Recipe(dataset=sys.argv[1] + "/data", output=sys.argv[1] + "/out"))
         try:
             # Each node has a copy of the working directory of its own.
@@ -126,7 +126,7 @@ def test_a_job_runs_on_both_nodes_with_its_files_and_ends_as_it_ends(
     assert done.returncode == code, done.stdout + done.stderr
     assert done.stdout.count("first line") == 1, "no part of the log is missing or shown twice"
     assert "nodes 2 local False" in done.stdout
-    assert "WorkerPlan(workers=2, cpus_per_worker=1, use_gpu=False)" in done.stdout
+    assert "plan 2 slots, 1 CPU each" in done.stdout
     assert "greeting hello" in done.stdout
     assert "file came along" in done.stdout
     assert "refused output: file:///proc/self/cwd/private is not visible on 1 of the cluster's nodes" in done.stdout

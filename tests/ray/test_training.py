@@ -21,9 +21,10 @@ from stray.on_ray import experiment
 from stray.on_ray.data import Placed, place_counts, place_patches
 from stray.on_ray.events import Event, Metrics, Note, listen
 from stray.on_ray.experiment import results_held
-from stray.on_ray.fit import Assignment, fit
 from stray.on_ray.panels import fit_panels
-from stray.on_ray.resources import WorkerPlan
+from stray.on_ray.pool import fit
+from stray.on_ray.queue import Assignment
+from stray.on_ray.resources import SlotPlan
 from stray.on_ray.search import search
 from stray.on_ray.session import SessionInfo
 from stray.recipe import apply
@@ -71,7 +72,7 @@ class Setup:
         panel = first.scored.gene.panel()
         counts = place_counts(self.dataset, panel, first.fold.train)
         self.placed: Placed = place_patches(self.dataset, RunConfig()).with_counts(panel.key, counts)
-        gene = Assignment(stage=first.scored.gene, targets=(), title="gene", epochs=2)
+        gene = Assignment(stage=first.scored.gene, placed=self.placed, title="gene")
         self.train([gene], "gene", workers=1)
 
     def cell(self, name: str) -> Cell:
@@ -98,8 +99,7 @@ class Setup:
         with listen(heard) as events:
             fit(
                 assignments,
-                self.placed,
-                layout=WorkerPlan(workers, 1, False),
+                plan=SlotPlan(1, workers, 1),
                 run=RunConfig(max_failures=failures, checkpoint_every_steps=every_steps),
                 root=str(self.folder / "checkpoints" / name),
                 events=events,
@@ -107,7 +107,7 @@ class Setup:
         return heard
 
     def image(self, name: str) -> list[Assignment]:
-        return [Assignment(stage=self.cell(name).scored, targets=(), title=name, epochs=EPOCHS)]
+        return [Assignment(stage=self.cell(name).scored, placed=self.placed, title=name)]
 
     def weights(self, name: str) -> dict[str, torch.Tensor]:
         return self.cell(name).scored.folder.read_weights("encoder.pt")
@@ -213,7 +213,7 @@ def test_a_fault_of_the_input_that_one_worker_finds_is_not_tried_again(setup: Se
     known = {field.name: getattr(stage, field.name) for field in fields(ImageStage)}
     faulty = Faulty(**known, marks=str(marks), driver=os.getpid())
     with pytest.raises(InputError, match="P2: is at fault"):
-        setup.train([Assignment(stage=faulty, targets=(), title="faulty", epochs=1)], "faulty", workers=2, failures=3)
+        setup.train([Assignment(stage=faulty, placed=setup.placed, title="faulty")], "faulty", workers=2, failures=3)
     assert marks.read_text() == "tried\n"
 
 
@@ -224,7 +224,7 @@ def test_a_fault_of_the_input_ends_the_training_at_once_whatever_failures_are_al
     stage = replace(stage, config=apply(setup.recipe, {"contrastive.image.weights": "/no/such/file.pt"}).contrastive)
     started = time.monotonic()
     with pytest.raises(InputError, match=r"no file '/no/such/file\.pt'"):
-        setup.train([Assignment(stage=stage, targets=(), title="failing", epochs=1)], "failing", workers=1, failures=3)
+        setup.train([Assignment(stage=stage, placed=setup.placed, title="failing")], "failing", workers=1, failures=3)
     assert time.monotonic() - started < 120
 
 

@@ -16,8 +16,9 @@ from stray.errors import InputError
 from stray.on_ray import waiting
 from stray.on_ray.data import Placed
 from stray.on_ray.events import listen
-from stray.on_ray.fit import Assignment, fit
-from stray.on_ray.resources import WorkerPlan
+from stray.on_ray.pool import fit
+from stray.on_ray.queue import Assignment
+from stray.on_ray.resources import SlotPlan
 from stray.on_ray.session import SessionInfo
 from stray.on_ray.waiting import Need, anything_runs, patience, patiently, running
 from tests.support.small_cohort import small_cell, small_dataset, small_recipe
@@ -89,14 +90,13 @@ def test_a_worker_group_waits_for_what_another_job_holds(
     monkeypatch.setattr(waiting, "FIRST_S", 2.0)
     dataset = small_dataset(tmp_path)
     stage = small_cell(small_recipe(tmp_path), dataset, root=str(tmp_path / "runs")).scored.gene
-    assignment = Assignment(stage=stage, targets=(), title="gene", epochs=1)
+    assignment = Assignment(stage=stage, placed=Placed(dataset), title="gene")
 
     def train() -> None:
         with listen(lambda event: None) as events:
             fit(
                 [assignment],
-                Placed(dataset),
-                layout=WorkerPlan(2, 1, False),
+                plan=SlotPlan(1, 2, 1),
                 run=RunConfig(max_failures=0),
                 root=str(tmp_path),
                 events=events,

@@ -5,6 +5,7 @@ from __future__ import annotations
 SESSION = (
     "tests/e2e/test_smoke.py",
     "tests/ray/test_training.py",
+    "tests/ray/test_pool.py",
     "tests/ray/test_scale.py",
     "tests/ray/test_ingest.py",
     "tests/e2e/test_gene_methods.py",
@@ -27,9 +28,11 @@ LONG = (
 
 ALONE = (
     "tests/e2e/test_demo.py",
+    "tests/ray/test_autoscaling.py",
     "tests/ray/test_endings.py",
     "tests/ray/test_faults.py",
     "tests/ray/test_gene_training.py",
+    "tests/ray/test_pool.py",
     "tests/ray/test_training.py",
     "tests/ray/test_waiting.py",
     "tests/unit/track/test_mlflow_server.py",

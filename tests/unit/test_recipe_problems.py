@@ -56,7 +56,7 @@ def test_an_unknown_method_is_named_with_the_nearest_one() -> None:
         ("seeds=3", "seeds", "expected a list, found 3", "[3]"),
         ("seeds=[-1]", "seeds.0", "greater than or equal to 0", ""),
         ("folds.held_out=[1]", "folds.held_out.0", "expected text, found 1", "'1'"),
-        ("run.workers=some", "run.workers", "a whole number or 'auto', found \"some\"", ""),
+        ("run.workers=some", "run.workers", 'a whole number, found "some"', ""),
         ("gene=3", "gene", "expected a group of settings, found 3", ""),
         ("name.x=3", "name.x", "`name` is a value", "name=VALUE"),
         ("ingest.sources.3.seed=1", "ingest.sources.3.seed", "list without a member '3'", "ingest.sources=[...]"),

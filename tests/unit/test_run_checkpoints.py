@@ -1,9 +1,8 @@
-"""Checkpoints on a storage: whole or not there, found without Ray's list, and what a storage that is full says."""
+"""Checkpoints on a storage: whole or not there, and what a storage that is full says."""
 
 from __future__ import annotations
 
 import errno
-import json
 import pickle
 import resource
 import signal
@@ -14,21 +13,15 @@ import pytest
 import torch
 
 from stray.errors import CheckpointWriteError
-from stray.on_ray.checkpoints import LIST, PREFIX, STATE, newest, tidy, write
+from stray.on_ray.checkpoints import PREFIX, STATE, keep_newest, newest, write
 from stray.on_ray.failures import full_storage
 from stray.storage import resolve
 
 SMALL, LARGE = torch.zeros(10), torch.zeros(100_000)
 
 
-def listed(run: Path, *folders: str) -> None:
-    """Ray's list of some checkpoints."""
-    entries = [{"checkpoint_dir_name": Path(folder).name, "metrics": {}} for folder in folders]
-    (run / LIST).write_text(json.dumps({"checkpoint_results": entries, "latest_checkpoint_result": entries[-1]}))
-
-
 def left(run: Path) -> list[str]:
-    return sorted(str(path) for path in run.iterdir() if path.name != LIST)
+    return sorted(str(path) for path in run.iterdir())
 
 
 @pytest.fixture
@@ -68,35 +61,18 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing_but_the_one_before(t
     assert newest(filesystem, run) == first
 
 
-def test_what_the_list_does_not_name_goes_before_a_run_goes_on(tmp_path: Path, made: list[str]) -> None:
-    run = tmp_path / "run"
-    listed(run, *made[:2])
-    tidy(str(run))
-    assert left(run) == made[:2]
-    assert (run / LIST).exists()
-
-
-@pytest.mark.parametrize("content", ["", '{"checkpoint_results": [{"che', "[]", "null", "{}"])
-def test_a_list_that_ray_could_not_read_goes_and_the_newest_checkpoint_stays(
-    content: str, tmp_path: Path, made: list[str]
-) -> None:
-    run = tmp_path / "run"
-    (run / LIST).write_text(content)
-    tidy(str(run))
-    assert not (run / LIST).exists()
-    assert left(run) == [made[-1]]
-
-
-def test_a_list_that_names_a_checkpoint_which_is_gone_is_of_no_use(tmp_path: Path, made: list[str]) -> None:
-    run = tmp_path / "run"
-    listed(run, made[0], str(run / f"{PREFIX}gone"))
-    tidy(str(run))
-    assert not (run / LIST).exists()
-    assert left(run) == [made[-1]]
+def test_the_newest_two_are_kept_and_what_was_half_written_goes(tmp_path: Path, made: list[str]) -> None:
+    filesystem, run = resolve(tmp_path / "run")
+    torn = tmp_path / "run" / f"{PREFIX}0000"
+    torn.mkdir()
+    (torn / f"{STATE}.01234567.partial").write_bytes(b"half")
+    keep_newest(filesystem, run)
+    assert left(tmp_path / "run") == made[1:]
 
 
 def test_a_run_that_never_began_is_left_alone(tmp_path: Path) -> None:
-    tidy(str(tmp_path / "run"))
+    filesystem, run = resolve(tmp_path / "run")
+    keep_newest(filesystem, run)
     assert not (tmp_path / "run").exists()
 
 

@@ -15,7 +15,7 @@ from stray.data.local import LocalData
 from stray.experiment.cells import Group
 from stray.on_ray.progress import NullProgress
 from stray.on_ray.tracking import Tracking
-from stray.on_ray.trial import METRIC, Shared, _key, deliver_trial, trial_cell
+from stray.on_ray.trial import METRIC, Shared, deliver_trial, trial_cell, trial_key
 from stray.recipe import apply
 from stray.stages.run import run_stage
 from stray.track.mlflow_reader import MlflowReader
@@ -76,8 +76,10 @@ def test_a_trial_of_this_command_and_one_whose_results_are_gone_are_left_alone(s
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     with command(shared, uri) as tracking:
         cell = trial_cell(shared.recipe, "clip_scvi", SETTINGS, shared.dataset, shared.fold, shared.root)
-        tracking.open(_key(shared, "t1"), "a trial of this command", cell.recipe, {"stray.kind": "trial"})
-        tracking.close(_key(shared, "t1"))
+        tracking.open(
+            trial_key(shared.experiment, "t1"), "a trial of this command", cell.recipe, {"stray.kind": "trial"}
+        )
+        tracking.close(trial_key(shared.experiment, "t1"))
         deliver_trial("t1", SETTINGS, 0.5, shared, tracking)
         deliver_trial("t2", {"contrastive.optim.lr": 0.5}, 0.5, shared, tracking)
     (run,) = runs(uri)

@@ -8,7 +8,8 @@ import pytest
 
 from stray.cohort.dataset import PairedDataset
 from stray.experiment.cells import Group
-from stray.experiment.estimate import GROUP_S, Estimator
+from stray.experiment.estimate import Estimator
+from stray.experiment.schedule import jobs_of
 from stray.stages.results import keep_rate
 from stray.stages.spec import ImageStage
 from tests.support.small_cohort import prepared_cell, small_recipe
@@ -20,9 +21,10 @@ def test_a_stage_that_groups_share_is_counted_once(folder: Path, dataset: Paired
     for config in (one.scored.gene.config, one.scored.config):
         keep_rate(config, one.scored.root, [{"spots_per_second": 50.0}])
     estimator = Estimator(dataset.manifest.patch.size_px, dataset.manifest.n_genes)
-    total = estimator.total([Group((one,))])
-    assert total > GROUP_S
-    assert estimator.total([Group((one,)), Group((one,))]) == total
+    jobs = jobs_of([Group((one,))], estimator)
+    assert [job.needs for job in jobs] == [(), (jobs[0].key,)]
+    assert all(job.seconds > 0 for job in jobs)
+    assert jobs_of([Group((one,)), Group((one,))], estimator) == jobs
 
 
 def test_a_speed_that_was_measured_is_taken(folder: Path, dataset: PairedDataset, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,8 @@ def test_groups_that_wait_for_their_scores_do_not_pile_up(recipe: Recipe, datase
         def __init__(self) -> None:
             self.keys: list[str] = []
 
-        def score(self, group: Group) -> list[str]:
+        def score(self, group: Group, failed: Mapping[str, Exception]) -> list[str]:
+            assert not failed
             time.sleep(0.02)
             self.keys.append(group.key)
             return [group.key]
@@ -73,13 +76,14 @@ def test_groups_that_wait_for_their_scores_do_not_pile_up(recipe: Recipe, datase
     class Trained(_Experiment):
         """Its groups are trained already."""
 
-        def _train(self, group: Group) -> None:
+        def _score(self, group: Group, scoring: ThreadPoolExecutor) -> None:
             alive.see(group)
+            super()._score(group, scoring)
 
     groups = made(recipe, dataset)
     experiment = Trained(recipe, dataset, None, NullProgress(), "root", rescore=False)  # pyright: ignore[reportArgumentType]
     experiment._scorer = slow = Slow()  # pyright: ignore[reportAttributeAccessIssue]
-    assert experiment.run(groups) == slow.keys == list(groups.keys)
+    assert experiment.run(groups, runs=len(groups), width=0) == slow.keys == list(groups.keys)
     assert alive.most <= 4
 
 

@@ -1,17 +1,14 @@
-"""Which gene stages a cell still needs, with the panel that they see; and two trials that need the same one."""
+"""Which gene stages a cell still needs, with the panel that they see."""
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from stray.cohort.dataset import PairedDataset
 from stray.experiment.cells import Cell, Group
 from stray.on_ray.experiment import _see_counts
-from stray.on_ray.trial import _alone
 from stray.recipe import apply
 from stray.stages.results import ResultFolder
 from stray.stages.spec import Stage
@@ -72,34 +69,3 @@ def test_trials_share_the_gene_stages_also_where_the_settings_before_the_trials_
     assert cell.pending_genes() == ()
     named = stages(cell)
     assert [gene.key for gene in cell.pending_genes(anyway=True)] == [named["start"].key, named["gene"].key]
-
-
-class Notes:
-    """The lines that a trial says."""
-
-    def __init__(self) -> None:
-        self.said = threading.Event()
-
-    def note(self, text: str) -> None:
-        assert "waiting for another trial" in text
-        self.said.set()
-
-
-def test_trials_that_need_one_stage_train_it_one_after_the_other(cell: Cell) -> None:
-    one, other, third = (stage.key for stage in stages(cell).values())
-    order, notes = [], Notes()
-    tracker: Any = notes
-
-    def trial() -> None:
-        with _alone([third, other], tracker):
-            order.append("second")
-
-    waits = threading.Thread(target=trial)
-    with _alone([other, one], tracker):
-        with _alone([third], tracker):
-            assert not notes.said.is_set()  # nobody else needs it
-        waits.start()
-        assert notes.said.wait(60)
-        order.append("first")
-    waits.join(60)
-    assert order == ["first", "second"]

@@ -1,0 +1,1 @@
+"""Benchmark of the worker pool: how well a grid of runs fills its slots."""
