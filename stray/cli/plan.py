@@ -33,10 +33,12 @@ def show_plan(recipe: Recipe) -> None:
         table.add_column(name)
     table.add_column("time", justify="right")
     seen: set[str] = set()
+    waiting: set[str] = set()
     for group in groups:
         # A stage that groups share, because their folds train on the same spots, runs once.
         pending = {stage.key: stage for stage in group.stages() if stage.key not in seen}
         seen |= pending.keys()
+        waiting |= {cell.scored.key for cell in group.trained if not cell.scored.folder.is_done()}
         cells, inner = cells + len(group.cells), inner + len(group.inner)
         for cell in group.trained:
             # A stage that several cells share is counted with the first of them.
@@ -63,8 +65,7 @@ def show_plan(recipe: Recipe) -> None:
     table.title = f"{recipe.name}: {cells} cells" + (f", {inner} inner ones to choose by" if inner else "")
     stdout.print(table)
     jobs = jobs_of(groups, estimator)
-    width = sum(job.seconds > 0 for job in jobs)
-    plan = _slots(recipe, width)
+    plan = slots_of(recipe, len(waiting))
     times = schedule(jobs, plan.slots, start_s=START_S)
     how = "estimated from a few steps of each kind of stage, timed just now"
     if estimator.measured:
@@ -75,7 +76,7 @@ def show_plan(recipe: Recipe) -> None:
     )
 
 
-def _slots(recipe: Recipe, width: int) -> SlotPlan:
+def slots_of(recipe: Recipe, width: int) -> SlotPlan:
     """Return the slots of the cluster that a command would join, or of this machine."""
     if os.environ.get("RAY_ADDRESS", "local") != "local" or session.in_job():
         with session.session():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from stray import storage
 from stray.cli.console import say, stdout
-from stray.cli.plan import duration
+from stray.cli.plan import duration, slots_of
 from stray.cohort.dataset import PairedDataset
 from stray.config import (
     ChoiceConfig,
@@ -24,6 +25,7 @@ from stray.config import (
 )
 from stray.experiment.cells import Cell, Group
 from stray.experiment.estimate import Estimator
+from stray.experiment.schedule import START_S
 from stray.experiment.space import SearchSpace, Settings
 from stray.experiment.study import SearchStudy, StudyTrial, study_name
 from stray.experiment.study_store import study_storage
@@ -63,9 +65,12 @@ def show_search(recipe: Recipe) -> None:
     shared, typical = _times(Estimator(dataset.manifest.patch.size_px, dataset.manifest.n_genes), base, cells)
     text = f"about {duration(typical)} a trial"
     text += f", after {duration(shared)} for the gene stage that trials share" if shared else ""
+    most = recipe.search.max_concurrent
+    plan = slots_of(recipe, left if most == "auto" else min(left, most))
+    wall = START_S + shared + math.ceil(left / plan.slots) * typical
     say(
-        f"{text}; {left} trials take about {duration(shared + left * typical)} in one process of this machine, less "
-        f"where several run at a time; estimated from the first {len(cells)}. Nothing was started."
+        f"{text}; {plan}: {left} trials take about {duration(wall)} with the start of workers; estimated from the "
+        f"first {len(cells)}. Nothing was started."
     )
 
 

@@ -56,6 +56,8 @@ def test_the_trials_that_it_shows_are_those_that_a_search_would_try(
     assert "16 | 32" in text
     assert "7 trials by tpe, 0 of them done" in text
     assert "trial 0 is the recipe itself" in text
+    assert "slot" in text
+    assert "7 trials take about" in text
     assert "Nothing was started" in text
     out = Path(sets[1].partition("=")[2])
     assert not out.exists(), "it leaves no trace"
