@@ -21,6 +21,7 @@ from stray.config import RunConfig
 from stray.errors import Problem, RunError
 from stray.on_ray import waiting
 from stray.on_ray.failures import full_storage, input_error
+from stray.on_ray.interruptible import THREAD
 from stray.on_ray.queue import Assignment, Ended, Standing, open_stage_queue
 from stray.on_ray.resources import SlotPlan
 from stray.on_ray.share import Share
@@ -128,7 +129,8 @@ class Pool:
 
     def _start(self) -> None:
         name = f"slot-{uuid.uuid4().hex[:8]}"
-        thread = threading.Thread(target=self._keep, args=(name,), name=name, daemon=True)
+        # Named as a thread that a process which ends must not wait for: it is inside Ray.
+        thread = threading.Thread(target=self._keep, args=(name,), name=THREAD, daemon=True)
         self._threads[name] = thread
         thread.start()
 

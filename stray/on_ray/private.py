@@ -3,16 +3,18 @@
 - authentication: a client must bring the cluster's token, and a local cluster must have one that this process can read;
 - addresses and folders: refused before Ray waits minutes for them;
 - `state`: who holds the CPUs that a wait is for;
+- `ray_logging`: what the raylet says on the driver's console;
 - `BaseContext`: what `ray.init` returns.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ray import _raylet
 from ray._common.utils import get_default_ray_temp_dir
-from ray._private import state
+from ray._private import ray_logging, state
 from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
 from ray._private.authentication.authentication_token_setup import (
     AUTH_MODE_ENV_VAR,
@@ -36,11 +38,18 @@ __all__ = [
     "generate_and_save_token",
     "generate_new_authentication_token",
     "get_default_ray_temp_dir",
+    "hide_worker_count_warnings",
     "internal_kv",
     "maybe_enable_token_auth_if_token_available",
     "state",
     "validate_socket_filepath",
 ]
+
+
+def hide_worker_count_warnings() -> None:
+    """Keep the raylet's warning of many worker processes off the console: a slot has several that hold no CPU."""
+    deduplicator: Any = ray_logging.stdout_deduplicator
+    deduplicator.skip_re = re.compile("worker processes have been started on node")
 
 
 AuthenticationTokenLoader: Any = _raylet.AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]

@@ -23,6 +23,7 @@ from stray.on_ray.private import RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE as 
 from stray.on_ray.private import (
     RAY_JOB_CONFIG_JSON_ENV_VAR,
     BaseContext,
+    hide_worker_count_warnings,
     maybe_enable_token_auth_if_token_available,
 )
 from stray.on_ray.processes import end, family, kill_now
@@ -246,6 +247,7 @@ _LOGGERS = ("ray", "ray.data")  # Ray's loggers that do not propagate their reco
 def _quiet(folder: Path) -> None:
     """Send Ray's messages to a file; errors stay on the console as well."""
     global _log
+    hide_worker_count_warnings()
     # Importing Ray Data sets up its loggers, so it must come before they are changed.
     import ray.data
 

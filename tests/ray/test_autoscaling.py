@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,16 @@ WORKER_CPUS = 1
 class Cluster:
     folder: Path
     environment: dict[str, str]
+    temporary: Path
+
+    def processes(self, word: str = "") -> list[psutil.Process]:
+        """The processes of this cluster whose command line has `word`."""
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            line = " ".join(process.info["cmdline"] or [])
+            if str(self.temporary) in line and word in line and process.pid != os.getpid():
+                found.append(process)
+        return found
 
     def stray(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "stray", *words]
@@ -66,9 +77,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(folder),
         "RAY_FAKE_CLUSTER": "1",
-        "AUTOSCALER_UPDATE_INTERVAL_S": "15",  # a wait is reported after ten seconds
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
+    made = Cluster(folder, {**environment, "RAY_ADDRESS": f"127.0.0.1:{port}"}, temporary)
     head = subprocess.Popen(
         ["ray", "start", "--head", "--block", "--num-cpus=0", f"--port={port}", "--node-ip-address=127.0.0.1",
          f"--dashboard-port={dashboard}", f"--temp-dir={temporary}", "--object-store-memory=200000000",
@@ -76,14 +88,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        yield Cluster(folder, {**environment, "RAY_ADDRESS": f"127.0.0.1:{port}"})
+        yield made
     finally:
-        ours = [
-            process
-            for process in psutil.process_iter(["cmdline"])
-            if str(temporary) in " ".join(process.info["cmdline"] or []) and process.pid != os.getpid()
-        ]
-        for process in [*psutil.Process(head.pid).children(recursive=True), *ours]:
+        for process in [*psutil.Process(head.pid).children(recursive=True), *made.processes()]:
             if process.is_running():
                 process.kill()
         head.kill()
@@ -99,11 +106,17 @@ def test_an_experiment_runs_to_its_end_on_nodes_that_come_and_says_what_it_waits
     plan = cluster.stray("train", "smoke", "--plan", *words)
     assert plan.returncode == 0, plan.stderr
     assert "2 slots, 1 CPU each" in plan.stderr + plan.stdout
+    # No node comes before the wait is reported, after ten seconds.
+    (autoscaler,) = cluster.processes("autoscaler/_private/monitor.py")
+    autoscaler.suspend()
+    resume = threading.Timer(30, autoscaler.resume)
+    resume.start()
     done = cluster.stray("train", "smoke", *words)
+    resume.join()
     assert done.returncode == 0, done.stderr
     assert "2 slots, 1 CPU each: starting workers" in done.stderr
     assert "waiting since" in done.stderr
-    assert "needed: " in done.stderr
+    assert "the cluster has" in done.stderr
     found = MlflowReader(f"sqlite:///{place}/runs/mlflow.db", "smoke").runs({"stray.kind": "cell"})
     assert [run.status for run in found] == ["FINISHED"] * 3
 
