@@ -107,6 +107,11 @@ class StageGraph:
                 self._remove(node)
         return tuple(reversed(running))
 
+    def reopen(self, key: str) -> None:
+        """Let a stage that was given up while it ran wait again."""
+        if (node := self._nodes.get(key)) is not None and node.state == "running":
+            node.state, node.slot = "open", ""
+
     def drop(self, key: str) -> None:
         """Remove a stage that was withdrawn while it ran."""
         if (node := self._nodes.get(key)) is not None:

@@ -86,7 +86,7 @@ def _run(recipe: Recipe, progress: Progress, train: bool) -> Outcome:
     tracking = Tracking(recipe, kind=records.EXPERIMENT, key=key, dataset=dataset.manifest.digest, progress=progress)
     with tracking, dataset.unchanged():
         experiment = _Experiment(recipe, dataset, tracking, progress, root, rescore=not train)
-        models = experiment.run(groups, state.runs, len(state.pending))
+        models = experiment.run(groups, state.runs, state.width)
     return Outcome(tracking.uri, experiment_name(recipe), tuple(models))
 
 
@@ -100,19 +100,27 @@ class _State:
     def __init__(self) -> None:
         self.runs = 0
         """Number of runs."""
-        self.pending: set[str] = set()
+        self.waiting: set[str] = set()
         """Keys of the scored stages that are not done."""
+        self.pending: set[str] = set()
+        """Keys of all stages that are not done or damaged."""
         self.damage: dict[str, str] = {}
         """Path of each damaged result -> the damage."""
         self.missing: list[Problem] = []
         """Cells that are not trained."""
 
+    @property
+    def width(self) -> int:
+        """Number of stages that can train at the same time; 0 where nothing is left to train."""
+        return max(len(self.waiting), min(1, len(self.pending)))
+
     def see(self, group: Group) -> None:
         self.damage |= group.damage()
         self.runs += len(group.trained)
+        self.pending |= {stage.key for stage in group.stages()}
         for cell in group.trained:
             if not cell.scored.folder.is_done():
-                self.pending.add(cell.scored.key)
+                self.waiting.add(cell.scored.key)
                 remedy = "run `stray train` with the same recipe first"
                 self.missing.append(Problem(f"cell {cell.title}", "is not trained", remedy))
 

@@ -76,8 +76,10 @@ class Pool:
         return self._last.unfinished
 
     def submit(self, assignments: Sequence[Assignment], owner: str = "") -> None:
-        """Add stages to the queue, each after those that it reads."""
-        ray.get(self.queue.add.remote(list(assignments), owner))
+        """Add stages to the queue, each after those that it reads, and start slots for them."""
+        unfinished = _get(self.queue.add.remote(list(assignments), owner))
+        with self._lock:
+            self._grow(min(self.plan.slots, unfinished))
 
     def ended(self, *, more: bool, timeout: float = POLL_S) -> tuple[Ended, ...]:
         """Return the stages that ended since the last call, waiting for one at most `timeout` seconds. To be called
@@ -98,9 +100,7 @@ class Pool:
             live = len(self._threads) - self._dismissed
             wants = min(self.plan.slots, last.unfinished)
             most = self._share.allowed(min(live, last.joined), wants, self._has_room)
-            starting = len(self._threads) - last.joined
-            for _ in range(int(min(wants, most)) - live if starting < STARTING else 0):
-                self._start()
+            self._grow(int(min(wants, most)))
             keeps = min(most, live if more else last.unfinished)
             if (spare := live - int(max(1, keeps))) > 0 and live > keeps:
                 self._dismissed += spare
@@ -120,6 +120,13 @@ class Pool:
                 each(ended)
             if not self._last.unfinished and not self._last.ended:
                 return
+
+    def _grow(self, slots: int) -> None:
+        """Start slots until there are so many, a few at a time."""
+        starting = len(self._threads) - self._last.joined
+        missing = slots - (len(self._threads) - self._dismissed)
+        for _ in range(min(missing, STARTING - starting)):
+            self._start()
 
     def _has_room(self) -> bool:
         """Return whether the cluster has free resources for the workers of another slot."""

@@ -101,8 +101,11 @@ class StageQueue:
         self._dismissed, self._barren, self._reason = 0, 0, ""
         self._changed = asyncio.Condition()
 
-    async def add(self, assignments: Sequence[Assignment], owner: str = "") -> None:
-        """Add stages, each after those that it reads; one that is there already gets another owner."""
+    async def add(self, assignments: Sequence[Assignment], owner: str = "") -> int:
+        """Add stages, each after those that it reads; one that is there already gets another owner.
+
+        Returns the number of stages that are waiting or running.
+        """
         for one in assignments:
             key = one.key
             failed = next((self._results[need] for need in one.needs if self._graph.state(need) == "failed"), None)
@@ -110,13 +113,14 @@ class StageQueue:
                 self._end(Ended(key, failed.error))
                 continue
             state = self._graph.add(key, needs=one.needs, seconds=one.seconds, owner=owner)
+            self._withdrawn.discard(key)
             if state == "open":
                 self._work[key] = one
-                self._withdrawn.discard(key)
                 self._results.pop(key, None)
             elif state == "done":
                 self._ended.append(self._results[key])
         await self._tell()
+        return self._graph.unfinished
 
     async def join(self, slot: str) -> int:
         """Return the number of a slot's new worker group; what the one before it ran is given back."""
@@ -173,10 +177,13 @@ class StageQueue:
         await self._tell()
 
     async def drop(self, slot: str, key: str) -> None:
-        """Take note that the withdrawn stage is given up."""
+        """Take note that the withdrawn stage is given up; it waits again where it was asked for meanwhile."""
         self._free(slot, key)
-        self._graph.drop(key)
-        self._work.pop(key, None)
+        if key in self._withdrawn:
+            self._graph.drop(key)
+            self._work.pop(key, None)
+        else:
+            self._graph.reopen(key)
         await self._tell()
 
     async def lost(self, slot: str, reason: str) -> None:

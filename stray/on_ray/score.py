@@ -64,8 +64,8 @@ class Scorer:
     def score(self, group: Group, failed: Mapping[str, Exception] | None = None) -> list[str]:
         """Score a trained group and return the folders of models where all patients trained.
 
-        Cells that failed (by their key, with the error) are recorded as such, and so is a method that would choose
-        among them.
+        Cells that failed (by their key, with the error) are recorded as such. A method that would choose among them is
+        left out, with a note.
         """
         evaluations: dict[str, Evaluation] = {}
         failed = failed or {}

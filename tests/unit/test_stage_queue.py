@@ -166,6 +166,26 @@ def test_a_withdrawn_stage_ends_at_its_next_epoch_and_is_no_failure() -> None:
     played(scene)
 
 
+@pytest.mark.parametrize("given_up", [False, True], ids=["before its epoch ends", "after it was given up"])
+def test_a_stage_that_is_asked_for_again_while_it_is_withdrawn_is_run_to_its_end(given_up: bool) -> None:
+    async def scene(queue: StageQueue) -> None:
+        joined = await queue.join("s1")
+        await queue.add(assigned(GENE), "trial")
+        assert await key_of(queue, "s1", joined, 0) == "gene"
+        await queue.withdraw("trial")
+        if given_up:
+            assert not await queue.epoch_over("gene", {})
+        assert await queue.add(assigned(GENE), "another") == 1
+        if given_up:
+            await queue.drop("s1", "gene")
+            assert await key_of(queue, "s1", joined, 1) == "gene"
+        assert await queue.epoch_over("gene", {})
+        await queue.done("s1", "gene", 1.0, 0.0)
+        assert (await queue.result("gene", 9))[1] is not None
+
+    played(scene)
+
+
 @pytest.mark.parametrize("how", ["close", "dismiss"])
 def test_idle_slots_end_when_they_are_told_to_and_busy_ones_after_their_stage(how: str) -> None:
     async def scene(queue: StageQueue) -> None:

@@ -81,12 +81,15 @@ def run(args: argparse.Namespace) -> int:
     stdout.print(table)
     last = found[-1]
     times = {"gene_s": last.seconds("gene-"), "image_s": last.seconds("image-"), "between_s": last.between_s}
-    title = "simulated: gene stage {gene_s:.1f} s, contrastive stage {image_s:.1f} s, {between_s:.2f} s between stages"
-    table = Table(title=title.format(**times), title_justify="left")
+    table = Table(title="simulated", title_justify="left")
     for name in ("runs", "slots", "wall", "utilisation"):
         table.add_column(name, justify="right")
     for one in simulate(**times):
         table.add_row(str(one.runs), str(one.slots), f"{one.wall_s:,.0f} s", f"{one.utilisation:.2f}")
     stdout.print(table)
+    stages = (
+        "gene stages of {gene_s:.1f} s, contrastive stages of {image_s:.1f} s, {between_s:.2f} s from one to the next"
+    )
+    say(f"simulated: {stages.format(**times)}")
     say("start: until the first stage began; to next stage: median time in which a warm slot ran no stage")
     return 0
