@@ -51,9 +51,8 @@ def schedule(jobs: Iterable[Job], slots: int, *, start_s: float = 0.0, between_s
     """
     graph, seconds = StageGraph(), {}
     for job in jobs:
-        if job.key not in seconds:
-            graph.add(job.key, needs=job.needs, seconds=job.seconds)
-            seconds[job.key] = job.seconds
+        graph.add(job.key, needs=job.needs, seconds=job.seconds)
+        seconds[job.key] = job.seconds
     free = [f"slot-{number}" for number in range(slots)]
     running: list[tuple[float, str, str]] = []
     now = start_s if seconds else 0.0

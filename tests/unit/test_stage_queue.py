@@ -45,8 +45,9 @@ async def key_of(queue: StageQueue, slot: str, incarnation: int, number: int) ->
 def test_all_workers_of_a_group_are_given_the_same_stages_in_the_same_order() -> None:
     async def scene(queue: StageQueue) -> None:
         first = await queue.join("s1")
-        await queue.add(assigned(GENE, *IMAGES))
-        # The second worker asks later, and for the next stage before the first worker is done with this one.
+        await queue.add(assigned(GENE, *IMAGES, Stage("other")))
+        # The second worker asks later, and for the next stage before the first worker is done with this one, though
+        # another one is ready.
         assert await key_of(queue, "s1", first, 0) == "gene"
         assert await key_of(queue, "s1", first, 0) == "gene"
         early = asyncio.create_task(key_of(queue, "s1", first, 1))
@@ -56,7 +57,7 @@ def test_all_workers_of_a_group_are_given_the_same_stages_in_the_same_order() ->
         assert await early == await key_of(queue, "s1", first, 1) == "image-0"
         standing = await queue.standing(0)
         assert [(end.key, end.error) for end in standing.ended] == [("gene", None)]
-        assert standing.unfinished == 2
+        assert standing.unfinished == 3
 
     played(scene)
 
