@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from stray.cli import main
+from stray.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main(["evaluate", *sys.argv[1:]]))
+    sys.exit(program(["evaluate", *sys.argv[1:]]))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from stray.cli import main
+from stray.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main(["search", *sys.argv[1:]]))
+    sys.exit(program(["search", *sys.argv[1:]]))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import stray
-from stray.on_ray.ending import end_now, end_on_sigterm, leaving
+from stray.on_ray.ending import INTERRUPTED, end_now, end_on_interrupt, end_on_sigterm, leaving
 from stray.on_ray.interruptible import THREAD
 
 VERBS: dict[str, tuple[str, ...]] = {
@@ -52,12 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns its exit code: 0 done, 1 an error of stray, 2 the input is at fault, 130
     interrupted, 143 ended by SIGTERM.
 
-    Without `argv` the process is this program: it ends here, and an error keeps its traceback.
+    Without `argv` the process is this program; see `program`.
     """
-    if argv is not None:
-        return _piped(_main, list(argv))
+    return program(sys.argv[1:]) if argv is None else _piped(_main, list(argv))
+
+
+def program(words: Sequence[str]) -> int:
+    """Run one command line as the whole of this process: it ends in bounded time on Ctrl-C, and at once on a second
+    one; an error keeps its traceback.
+    """
+    end_on_interrupt()
     try:
-        code = _piped(_main, sys.argv[1:])
+        code = _piped(_main, list(words))
     except Exception as error:
         from stray.cli.console import show_traceback
 
@@ -126,20 +132,26 @@ def _run(name: str, prog: str, words: list[str]) -> int:
         args = parser.parse_args(words)
         with console.shown(quiet=args.quiet, verbose=args.verbose, log_file=args.log_file):
             return module.run(args)
+    except KeyboardInterrupt:
+        return _interrupted()
     except Exception as error:
+        if leaving.is_set():  # what was interrupted may fail as it unwinds
+            return _interrupted()
         if (fault := input_fault(error)) is None:
             raise
         console.print_problems(fault)
         return 2
-    except KeyboardInterrupt:
-        print("stray: interrupted", file=sys.stderr)
-        return 130
     except SystemExit as stop:
         # argparse ends this way, and so does SIGTERM.
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     finally:
         if previous is not None and not leaving.is_set():
             signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupted() -> int:
+    print("stray: interrupted", file=sys.stderr)
+    return INTERRUPTED
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:

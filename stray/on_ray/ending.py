@@ -1,4 +1,4 @@
-"""End of the process on SIGTERM: everything unwinds as on Ctrl-C, in bounded time, and nothing is left."""
+"""End of the process on SIGTERM and Ctrl-C: everything unwinds, in bounded time, and nothing is left."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ CLOSE_S = 25.0
 """Seconds that the end may take: within the half minute after which clusters send SIGKILL."""
 
 leaving = threading.Event()
-"""Set once SIGTERM has come: what this process started in Ray is then killed rather than asked."""
+"""Set once the process was told to end: what it started in Ray is then killed rather than asked."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 
 def end_on_sigterm() -> Any:
@@ -30,14 +33,33 @@ def end_on_sigterm() -> Any:
     return signal.SIG_DFL
 
 
+def end_on_interrupt() -> None:
+    """Make Ctrl-C end this process in bounded time, and a second one at once, where Python's own handler is in place.
+
+    Ray's C++ may lose the KeyboardInterrupt, and it aborts the process when the session is closed under its threads.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the clean-up of the first
+    _leave(128 + number)
+    raise SystemExit(128 + number)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, lambda *_: end_now(INTERRUPTED))
+    _leave(INTERRUPTED)
+    raise KeyboardInterrupt
+
+
+def _leave(code: int) -> None:
     leaving.set()
-    timer = threading.Timer(CLOSE_S, end_now, [128 + number])
+    timer = threading.Timer(CLOSE_S, end_now, [code])
     timer.daemon = True
     timer.start()
-    atexit.register(end_now, 128 + number)
-    raise SystemExit(128 + number)
+    atexit.register(end_now, code)
 
 
 def end_now(code: int) -> None:

@@ -22,6 +22,7 @@ from stray.experiment.estimate import expected_seconds
 from stray.experiment.grid import Grid, recipe_folds
 from stray.lease import lease
 from stray.on_ray.events import relayed
+from stray.on_ray.existing import Existing, say_damage
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.placer import Placer
 from stray.on_ray.pool import POLL_S, Pool
@@ -77,7 +78,7 @@ def results_held(recipe: Recipe, verb: str) -> AbstractContextManager[None]:
 def _run(recipe: Recipe, progress: Progress, train: bool) -> Outcome:
     dataset = PairedDataset.open(recipe.dataset)
     root = results_folder(recipe)
-    state = _State()
+    state = Existing()
     groups = Grid(recipe, dataset, recipe_folds(recipe, dataset), root, state.see)
     say_damage(state.damage, progress)
     if not train:
@@ -92,43 +93,6 @@ def _run(recipe: Recipe, progress: Progress, train: bool) -> Outcome:
 
 AHEAD = 2
 """Stages in the queue for each slot: more groups are not built yet, since each holds arrays over its spots."""
-
-
-class _State:
-    """Existing results of an experiment before it starts."""
-
-    def __init__(self) -> None:
-        self.runs = 0
-        """Number of runs."""
-        self.waiting: set[str] = set()
-        """Keys of the scored stages that are not done."""
-        self.pending: set[str] = set()
-        """Keys of all stages that are not done or damaged."""
-        self.damage: dict[str, str] = {}
-        """Path of each damaged result -> the damage."""
-        self.missing: list[Problem] = []
-        """Cells that are not trained."""
-
-    @property
-    def width(self) -> int:
-        """Number of stages that can train at the same time; 0 where nothing is left to train."""
-        return max(len(self.waiting), min(1, len(self.pending)))
-
-    def see(self, group: Group) -> None:
-        self.damage |= group.damage()
-        self.runs += len(group.trained)
-        self.pending |= {stage.key for stage in group.stages()}
-        for cell in group.trained:
-            if not cell.scored.folder.is_done():
-                self.waiting.add(cell.scored.key)
-                remedy = "run `stray train` with the same recipe first"
-                self.missing.append(Problem(f"cell {cell.title}", "is not trained", remedy))
-
-
-def say_damage(damage: Mapping[str, str], progress: Progress) -> None:
-    """Report damaged results (by their path); they count as not done."""
-    for place, what in damage.items():
-        progress.say(f"{place} is damaged: {what}; it will be recomputed")
 
 
 @dataclass

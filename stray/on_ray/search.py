@@ -25,7 +25,8 @@ from stray.experiment.study import SearchStudy, study_name
 from stray.experiment.trials import best_recipe, search_fold, tuned_method
 from stray.on_ray.data import place_counts, place_patches
 from stray.on_ray.events import listen
-from stray.on_ray.experiment import results_folder, results_held, say_damage
+from stray.on_ray.existing import say_damage
+from stray.on_ray.experiment import results_folder, results_held
 from stray.on_ray.failures import input_error
 from stray.on_ray.interruptible import interruptible
 from stray.on_ray.panels import fit_panels

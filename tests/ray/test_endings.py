@@ -1,4 +1,4 @@
-"""SIGTERM to a driver whose workers train: exit code 143, its runs closed, no process left, in bounded time."""
+"""SIGTERM and Ctrl-C to a driver whose workers train: its runs closed, no process left, in bounded time."""
 
 from __future__ import annotations
 
@@ -80,19 +80,29 @@ def assert_gone(processes: list[psutil.Process]) -> None:
     assert not alive
 
 
-def test_a_driver_that_trains_ends_with_143_closes_its_runs_and_leaves_nothing(folder: Path) -> None:
-    driver = train(folder, "killed")
+def end(folder: Path, name: str, *signals: int) -> int:
+    """Send signals to a driver while its workers train, assert that it leaves nothing; returns its exit code."""
+    driver = train(folder, name)
     processes = until_it_trains(driver)
     time.sleep(secrets.randbelow(20) / 10)
-    driver.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
-    driver.send_signal(signal.SIGTERM)  # whoever sends it twice does not break off the end
+    for number in signals:
+        driver.send_signal(number)
+        time.sleep(0.3)
     _, shown = driver.communicate(timeout=60)
-    assert driver.returncode == 143, shown
     assert_gone(processes)
     assert "Traceback" not in shown
-    runs = MlflowReader(f"sqlite:///{folder}/killed/mlflow.db", "smoke").runs()
+    runs = MlflowReader(f"sqlite:///{folder}/{name}/mlflow.db", "smoke").runs()
     assert {run.status for run in runs} == {"KILLED"}
+    return driver.returncode
+
+
+def test_a_driver_that_trains_ends_with_143_closes_its_runs_and_leaves_nothing(folder: Path) -> None:
+    # Whoever sends it twice does not break off the end.
+    assert end(folder, "killed", signal.SIGTERM, signal.SIGTERM) == 143
+
+
+def test_ctrl_c_ends_a_driver_that_trains_with_130_closes_its_runs_and_leaves_nothing(folder: Path) -> None:
+    assert end(folder, "interrupted", signal.SIGINT) == 130
 
 
 def test_so_does_one_whose_tracking_server_hangs(folder: Path, server: tuple[str, int]) -> None:

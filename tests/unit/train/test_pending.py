@@ -8,7 +8,8 @@ import pytest
 
 from stray.cohort.dataset import PairedDataset
 from stray.experiment.cells import Cell, Group
-from stray.on_ray.experiment import _see_counts, _State
+from stray.on_ray.existing import Existing
+from stray.on_ray.experiment import _see_counts
 from stray.recipe import apply
 from stray.stages.results import ResultFolder
 from stray.stages.spec import Stage
@@ -60,7 +61,7 @@ def test_what_is_pending_is_trained_with_all_that_it_starts_from_and_sees_its_pa
             finish(stage.folder, damaged=name in damaged.split())
     group = Group((cell,))
     assert [stage.key for stage in group.stages()] == [named[name].key for name in pending.split()]
-    state = _State()
+    state = Existing()
     state.see(group)
     # Something trains wherever anything is pending, though every scored stage is done.
     assert state.width == min(1, len(pending.split()))
