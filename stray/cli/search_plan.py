@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -29,7 +29,7 @@ from stray.experiment.schedule import START_S
 from stray.experiment.space import SearchSpace, Settings
 from stray.experiment.study import SearchStudy, StudyTrial, study_name
 from stray.experiment.study_store import study_storage
-from stray.experiment.trials import search_fold, tuned_method
+from stray.experiment.trials import TrialPlan
 from stray.recipe.space import owners
 
 SHOWN, TIMED = 5, 2
@@ -41,18 +41,19 @@ def show_search(recipe: Recipe) -> None:
 
     Raises InputError as the search would.
     """
-    # It imports Ray, and starts none.
-    from stray.on_ray.trial import trial_cell
-
-    method, dataset = tuned_method(recipe), PairedDataset.open(recipe.dataset)
-    fold, root = search_fold(recipe, dataset), storage.join(storage.absolute(recipe.output), recipe.name)
-    base = trial_cell(recipe, method, {}, dataset, fold, root)
-    name = study_name(recipe, base.key)
+    dataset = PairedDataset.open(recipe.dataset)
+    search = TrialPlan.of(recipe, dataset, storage.join(storage.absolute(recipe.output), recipe.name))
+    base = search.cells({})
+    name = study_name(recipe, *(cell.key for cell in base))
     study = SearchStudy.preview(recipe, name)
     done = [trial for trial in study.trials() if trial.state != "running"]
     left = max(0, recipe.search.trials - len(done))
-    say(f"search of {method}: {recipe.search.trials} trials by {recipe.search.sampler.kind}, {len(done)} of them done")
-    say(f"judged on {', '.join(fold.held_out)}; never seen: {', '.join(recipe.search.held_out) or 'no patient'}")
+    sampler = recipe.search.sampler.kind
+    say(f"search of {search.method}: {recipe.search.trials} trials by {sampler}, {len(done)} of them done")
+    say(f"{search.how_judged}; never seen: {', '.join(recipe.search.held_out) or 'no patient'}")
+    rungs = ", ".join(map(str, search.gates(base[0])))
+    kind = recipe.search.scheduler.kind
+    say(f"scheduler {kind}: trials may be stopped after epoch {rungs}" if rungs else "no trial is stopped early")
     say(f"study {name} in {study_storage(recipe)}")
     stdout.print(_space_table(recipe))
     if not left:
@@ -61,25 +62,26 @@ def show_search(recipe: Recipe) -> None:
     running = [trial for trial in study.trials() if trial.state == "running"][: min(SHOWN, left)]
     trials = running + [study.ask() for _ in range(min(SHOWN, left) - len(running))]
     stdout.print(_trials_table(recipe, trials))
-    cells = [trial_cell(recipe, method, trial.settings, dataset, fold, root) for trial in trials[:TIMED]]
+    cells = [search.cells(trial.settings) for trial in trials[:TIMED]]
     shared, typical = _times(Estimator(dataset.manifest.patch.size_px, dataset.manifest.n_genes), base, cells)
     text = f"about {duration(typical)} a trial"
-    text += f", after {duration(shared)} for the gene stage that trials share" if shared else ""
+    text += f" of {search.size} trainings" if search.size > 1 else ""
+    text += f", after {duration(shared)} for the gene stages that trials share" if shared else ""
     most = recipe.search.max_concurrent
-    plan = slots_of(recipe, left if most == "auto" else min(left, most))
-    wall = START_S + shared + math.ceil(left / plan.slots) * typical
+    plan = slots_of(recipe, search.size * (left if most == "auto" else min(left, most)))
+    wall = START_S + (shared + left * typical) / plan.slots
+    early = " if none is stopped early" if rungs else ""
     say(
-        f"{text}; {plan}: {left} trials take about {duration(wall)} with the start of workers; estimated from the "
-        f"first {len(cells)}. Nothing was started."
+        f"{text}; {plan}: {left} trials take about {duration(wall)} with the start of workers{early}; estimated from "
+        f"the first {len(cells)}. Nothing was started."
     )
 
 
-def _times(estimator: Estimator, base: Cell, cells: list[Cell]) -> tuple[float, float]:
+def _times(estimator: Estimator, base: Sequence[Cell], trials: Sequence[tuple[Cell, ...]]) -> tuple[float, float]:
     """Return the seconds of the stages that the trials share, and the median of each trial's own."""
-    common = base.pending_genes(anyway=True)
-    keys = {stage.key for stage in common}
-    own = [[stage for stage in Group((cell,)).stages() if stage.key not in keys] for cell in cells]
-    return sum(map(estimator.stage, common)), median(sum(map(estimator.stage, stages)) for stages in own)
+    common = {stage.key: stage for cell in base for stage in cell.pending_genes(anyway=True)}
+    own = [[stage for stage in Group(cells).stages() if stage.key not in common] for cells in trials]
+    return sum(map(estimator.stage, common.values())), median(sum(map(estimator.stage, stages)) for stages in own)
 
 
 def _space_table(recipe: Recipe) -> Table:

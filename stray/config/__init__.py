@@ -62,6 +62,13 @@ from stray.config.samplers import (
     SamplerConfig,
     TpeSamplerConfig,
 )
+from stray.config.schedulers import (
+    AshaSchedulerConfig,
+    HyperbandSchedulerConfig,
+    MedianSchedulerConfig,
+    NoSchedulerConfig,
+    SchedulerConfig,
+)
 from stray.config.search import SearchConfig
 from stray.config.search_space import (
     ChoiceConfig,
@@ -75,6 +82,7 @@ from stray.config.search_space import (
 )
 
 __all__ = [
+    "AshaSchedulerConfig",
     "AugmentConfig",
     "BatchesConfig",
     "CallableConfig",
@@ -95,6 +103,7 @@ __all__ = [
     "GuidedLossConfig",
     "H5adSourceConfig",
     "Her2stSourceConfig",
+    "HyperbandSchedulerConfig",
     "ImageConfig",
     "IngestConfig",
     "IntUniformConfig",
@@ -103,8 +112,10 @@ __all__ = [
     "LogCountsConfig",
     "LogUniformConfig",
     "LossesConfig",
+    "MedianSchedulerConfig",
     "MethodConfig",
     "MlpTowerConfig",
+    "NoSchedulerConfig",
     "Nsga2SamplerConfig",
     "OptimConfig",
     "PanelConfig",
@@ -118,6 +129,7 @@ __all__ = [
     "RunConfig",
     "SamplerConfig",
     "ScanviConfig",
+    "SchedulerConfig",
     "ScviConfig",
     "SearchConfig",
     "SiglipLossConfig",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from stray.config.samplers import SamplerConfig, TpeSamplerConfig
+from stray.config.schedulers import AshaSchedulerConfig, SchedulerConfig
 from stray.config.search_space import ChoiceConfig, DistributionConfig, LogUniformConfig
 
 
@@ -33,8 +34,22 @@ class SearchConfig:
     """Number of trials."""
     held_out: tuple[str, ...] = ()
     """Patients that no trial sees, so that a later comparison on them is unbiased."""
+    inner_folds: Annotated[int, Field(ge=1)] = 3
+    """Number of inner validation patients. Each judges a training without it, panel and gene stage included, and a
+    trial's score is the mean over them; fewer where fewer can be spared. 1: one training a trial, and a noisy score.
+    """
     validation: tuple[str, ...] = ()
-    """Inner validation patients that score a trial; empty: the last labelled training patient."""
+    """The inner validation patients by name, instead of `inner_folds`; empty: those with the most classes."""
+    seeds: tuple[int, ...] = ()
+    """Seeds that every trial is repeated with, its score the mean over them; empty: the recipe's first seed."""
+    scheduler: SchedulerConfig = field(default_factory=AshaSchedulerConfig)
+    """Scheduler that stops trials which fall behind."""
+    judge_every: Annotated[int, Field(ge=1)] | None = None
+    """Epochs of the contrastive stage between two judgements of a running trial; null: a ninth of its epochs."""
+    judge_spots: Annotated[int, Field(ge=2)] = 1024
+    """Labelled spots of the training patients that a running trial is judged with, and at most as many of the inner
+    validation patient: a fixed sample. A finished trial is judged with all.
+    """
     chosen_on: tuple[str, ...] = ()
     """Patients on whose scores the settings of this recipe were selected. `stray search` writes it to best.yaml, and
     `stray compare` marks scores on them, which are optimistic."""

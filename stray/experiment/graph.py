@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-State = Literal["open", "running", "done", "failed"]
+State = Literal["open", "running", "paused", "done", "failed"]
 
 
 @dataclass
@@ -112,6 +112,21 @@ class StageGraph:
         if (node := self._nodes.get(key)) is not None and node.state == "running":
             node.state, node.slot = "open", ""
 
+    def pause(self, key: str) -> None:
+        """Take a running stage back; it is given to no slot until it is resumed."""
+        if (node := self._nodes.get(key)) is not None and node.state == "running":
+            node.state, node.slot = "paused", ""
+
+    def resume(self, key: str) -> None:
+        """Let a paused stage wait for a slot again."""
+        if (node := self._nodes.get(key)) is not None and node.state == "paused":
+            node.state = "open"
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether a stage waits for a slot and nothing else."""
+        return any(map(self._is_ready, self._nodes.values()))
+
     def drop(self, key: str) -> None:
         """Remove a stage that was withdrawn while it ran."""
         if (node := self._nodes.get(key)) is not None:
@@ -128,7 +143,7 @@ class StageGraph:
     @property
     def unfinished(self) -> int:
         """Number of stages that are neither done nor failed."""
-        return sum(node.state in ("open", "running") for node in self._nodes.values())
+        return sum(node.state in ("open", "running", "paused") for node in self._nodes.values())
 
     def _is_ready(self, node: Node) -> bool:
         return node.state == "open" and all(self.state(need) in (None, "done") for need in node.needs)

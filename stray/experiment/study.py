@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import optuna
@@ -17,9 +17,9 @@ from stray.experiment.space import SearchSpace, Settings
 from stray.experiment.study_store import SETTINGS, best_settings, exists, open_storage, study_storage
 from stray.stages.results import digest
 
-ERROR, ORIGIN, RUNNER, AGAIN = "error", "origin", "runner", "again"
+ERROR, ORIGIN, RUNNER, AGAIN, SCORES = "error", "origin", "runner", "again", "scores"
 """Further user attributes of a trial: why it failed, where queued settings come from, what the process that runs trials
-calls it, and the number of the failed trial that it repeats."""
+calls it, the number of the failed trial that it repeats, and the scores of its trainings."""
 
 Direction = Literal["maximize", "minimize"]
 State = Literal["running", "complete", "pruned", "failed"]
@@ -46,6 +46,8 @@ class StudyTrial:
     """Name given by whoever runs it; empty where nobody does."""
     error: str
     """Why it failed."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Score of each of its trainings (inner folds and seeds) by name."""
 
 
 class SearchStudy:
@@ -121,10 +123,16 @@ class SearchStudy:
             self.study._storage.set_trial_intermediate_value(trial._trial_id, epoch, float(score))
 
     def tell(
-        self, number: int, values: Sequence[float] | None = None, *, pruned: bool = False, error: str = ""
+        self,
+        number: int,
+        values: Sequence[float] | None = None,
+        *,
+        pruned: bool = False,
+        error: str = "",
+        scores: Mapping[str, float] | None = None,
     ) -> None:
         """Record how a trial ended: failed where there is an error or a value that is no number, complete where there
-        are values, pruned where `pruned`.
+        are values, pruned where `pruned`. `scores` are those of its trainings.
 
         A trial that has ended already stays as it is. One that had failed, was run again and now has values is recorded
         as a new trial with the same settings, which replaces the failed one in `trials`.
@@ -140,11 +148,14 @@ class SearchStudy:
                     distributions=trial.distributions,
                     intermediate_values=trial.intermediate_values,
                     values=list(values or ()),
-                    user_attrs={**kept, AGAIN: number},
+                    user_attrs={**kept, AGAIN: number, **({SCORES: dict(scores)} if scores else {})},
                 )
             )
         if trial.state.is_finished():
             return
+        if scores:
+            finite_scores = {name: score for name, score in scores.items() if math.isfinite(score)}
+            self.study._storage.set_trial_user_attr(trial._trial_id, SCORES, finite_scores)
         if error or not (finite or (pruned and values is None)):
             why = error or ("no score" if values is None else f"score {', '.join(map(str, values))}")
             self.study._storage.set_trial_user_attr(trial._trial_id, ERROR, why)
@@ -175,6 +186,7 @@ def _trial(trial: FrozenTrial) -> StudyTrial:
         dict(trial.intermediate_values),
         attrs.get(RUNNER, ""),
         attrs.get(ERROR, ""),
+        dict(attrs.get(SCORES, {})),
     )
 
 

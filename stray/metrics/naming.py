@@ -15,6 +15,14 @@ from stray.metrics.scores import Scores
 INNER = "eval/inner_balanced_accuracy"
 """Balanced accuracy on inner validation patients; searches maximise it, and methods with `choose` select by it."""
 
+INNER_SD = f"{INNER}_sd"
+"""Standard deviation of that score over the trainings of a trial: inner folds and seeds."""
+
+
+def inner_of(held_out: Sequence[str], seed: int) -> str:
+    """Return the name of the score of one training of a trial."""
+    return f"inner/{safe_name('+'.join(held_out))}/seed_{seed}"
+
 
 def safe_name(name: str) -> str:
     """Return a class or source as a part of a metric name: MLflow takes letters, digits, and `_-. :`.

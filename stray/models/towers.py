@@ -171,6 +171,12 @@ class ContrastiveModel(nn.Module):
     def coder(self) -> ImageCoder:
         """Return the encoder that is kept when training has ended; adapters are folded into the weights."""
         fold(self.encoder)
+        return self.unfolded_coder()
+
+    def unfolded_coder(self) -> ImageCoder:
+        """Return the encoder that `coder` would return now, sharing the weights that train, with adapters as they
+        are.
+        """
         if self.image_encoder is not None:
             return self.image_encoder
         return ProjectedEncoder(self.encoder, self.image_head, self._config.projection.size)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -21,6 +21,8 @@ from stray.on_ray.data import Placed
 from stray.stages.spec import Stage
 
 LOST = "lost its workers"
+Verdict = Literal["go on", "stop", "pause"]
+"""What becomes of a stage after an epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class Assignment:
     """Title in the progress display."""
     seconds: float = 0.0
     """Expected duration."""
+    gates: tuple[int, ...] = ()
+    """Epochs at which its slot is given to a stage that waits, until the stage is permitted to go on."""
     key: str = field(init=False)
     """Key of the stage."""
     needs: tuple[str, ...] = field(init=False)
@@ -66,7 +70,7 @@ class Standing:
     ended: tuple[Ended, ...]
     """Stages that ended since the last question."""
     unfinished: int
-    """Number of stages that are waiting or running."""
+    """Number of stages that are waiting, running or paused."""
     joined: int
     """Number of slots whose workers are there, or were once."""
     barren: int = 0
@@ -95,7 +99,9 @@ class StageQueue:
         self._slots: dict[str, _Slot] = {}
         self._ended: list[Ended] = []
         self._results: dict[str, Ended] = {}
-        self._epochs: dict[str, list[Mapping[str, float]]] = {}
+        self._epochs: dict[str, dict[int, Mapping[str, float]]] = {}
+        self._permitted: dict[str, int] = {}
+        """Key of a stage -> the last gate that it may pass."""
         self._withdrawn: set[str] = set()
         self._closed = False
         self._dismissed, self._barren, self._reason = 0, 0, ""
@@ -104,7 +110,7 @@ class StageQueue:
     async def add(self, assignments: Sequence[Assignment], owner: str = "") -> int:
         """Add stages, each after those that it reads; one that is there already gets another owner.
 
-        Returns the number of stages that are waiting or running.
+        Returns the number of stages that are waiting, running or paused.
         """
         for one in assignments:
             key = one.key
@@ -154,11 +160,34 @@ class StageQueue:
         key = found.given[number]
         return None if key is None else self._work.get(key)
 
-    async def epoch_over(self, key: str, metrics: Mapping[str, float]) -> bool:
-        """Keep an epoch's metrics of a stage; return whether the stage is still wanted."""
-        self._epochs.setdefault(key, []).append(metrics)
+    async def epoch_over(self, key: str, metrics: Mapping[str, float]) -> Verdict:
+        """Keep the metrics of a stage after an `epoch`, which are among them; return what becomes of the stage."""
+        epoch = int(metrics["epoch"])
+        self._epochs.setdefault(key, {})[epoch] = metrics
         await self._tell()
-        return key not in self._withdrawn
+        if key in self._withdrawn:
+            return "stop"
+        work = self._work.get(key)
+        gate = work is not None and epoch in work.gates and epoch > self._permitted.get(key, 0)
+        return "pause" if gate and self._graph.has_ready else "go on"
+
+    async def pause(self, slot: str, key: str) -> None:
+        """Take back a stage that waits at a gate; it goes on at once where that was permitted meanwhile."""
+        self._free(slot, key)
+        if key in self._withdrawn:
+            self._graph.drop(key)
+        elif self._permitted.get(key, 0) >= max(self._epochs[key]):
+            self._graph.reopen(key)
+        else:
+            self._graph.pause(key)
+        await self._tell()
+
+    async def permit(self, keys: Sequence[str], epoch: int) -> None:
+        """Let stages pass their gate at `epoch`."""
+        for key in keys:
+            self._permitted[key] = max(epoch, self._permitted.get(key, 0))
+            self._graph.resume(key)
+        await self._tell()
 
     async def done(self, slot: str, key: str, seconds: float, waited_s: float) -> None:
         """Mark a stage as done, after `seconds` of work and `waited_s` in which the slot was free before."""
@@ -216,13 +245,17 @@ class StageQueue:
             ended, self._ended = tuple(self._ended), []
         return Standing(ended, self._graph.unfinished, len(self._slots), self._barren, self._reason)
 
-    async def result(self, key: str, epochs: int) -> tuple[list[Mapping[str, float]], Ended | None]:
-        """Return the metrics of a stage's epochs after the first `epochs`, and its end once there is one; waits until
-        there is something new.
+    async def result(self, key: str, epoch: int) -> tuple[dict[int, Mapping[str, float]], Ended | None]:
+        """Return the metrics of a stage's epochs after `epoch`, and its end once there is one; waits until there is
+        something new.
         """
+
+        def later() -> dict[int, Mapping[str, float]]:
+            return {at: metrics for at, metrics in self._epochs.get(key, {}).items() if at > epoch}
+
         async with self._changed:
-            await self._changed.wait_for(lambda: key in self._results or len(self._epochs.get(key, ())) > epochs)
-        return self._epochs.get(key, [])[epochs:], self._results.get(key)
+            await self._changed.wait_for(lambda: key in self._results or bool(later()))
+        return later(), self._results.get(key)
 
     async def dismiss(self, slots: int) -> None:
         """Let this many slots end as soon as they are idle."""

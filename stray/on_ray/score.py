@@ -134,7 +134,7 @@ class Scorer:
         run = self.open(cell)
         if chosen is not None:
             self._log_choice(run, cell, chosen)
-        log_curves(run, cell)
+        run.curves(curve_points(cell))
         log_codes(run, cell)
         model = None
         if cell.fold.held_out:
@@ -173,7 +173,7 @@ class Scorer:
         if self._is_finished(cell):
             return
         run, fold = self.open(cell), cell.fold
-        log_curves(run, cell)
+        run.curves(curve_points(cell))
         log_codes(run, cell)
         score = probe_balanced_accuracy(
             *_features(cell), self._dataset.spots(), fold.train, fold.held_out, self._recipe.eval, cell.seed
@@ -205,21 +205,22 @@ def _features(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
     return cell.scored.folder.read_array("features.npy"), cell.scored.folder.read_array("rows.npy")
 
 
-def log_curves(run: Any, cell: Cell) -> None:
-    """Log the training curves of the cell's stages, as these left them: by another cell, before this command, or sent
-    as they went, of which a driver that was killed may have lost some.
+def curve_points(cell: Cell) -> list[tuple[str, int, float]]:
+    """Return the training curves of the cell's stages from their folders, as (name, step, value): a stage may have been
+    trained by another cell or an earlier command, and a killed driver may have lost some of what was sent.
     """
+    points = []
     for stage in (cell.scored, *cell.scored.inputs):
         if not stage.prefix or not stage.folder.is_done():  # do not recreate a deleted run for its curves
             continue
-        points = [
+        points += [
             (f"{stage.prefix}/{name}", epoch, value)
             for epoch, metrics in enumerate(stage.folder.read_json("history.json"), start=1)
             for name, value in metrics.items()
         ]
         if storage.exists(storage.join(stage.folder.path, STEPS)):  # earlier versions stored none
             points += [(f"{stage.prefix}/step_loss", step, value) for step, value in stage.folder.read_json(STEPS)]
-        run.curves(points)
+    return points
 
 
 def log_codes(run: Any, cell: Cell) -> None:

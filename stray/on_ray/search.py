@@ -1,14 +1,15 @@
 """The hyperparameter search: Optuna proposes, Ray Tune runs the trials, slots of the pool train their stages.
 
-A trial is judged by the probe's balanced accuracy on inner validation patients, never by its loss: losses at two
-temperatures do not compare. The patients of `search.held_out` are seen by no trial.
+A trial is judged by the probe's balanced accuracy on inner validation patients, each by a training without that
+patient, never by its loss: losses at two temperatures do not compare. The patients of `search.held_out` are seen by no
+trial.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,10 +21,10 @@ from ray.tune import Tuner
 from stray import storage
 from stray.cohort.dataset import PairedDataset
 from stray.config import Recipe
-from stray.experiment.cells import Group
-from stray.experiment.study import SearchStudy, study_name
-from stray.experiment.trials import best_recipe, search_fold, tuned_method
-from stray.on_ray.data import place_counts, place_patches
+from stray.experiment.cells import Cell, Group, fold_title
+from stray.experiment.study import SearchStudy, State, study_name
+from stray.experiment.trials import TrialPlan, best_recipe
+from stray.on_ray.data import Placed, place_counts, place_patches
 from stray.on_ray.events import listen
 from stray.on_ray.existing import say_damage
 from stray.on_ray.experiment import results_folder, results_held
@@ -34,16 +35,18 @@ from stray.on_ray.pool import Pool
 from stray.on_ray.progress import NullProgress, Progress
 from stray.on_ray.queue import Assignment, Ended
 from stray.on_ray.resources import plan_slots
-from stray.on_ray.searcher import StudySearcher
+from stray.on_ray.schedulers import JUDGED, scheduler_of
+from stray.on_ray.searcher import ERROR, SCORES, StudySearcher
 from stray.on_ray.tracking import Tracking, log_text
-from stray.on_ray.trial import METRIC, Shared, deliver_trial, run_trial, trial_cell, trial_key
+from stray.on_ray.trial import METRIC, Shared, deliver_trial, forget_trial, run_trial, trial_key
 from stray.on_ray.waiting import patience
 from stray.recipe import dump_yaml
 from stray.stages.results import digest
+from stray.stages.spec import GeneStage, upstream
 from stray.track import records
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trial:
     """One point of the search."""
 
@@ -51,7 +54,14 @@ class Trial:
     settings: dict[str, Any]
     """Dotted path to value."""
     score: float
-    """Balanced accuracy on the inner validation patients; nan where the trial failed."""
+    """Mean balanced accuracy on the inner validation patients; nan unless the trial is complete."""
+    scores: Mapping[str, float]
+    """Score of each training by the name of its metric."""
+    state: State
+    judged: int
+    """Last epoch at which it was judged while it ran; 0: none."""
+    error: str
+    """Why it failed."""
 
 
 @dataclass(frozen=True)
@@ -79,36 +89,38 @@ def search(recipe: Recipe, *, progress: Progress | None = None) -> Found:
 
 
 def _search(recipe: Recipe, progress: Progress) -> Found:
-    dataset = PairedDataset.open(recipe.dataset)
-    method, fold, root = tuned_method(recipe), search_fold(recipe, dataset), results_folder(recipe)
-    base = trial_cell(recipe, method, {}, dataset, fold, root)
-    say_damage(Group((base,)).damage(), progress)
-    key = "search-" + digest(recipe.name, method, base.key, recipe.search)
-    study = partial(SearchStudy.open, recipe, study_name(recipe, base.key))
+    dataset, root = PairedDataset.open(recipe.dataset), results_folder(recipe)
+    plan = TrialPlan.of(recipe, dataset, root)
+    base = plan.cells({})
+    say_damage(Group(base).damage(), progress)
+    keys = [cell.key for cell in base]
+    key = "search-" + digest(recipe.name, plan.method, keys, recipe.search)
+    study = partial(SearchStudy.open, recipe, study_name(recipe, *keys))
     study()  # say what is wrong with its store before anything starts
     tracking = Tracking(recipe, kind=records.SEARCH, key=key, dataset=dataset.manifest.digest, progress=progress)
-    width = recipe.search.trials
-    most = width if recipe.search.max_concurrent == "auto" else min(width, recipe.search.max_concurrent)
-    plan = plan_slots(recipe.run, most)
-    progress.say(f"{plan}: starting workers")
+    slots = plan_slots(recipe.run, plan.size * min(recipe.search.trials, _concurrent(recipe, recipe.search.trials)))
+    progress.say(plan.how_judged)
+    progress.say(f"{slots}: starting workers")
     with tracking, dataset.unchanged():
-        fit_panels(dataset, [base], progress.say)
-        panel = base.scored.gene.panel()
-        with listen(tracking.deliver) as events, Pool(recipe.run, plan, root, events) as pool:
+        fit_panels(dataset, base, progress.say)
+        with listen(tracking.deliver) as events, Pool(recipe.run, slots, root, events) as pool:
             placed = place_patches(dataset, recipe.run)
-            placed = placed.with_counts(panel.key, place_counts(dataset, panel, fold.train))
-            if pending := base.pending_genes(anyway=True):
-                # Train it once before the trials, which would otherwise all wait for the first of them.
-                title = "search: gene stage that the trials share"
-                pool.submit([Assignment(stage=stage, placed=placed, title=title) for stage in pending])
+            for cell in base:
+                panel = cell.scored.gene.panel()
+                placed = placed.with_counts(panel.key, place_counts(dataset, panel, cell.fold.train))
+            if pending := {stage.key: stage for cell in base for stage in cell.pending_genes(anyway=True)}:
+                # Train them once before the trials, which would otherwise all wait for the first of them.
+                pool.submit([_shared_stage(stage, base, placed) for stage in pending.values()])
                 pool.finish(_raise, more=True)
-            shared = Shared(recipe, method, dataset, fold, root, placed, pool.queue, events, key)
-            results = _tune(recipe, shared, storage.join(root, "search"), key, study, pool)
+            shared = Shared(plan, placed, pool.queue, events, key)
+            results = _tune(shared, storage.join(root, "search"), study, pool, tracking)
         trials = _ranked(study(), results)
         for trial in trials:
-            if math.isfinite(trial.score):
-                deliver_trial(trial.name, trial.settings, trial.score, shared, tracking)
-        found = best_recipe(recipe, method, trials[0].settings, fold.held_out)
+            if trial.state == "complete":
+                deliver_trial(trial.name, trial.settings, trial.scores, shared, tracking)
+            elif trial.state == "pruned":
+                forget_trial(trial.settings, plan)
+        found = best_recipe(recipe, plan.method, trials[0].settings, plan.judges)
         path = storage.join(root, "best.yaml")
         storage.write_bytes(path, dump_yaml(found).encode())
         log_text(tracking.parent, "best.yaml", dump_yaml(found))
@@ -116,54 +128,80 @@ def _search(recipe: Recipe, progress: Progress) -> Found:
     return Found(trials, found, path, tracking.uri)
 
 
+def _concurrent(recipe: Recipe, most: int) -> int:
+    limit = recipe.search.max_concurrent
+    return most if limit == "auto" else limit
+
+
+def _shared_stage(stage: GeneStage, base: Sequence[Cell], placed: Placed) -> Assignment:
+    """Return the assignment of a gene stage that trials share."""
+    user = next(cell for cell in base if stage.key in [one.key for one in upstream(cell.scored)])
+    part = "" if len(base) == 1 else f", {fold_title(user.fold)}, seed {user.seed}"
+    return Assignment(stage=stage, placed=placed, title=f"search: {stage.title} that the trials share{part}")
+
+
 def _raise(ended: Ended) -> None:
     if ended.error is not None:
         raise ended.error
 
 
-_QUEUES: dict[str, Any] = {}
-"""Queue of the stages of each search that this process runs."""
+_LIVE: dict[str, tuple[Any, Tracking]] = {}
+"""Queue and tracking of each search that this process runs. Tune keeps callbacks in files for the command that goes on,
+which has others.
+"""
 
 
-class _Withdraw(tune.Callback):
-    """Withdraws what a trial still has in the queue when it ends, by itself or stopped."""
+class _Ends(tune.Callback):
+    """Withdraws what a trial still has in the queue when it ends, and closes the run of one that was stopped."""
 
     def __init__(self, experiment: str) -> None:
         self._experiment = experiment
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        # Tune keeps callbacks for the command that goes on, whose queue is another one.
-        if (queue := _QUEUES.get(self._experiment)) is not None:
-            queue.withdraw.remote(trial_key(self._experiment, trial.trial_id))
+        self.on_trial_error(iteration, trials, trial)
+        if self._experiment in _LIVE and METRIC not in trial.last_result:
+            tracking, key = _LIVE[self._experiment][1], trial_key(self._experiment, trial.trial_id)
+            tracking.close(key)
 
-    on_trial_error = on_trial_complete
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if self._experiment in _LIVE:
+            _LIVE[self._experiment][0].withdraw.remote(trial_key(self._experiment, trial.trial_id))
 
 
 def _tune(
-    recipe: Recipe, shared: Shared, folder: str, name: str, study: Callable[[], SearchStudy], pool: Pool
+    shared: Shared, folder: str, study: Callable[[], SearchStudy], pool: Pool, tracking: Tracking
 ) -> tune.ResultGrid:
-    _QUEUES[shared.experiment] = shared.queue
+    plan, name = shared.plan, shared.experiment
+    _LIVE[name] = shared.queue, tracking
     # Silence the tables that Tune and its callbacks print.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # A trial reports scores at rungs and at its end, not both at once as Tune demands.
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     place = storage.join(folder, name)
     # A trial's driver must hold no CPU that its workers wait for, and a request may not be empty: a sliver of the
     # head node, which is also the node that is not taken away.
     trainable = tune.with_resources(tune.with_parameters(run_trial, shared=shared), {"node:__internal_head__": 0.001})
     if study().trials() and Tuner.can_restore(place):
         return _fit(Tuner.restore(place, trainable=trainable, resume_errored=True), pool)
-    config = recipe.search
+    config = plan.recipe.search
     tuner = Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            metric=METRIC,
-            mode="max",
-            search_alg=StudySearcher(study, config.trials, [METRIC]),
+            search_alg=StudySearcher(study, config.trials, [METRIC], JUDGED),
+            scheduler=scheduler_of(config, plan.most_epochs),
             num_samples=config.trials,
-            max_concurrent_trials=pool.plan.slots,
+            # As many as fill the slots.
+            max_concurrent_trials=_concurrent(plan.recipe, max(1, -(-pool.plan.slots // plan.size))),
             # The next trial finds everything imported.
             reuse_actors=True,
         ),
-        run_config=tune.RunConfig(name=name, storage_path=folder, verbose=0, callbacks=[_Withdraw(shared.experiment)]),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=folder,
+            verbose=0,
+            callbacks=[_Ends(name)],
+            failure_config=tune.FailureConfig(max_failures=1),
+        ),
     )
     return _fit(tuner, pool)
 
@@ -179,8 +217,20 @@ def _ranked(study: SearchStudy, results: tune.ResultGrid) -> tuple[Trial, ...]:
     for trial in study.trials():
         result = found.get(trial.runner)
         if result is not None and result.error is None and METRIC in (result.metrics or {}):
-            study.tell(trial.number, [float((result.metrics or {})[METRIC])])
-    trials = [Trial(t.runner, t.settings, *(t.values or (math.nan,))) for t in study.trials()]
+            told = result.metrics or {}
+            study.tell(trial.number, [float(told[METRIC])], error=told.get(ERROR, ""), scores=told.get(SCORES))
+    trials = [
+        Trial(
+            name=t.runner,
+            settings=t.settings,
+            score=t.values[0] if t.values else math.nan,
+            scores=t.scores,
+            state=t.state,
+            judged=max(t.curve, default=0),
+            error=t.error,
+        )
+        for t in study.trials()
+    ]
     if all(math.isnan(t.score) for t in trials):
         for error in (result.error for result in results if result.error is not None):
             raise input_error(error) or error

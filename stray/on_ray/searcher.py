@@ -16,8 +16,10 @@ from ray.tune.search import Searcher
 
 from stray.experiment.study import SearchStudy, StudyTrial
 
-EPOCH = "epoch"
-"""Key of a result under which a trial reports its number of epochs."""
+EPOCH, SCORES, ERROR = "epoch", "scores", "error_text"
+"""Keys of a result under which a trial reports its number of epochs, the scores of its trainings, and why it has no
+score.
+"""
 
 
 class StudySearcher(Searcher):
@@ -35,6 +37,7 @@ class StudySearcher(Searcher):
         self._open, self._trials, self._objectives, self._judged = study, trials, tuple(objectives), judged
         self._study: SearchStudy | None = None
         self._known: set[str] = set()
+        self._errors: dict[str, str] = {}
 
     @property
     def study(self) -> SearchStudy:
@@ -65,7 +68,9 @@ class StudySearcher(Searcher):
         return left[0].settings
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Record a score that a trial reports while it runs."""
+        """Record what a trial reports while it runs: a score, or the error that ends it."""
+        if ERROR in result:
+            self._errors[trial_id] = str(result[ERROR])
         if self._judged in result and EPOCH in result and (trial := self._find(trial_id)) is not None:
             self.study.report(trial.number, float(result[self._judged]), int(result[EPOCH]))
 
@@ -75,9 +80,12 @@ class StudySearcher(Searcher):
             return
         found = result or {}
         if all(name in found for name in self._objectives):
-            self.study.tell(trial.number, [_number(found[name]) for name in self._objectives])
+            values = [_number(found[name]) for name in self._objectives]
+            start = f"{SCORES}/"  # Tune flattens results
+            scores = {name.removeprefix(start): found[name] for name in found if name.startswith(start)}
+            self.study.tell(trial.number, values, error=str(found.get(ERROR, "")), scores=scores)
         elif error:
-            self.study.tell(trial.number, error="the trial raised an error")
+            self.study.tell(trial.number, error=self._errors.get(trial_id, "the trial raised an error"))
         else:
             self.on_trial_result(trial_id, found)
             self.study.tell(trial.number, pruned=True)

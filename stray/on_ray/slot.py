@@ -33,7 +33,7 @@ from stray.on_ray.failures import full_storage, input_error
 from stray.on_ray.queue import LOST, Assignment
 from stray.on_ray.resources import SlotPlan
 from stray.on_ray.waiting import running
-from stray.on_ray.worker import RayWorker, WithdrawnError
+from stray.on_ray.worker import PausedError, RayWorker, WithdrawnError
 from stray.stages.run import run_stage
 from stray.training.process import ONE_ARENA
 
@@ -140,11 +140,16 @@ def _run(assignment: Assignment, slot: Slot, free_since: float) -> None:
         tracker.started()
     started = time.monotonic()
     try:
-        run_stage(stage, PlacedData(assignment.placed), worker, tracker, slot.run)
+        run_stage(stage, PlacedData(assignment.placed), worker, tracker, slot.run, assignment.gates)
     except WithdrawnError:  # on all workers alike
         if worker.rank == 0:
+            worker.clear()
             tracker.done("stopped")
             ray.get(queue.drop.remote(slot.name, key))
+    except PausedError:  # on all workers alike
+        if worker.rank == 0:
+            tracker.flush(wait=True)
+            ray.get(queue.pause.remote(slot.name, key))
     except (NotFiniteError, CheckpointWriteError) as error:  # on all workers alike
         if isinstance(error, NotFiniteError) and (place := worker.newest()) is not None:
             error = error.at(place)

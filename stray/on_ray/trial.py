@@ -4,28 +4,35 @@ patients.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
 from ray import tune
 
-from stray.cohort.dataset import PairedDataset
-from stray.cohort.split import Fold
-from stray.config import Recipe
+from stray import storage
+from stray.errors import NotFiniteError
 from stray.evaluate import probe_balanced_accuracy
-from stray.experiment.cells import Cell, Group, cell
+from stray.experiment.cells import Cell, Group, fold_title
 from stray.experiment.estimate import expected_seconds
-from stray.metrics.naming import INNER
+from stray.experiment.trials import TrialPlan
+from stray.metrics.naming import INNER, INNER_SD, inner_of
 from stray.on_ray.data import Placed, place_counts
 from stray.on_ray.events import EventTracker, Source
 from stray.on_ray.panels import fit_panels, panel_notes
 from stray.on_ray.queue import Assignment
-from stray.on_ray.score import log_codes, log_curves
+from stray.on_ray.schedulers import JUDGED
+from stray.on_ray.score import curve_points, log_codes
+from stray.on_ray.searcher import EPOCH, ERROR, SCORES
+from stray.on_ray.slot import CHECKPOINTS
 from stray.on_ray.tracking import Tracking
 from stray.on_ray.waiting import patience
-from stray.recipe import for_method
+from stray.stages.judge import JUDGED as PROBE
 from stray.stages.results import digest
+from stray.stages.spec import ImageStage
 from stray.track import records
 
 METRIC = INNER
@@ -36,11 +43,7 @@ METRIC = INNER
 class Shared:
     """Inputs that all trials share."""
 
-    recipe: Recipe
-    method: str
-    dataset: PairedDataset
-    fold: Fold
-    root: str
+    plan: TrialPlan
     placed: Placed
     queue: Any
     """Queue of the stages."""
@@ -48,56 +51,86 @@ class Shared:
     experiment: str
 
 
-def trial_cell(
-    recipe: Recipe, method: str, settings: dict[str, Any], dataset: PairedDataset, fold: Fold, root: str
-) -> Cell:
-    """Return the cell of a trial; the pictures of patients whom the search must not see are not even embedded."""
-    tuned = for_method(recipe, method, {**recipe.search.set, **settings})
-    seen = (*fold.train, *fold.held_out)
-    return cell(tuned, dataset, fold, recipe.seeds[0], root, method=method, embed_patients=seen)
-
-
 def run_trial(settings: dict[str, Any], *, shared: Shared) -> None:
-    """Run one trial, in a process of its own that holds no CPU: slots of the pool do the work."""
-    recipe = shared.recipe
-    trial = trial_cell(recipe, shared.method, settings, shared.dataset, shared.fold, shared.root)
+    """Run one trial, in a process of its own that holds no CPU: slots of the pool do the work.
+
+    A training whose loss is not a number ends the trial with no score; other errors are raised, and Tune runs the trial
+    once more.
+    """
+    plan, cells = shared.plan, shared.plan.cells(settings)
     name = tune.get_context().get_trial_id()
-    key, title, tags = trial_key(shared.experiment, name), _title(name, settings), _tags(shared, trial)
-    tracker = EventTracker(shared.events, Source((key,), title, trial.recipe.contrastive.epochs))
-    tracker.open(title, trial.recipe, tags)
+    key, title = trial_key(shared.experiment, name), trial_title(name, settings)
+    tracker = EventTracker(shared.events, Source((key,), title, cells[0].recipe.contrastive.epochs))
+    tracker.open(title, cells[0].recipe, trial_tags(shared, cells[0]))
     tracker.params({f"search.{path}": value for path, value in settings.items()})
     tracker.flush()
     try:
-        with patience(recipe.run.wait_minutes, tracker.note):
-            _train(trial, shared, tracker, title, key)
-        score = _score(trial, shared)
-        _log(tracker, trial, score)
-        tracker.note(f"balanced accuracy on {', '.join(shared.fold.held_out)}: {score:.3f}")
-    except Exception:
+        with patience(plan.recipe.run.wait_minutes, tracker.note):
+            _train(cells, shared, tracker, title, key)
+    except NotFiniteError as error:
+        tracker.note(str(error))
         tracker.end("FAILED")
+        tune.report({METRIC: math.nan, ERROR: str(error)})
+        return
+    except Exception as error:
+        tracker.end("FAILED")
+        tune.report({ERROR: str(error)})
         raise
+    scores = {inner_of(cell.fold.held_out, cell.seed): _score(cell, plan) for cell in cells}
+    values = summary(scores)
+    _log(tracker, cells, values)
+    spread = f" (sd {values[INNER_SD]:.3f} over {len(scores)} trainings)" if INNER_SD in values else ""
+    tracker.note(f"balanced accuracy on {', '.join(plan.judges)}: {values[METRIC]:.3f}{spread}")
     tracker.end()
-    tune.report({METRIC: score})
+    tune.report({METRIC: values[METRIC], SCORES: scores})
 
 
-def deliver_trial(name: str, settings: dict[str, Any], score: float, shared: Shared, tracking: Tracking) -> None:
+def summary(scores: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics of a trial: the score of each training, their mean, and their standard deviation where there
+    are two or more. Scores that are not numbers are left out.
+    """
+    found = {name: score for name, score in scores.items() if math.isfinite(score)}
+    values = list(found.values())
+    spread = {INNER_SD: float(np.std(values, ddof=1))} if len(values) > 1 else {}
+    parts = found if len(scores) > 1 else {}
+    return {METRIC: float(np.mean(values)) if values else math.nan, **spread, **parts}
+
+
+def deliver_trial(
+    name: str, settings: dict[str, Any], scores: Mapping[str, float], shared: Shared, tracking: Tracking
+) -> None:
     """Log a trial that an earlier command finished, if the store of this command lacks it."""
     key = trial_key(shared.experiment, name)
     if key in tracking.opened or tracking.has(key, [METRIC]):
         return
-    trial = trial_cell(shared.recipe, shared.method, settings, shared.dataset, shared.fold, shared.root)
-    if trial.scored.folder.is_done():
-        run = tracking.open(key, _title(name, settings), trial.recipe, _tags(shared, trial))
+    cells = shared.plan.cells(settings)
+    if all(cell.scored.folder.is_done() for cell in cells):
+        run = tracking.open(key, trial_title(name, settings), cells[0].recipe, trial_tags(shared, cells[0]))
         run.params({f"search.{path}": value for path, value in settings.items()})
-        _log(run, trial, score)
+        _log(run, cells, summary(scores))
         tracking.close(key)
 
 
-def _log(run: Any, trial: Cell, score: float) -> None:
+def forget_trial(settings: dict[str, Any], plan: TrialPlan) -> None:
+    """Delete the checkpoints of a trial that was stopped: nothing goes on from them."""
+    for cell in plan.cells(settings):
+        storage.delete_folder(storage.join(plan.root, CHECKPOINTS, cell.scored.key))
+
+
+def _log(run: Any, cells: Sequence[Cell], values: Mapping[str, float]) -> None:
     # Read curves from the folders, so that every trial that shares a gene stage shows them.
-    log_curves(run, trial)
-    log_codes(run, trial)
-    run.metrics({METRIC: score})
+    run.curves(_mean_curves([curve_points(cell) for cell in cells]))
+    log_codes(run, cells[0])
+    run.metrics({name: value for name, value in values.items() if name == METRIC or math.isfinite(value)})
+
+
+def _mean_curves(curves: Sequence[Sequence[tuple[str, int, float]]]) -> list[tuple[str, int, float]]:
+    """Return the mean of each point over the trainings that have it."""
+    found: dict[tuple[str, int], list[float]] = {}
+    for points in curves:
+        for name, step, value in points:
+            found.setdefault((name, step), []).append(value)
+    return [(name, step, float(np.mean(values))) for (name, step), values in found.items()]
 
 
 def trial_key(experiment: str, name: str) -> str:
@@ -105,61 +138,132 @@ def trial_key(experiment: str, name: str) -> str:
     return "trial-" + digest(experiment, name)
 
 
-def _title(name: str, settings: dict[str, Any]) -> str:
+def trial_title(name: str, settings: dict[str, Any]) -> str:
+    """Return the name of a trial's run and of its line in the progress display."""
     return f"trial {name}: " + "  ".join(f"{path.split('.')[-1]} {_short(value)}" for path, value in settings.items())
 
 
-def _tags(shared: Shared, trial: Cell) -> dict[str, str]:
+def trial_tags(shared: Shared, trial: Cell) -> dict[str, str]:
+    """Return the tags of a trial's run."""
+    folds = "+".join(shared.plan.judges)
     return {
         records.KIND: records.TRIAL,
-        records.METHOD: shared.method,
-        records.FOLD: shared.fold.name,
-        records.SEED: str(trial.seed),
+        records.METHOD: shared.plan.method,
+        records.FOLD: f"search-{folds}",
+        records.SEED: "+".join(map(str, shared.plan.seeds)),
     }
 
 
-def _score(trial: Cell, shared: Shared) -> float:
-    image = trial.scored.folder
+def _score(cell: Cell, plan: TrialPlan) -> float:
+    image = cell.scored.folder
     return probe_balanced_accuracy(
         image.read_array("features.npy"),
         image.read_array("rows.npy"),
-        shared.dataset.spots(),
-        shared.fold.train,
-        shared.fold.held_out,
-        shared.recipe.eval,
-        trial.seed,
+        plan.dataset.spots(),
+        cell.fold.train,
+        cell.fold.held_out,
+        plan.recipe.eval,
+        cell.seed,
     )
 
 
-def _train(trial: Cell, shared: Shared, tracker: EventTracker, title: str, key: str) -> None:
-    """Put the trial's pending stages into the queue and wait for their end; another trial may have put them there."""
-    stages = Group((trial,)).stages()
-    if not stages:
+def _train(cells: Sequence[Cell], shared: Shared, tracker: EventTracker, title: str, key: str) -> None:
+    """Put the pending stages of a trial into the queue and wait for their end; another trial may have put them there.
+
+    Reports the mean score of its trainings at every epoch at which all of them were judged.
+    """
+    assignments = [one for cell in cells for one in _assignments(cell, shared, tracker, title, key)]
+    waits = {one.key: cell for one in assignments for cell in cells if one.key == cell.scored.key}
+    if not assignments:
         return
-    fit_panels(shared.dataset, [trial])
-    panel, placed = trial.scored.gene.panel(), shared.placed
+    ray.get(shared.queue.add.remote(assignments, key))
+    rungs = Rungs(shared.plan.gates(cells[0]), [cell for cell in cells if cell not in waits.values()], waits)
+    asked = {shared.queue.result.remote(one.key, 0): one.key for one in assignments}
+    while asked:
+        (ready,), _ = ray.wait(list(asked))
+        stage = asked.pop(ready)
+        metrics, ended = ray.get(ready)
+        if ended is not None and ended.error is not None:
+            raise ended.error
+        if ended is None:
+            asked[shared.queue.result.remote(stage, max(metrics))] = stage
+        if stage not in waits:
+            continue
+        for epoch, score in rungs.take(stage, metrics, ended=ended is not None):
+            if score is not None:
+                if shared.plan.size > 1:
+                    tracker.metrics({f"{ImageStage.prefix}/{PROBE}": score}, step=epoch)
+                    tracker.flush()
+                tune.report({JUDGED: score, EPOCH: epoch})
+            ray.get(shared.queue.permit.remote(list(waits), epoch))
+
+
+class Rungs:
+    """Scores of a trial's trainings, epoch by epoch."""
+
+    def __init__(self, gates: Sequence[int], done: Sequence[Cell], running: Iterable[str]) -> None:
+        """`gates` are the epochs at which trainings may have to wait, `done` the cells whose results are there already,
+        `running` the keys of the stages of the others.
+        """
+        self._gates = gates
+        self._scores: dict[str, dict[int, float]] = {key: {} for key in running}
+        self._epochs = dict.fromkeys(self._scores, 0)
+        for one in done:
+            history = one.scored.folder.read_json("history.json")
+            self._scores[one.scored.key] = {
+                epoch: values[PROBE] for epoch, values in enumerate(history, start=1) if PROBE in values
+            }
+        self._passed: set[int] = set()
+
+    def take(
+        self, key: str, metrics: Mapping[int, Mapping[str, float]], *, ended: bool
+    ) -> list[tuple[int, float | None]]:
+        """Take note of a training's epochs, and return the epochs that all have come to, with the mean score.
+
+        The score is None where one of them was not judged, as after a restart from a later checkpoint.
+        """
+        self._epochs[key] = max([self._epochs[key], *metrics])
+        for epoch, values in metrics.items():
+            if math.isfinite(score := values.get(f"{ImageStage.prefix}/{PROBE}", math.nan)):
+                self._scores[key][epoch] = score
+        if ended:
+            del self._epochs[key]
+        judged = set().union(*self._scores.values())
+        least = min(self._epochs.values(), default=0)
+        reached = [epoch for epoch in sorted(judged.union(self._gates)) if epoch <= least]
+        new = [epoch for epoch in reached if epoch not in self._passed]
+        self._passed.update(new)
+        return [(epoch, self._mean(epoch)) for epoch in new]
+
+    def _mean(self, epoch: int) -> float | None:
+        scores = [scores[epoch] for scores in self._scores.values() if epoch in scores]
+        return float(np.mean(scores)) if len(scores) == len(self._scores) else None
+
+
+def _assignments(cell: Cell, shared: Shared, tracker: EventTracker, title: str, key: str) -> list[Assignment]:
+    """Return the pending stages of a cell with their data."""
+    stages, plan = Group((cell,)).stages(), shared.plan
+    if not stages:
+        return []
+    fit_panels(plan.dataset, [cell])
+    panel, placed = cell.scored.gene.panel(), shared.placed
     if panel.key not in placed.counts:  # the search has already printed the notes of the panel that exists
-        for note in panel_notes(shared.dataset, [trial]):
+        for note in panel_notes(plan.dataset, [cell]):
             tracker.note(note)
-        placed = placed.with_counts(panel.key, place_counts(shared.dataset, panel, shared.fold.train))
-    assignments = [
+        placed = placed.with_counts(panel.key, place_counts(plan.dataset, panel, cell.fold.train))
+    part = "" if plan.size == 1 else f", {fold_title(cell.fold)}, seed {cell.seed}"
+    return [
         Assignment(
             stage=stage,
             placed=placed,
-            targets=(key,),
-            title=f"{title}, {stage.title}" if stage.title else title,
+            # Of several trainings, the run shows the mean curves, once they are done.
+            targets=(key,) if plan.size == 1 else (),
+            title=f"{title}{part}, {stage.title}" if stage.title else f"{title}{part}",
             seconds=expected_seconds(stage),
+            gates=plan.gates(cell) if stage is cell.scored else (),
         )
         for stage in stages
     ]
-    ray.get(shared.queue.add.remote(assignments, key))
-    for stage in stages:
-        epochs, ended = 0, None
-        while ended is None:
-            metrics, ended = ray.get(shared.queue.result.remote(stage.key, epochs))
-            epochs += len(metrics)
-        if ended.error is not None:
-            raise ended.error
 
 
 def _short(value: Any) -> str:

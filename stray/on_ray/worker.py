@@ -14,10 +14,15 @@ from torch import Tensor
 from stray import collective, storage
 from stray.errors import CheckpointWriteError, Problem
 from stray.on_ray.checkpoints import STATE, keep_newest, newest, write
+from stray.on_ray.queue import Verdict
 
 
 class WithdrawnError(Exception):
     """Nobody wants the stage any more."""
+
+
+class PausedError(Exception):
+    """The stage gives its slot to another one; it goes on from the checkpoint just written."""
 
 
 class RayWorker:
@@ -33,13 +38,14 @@ class RayWorker:
         *,
         on_restore: Callable[[int, int], None] | None = None,
         before_checkpoint: Callable[[], None] | None = None,
-        on_epoch: Callable[[Mapping[str, float]], bool] | None = None,
+        on_epoch: Callable[[Mapping[str, float]], Verdict] | None = None,
     ) -> None:
         """Checkpoints of the stage with this key lie in `folder`.
 
         `on_restore` is told after how many epochs, and steps of the next one, the stage goes on. Whoever goes on from a
         checkpoint says nothing again of what was before it: `before_checkpoint` is called to send it away. `on_epoch`
-        is told each epoch's metrics on rank 0, and returns whether the stage is still wanted.
+        is told each epoch's metrics on rank 0, and returns what becomes of the stage; it asks for a pause only at
+        epochs that end with a checkpoint.
         """
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
@@ -52,11 +58,13 @@ class RayWorker:
         return collective.all_sum(tensor.detach().to(self.device))
 
     def report(self, metrics: Mapping[str, float], state: Mapping[str, Any] | None) -> str | None:
-        """See `Worker.report`. Raises WithdrawnError on every rank alike when the stage is not wanted any more."""
-        place, failure, unwanted = None, None, False
+        """See `Worker.report`. Raises WithdrawnError on every rank alike when the stage is not wanted any more, and
+        PausedError when it is to wait.
+        """
+        place, failure, verdict = None, None, "go on"
         if self.rank == 0 and self._on_epoch is not None and "step" not in metrics:
-            unwanted = not self._on_epoch(metrics)
-        if state is not None and not unwanted:
+            verdict = self._on_epoch(metrics)
+        if state is not None and verdict != "stop":
             if self._before_checkpoint is not None:
                 self._before_checkpoint()
             if self.rank == 0:
@@ -65,12 +73,15 @@ class RayWorker:
                     keep_newest(self._filesystem, self._run)
                 except OSError as error:
                     failure = error
+        stops = failure is not None, verdict == "stop", verdict == "pause"
         # All workers stop together: Ray would retry the epochs since the last checkpoint, and fail again.
-        ends = self.all_reduce(torch.tensor([float(failure is not None), float(unwanted)])).tolist()
+        ends = self.all_reduce(torch.tensor(list(map(float, stops)))).tolist()
         if ends[0] > 0:
             raise self._not_kept(failure)
         if ends[1] > 0:
             raise WithdrawnError(self._stage)
+        if ends[2] > 0:
+            raise PausedError(self._stage)
         return place
 
     def restore(self) -> dict[str, Any] | None:

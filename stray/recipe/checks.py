@@ -124,7 +124,8 @@ def _search(recipe: Recipe) -> Iterator[Finding]:
     elif search.method is not None and recipe.methods[search.method].train != "contrastive":
         remedy = "name a method that trains both stages"
         yield finding("search.method", f"{search.method!r} trains no image encoder to tune", remedy, "methods")
-    for path, values in {"held_out": search.held_out, "validation": search.validation}.items():
+    named = {"held_out": search.held_out, "validation": search.validation, "seeds": tuple(map(str, search.seeds))}
+    for path, values in named.items():
         if repeated := repeated_in(values):
             yield finding(f"search.{path}", f"{', '.join(repeated)} given more than once", "give each once")
     if both := sorted(set(search.validation) & set(search.held_out)):

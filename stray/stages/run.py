@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -23,15 +24,19 @@ def run_stage(
     worker: Worker,
     tracker: Tracker,
     run: RunConfig | None = None,
+    checkpoint_at: Iterable[int] = (),
 ) -> None:
     """Run `stage` to its end and keep its results; every worker calls it. Returns at once when it was done before.
 
-    `run` says how often checkpoints are written; None: as often as the defaults say.
+    `run` says how often checkpoints are written; None: as often as the defaults say. The epochs `checkpoint_at` end
+    with one in any case.
     """
     if _agree(worker.rank == 0 and stage.folder.is_done(), worker):
         return
     run = run or RunConfig()
-    every = CheckpointInterval(epochs=run.checkpoint_every, steps=run.checkpoint_every_steps)
+    every = CheckpointInterval(
+        epochs=run.checkpoint_every, steps=run.checkpoint_every_steps, also=frozenset(checkpoint_at)
+    )
     train = partial(fit, worker=worker, tracker=tracker, checkpoint_every=every, batches_ahead=data.batches_ahead)
     match stage:
         case GeneStage():

@@ -13,6 +13,7 @@ from stray.cohort.panel import Panel
 from stray.config import ContrastiveConfig, GeneConfig, ScanviConfig, ScviConfig, TrainableNoneConfig
 from stray.config.gene import without_classes
 from stray.data.streaming import Stream
+from stray.stages.judge import Judge
 from stray.stages.results import ResultFolder, result_key
 
 STEPS = "steps.json"
@@ -189,6 +190,8 @@ class ImageStage:
     """Stream of the spots, where their patches fit no memory: it decides which of them form a batch."""
     embed_rows: np.ndarray
     """Global rows of every spot with a picture."""
+    judge: Judge | None = None
+    """Spots on which it is judged while it trains. No part of the key: the result does not depend on them."""
     source: str = ""
     """Digest of what the image settings name: the bytes of weights, the code of a callable (`image_source`)."""
     root: str

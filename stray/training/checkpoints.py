@@ -18,6 +18,8 @@ class CheckpointInterval:
     """Epochs between checkpoints."""
     steps: int | None = None
     """Steps between checkpoints, counted over the whole training; None: at the ends of epochs alone."""
+    also: frozenset[int] = frozenset()
+    """Further epochs that end with a checkpoint."""
 
 
 class Checkpoints:
@@ -41,7 +43,7 @@ class Checkpoints:
     def epoch_over(self, metrics: Mapping[str, float], *, last: bool) -> None:
         """Report the epoch before the state's, with a checkpoint where one is due; every rank must call it."""
         epoch = self._state.epoch
-        if last or epoch % self._every.epochs == 0 or self._falls_on(epoch * self._steps):
+        if last or epoch in self._every.also or epoch % self._every.epochs == 0 or self._falls_on(epoch * self._steps):
             self._write(metrics)
         else:
             self._worker.report({**metrics, "epoch": epoch}, None)

@@ -33,6 +33,7 @@ ALONE = (
     "tests/ray/test_faults.py",
     "tests/ray/test_gene_training.py",
     "tests/ray/test_pool.py",
+    "tests/ray/test_search_faults.py",
     "tests/ray/test_training.py",
     "tests/ray/test_waiting.py",
     "tests/unit/track/test_mlflow_server.py",

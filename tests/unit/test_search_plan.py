@@ -9,8 +9,7 @@ import pytest
 from stray.cli import main, search_plan
 from stray.cohort.dataset import PairedDataset
 from stray.experiment.study import SearchStudy, study_name
-from stray.experiment.trials import search_fold
-from stray.on_ray.trial import trial_cell
+from stray.experiment.trials import TrialPlan
 from stray.recipe import load_recipe
 from tests.support.small_cohort import small_dataset
 
@@ -66,9 +65,8 @@ def test_the_trials_that_it_shows_are_those_that_a_search_would_try(
 def test_a_search_that_has_begun_shows_what_comes_next(sets: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     recipe = load_recipe("smoke", sets)
     dataset = PairedDataset.open(recipe.dataset)
-    fold = search_fold(recipe, dataset)
-    base = trial_cell(recipe, recipe.tuned, {}, dataset, fold, f"{recipe.output}/{recipe.name}")
-    study = SearchStudy.open(recipe, study_name(recipe, base.key))
+    plan = TrialPlan.of(recipe, dataset, f"{recipe.output}/{recipe.name}")
+    study = SearchStudy.open(recipe, study_name(recipe, *(cell.key for cell in plan.cells({}))))
     for _ in range(3):
         study.tell(study.ask().number, [0.5])
     left = study.ask()

@@ -71,13 +71,13 @@ def test_trials_that_need_one_stage_train_it_one_after_the_other() -> None:
         waits = asyncio.create_task(key_of(queue, "s2", slots["s2"], 0))
         await asyncio.sleep(0.05)
         assert not waits.done()
-        await queue.epoch_over("gene", {"loss": 1.0})
+        await queue.epoch_over("gene", {"epoch": 1, "loss": 1.0})
         await queue.done("s1", "gene", 1.0, 0.0)
         assert {await waits, await key_of(queue, "s1", slots["s1"], 1)} == {"image-0", "image-1"}
         # Both hear of the stage, whoever asked for it first.
         for _ in range(2):
             metrics, ended = await queue.result("gene", 0)
-            assert metrics == [{"loss": 1.0}]
+            assert metrics == {1: {"epoch": 1, "loss": 1.0}}
             assert ended is not None
             assert ended.error is None
 
@@ -152,9 +152,9 @@ def test_a_withdrawn_stage_ends_at_its_next_epoch_and_is_no_failure() -> None:
         joined = await queue.join("s1")
         await queue.add(assigned(GENE, *IMAGES), "trial")
         assert await key_of(queue, "s1", joined, 0) == "gene"
-        assert await queue.epoch_over("gene", {})
+        assert await queue.epoch_over("gene", {"epoch": 1}) == "go on"
         await queue.withdraw("trial")
-        assert not await queue.epoch_over("gene", {})
+        assert await queue.epoch_over("gene", {"epoch": 2}) == "stop"
         await queue.drop("s1", "gene")
         standing = await queue.standing(0)
         assert standing.ended == ()
@@ -162,7 +162,7 @@ def test_a_withdrawn_stage_ends_at_its_next_epoch_and_is_no_failure() -> None:
         # Asked for again, it is run again.
         await queue.add(assigned(GENE), "another")
         assert await key_of(queue, "s1", joined, 1) == "gene"
-        assert await queue.epoch_over("gene", {})
+        assert await queue.epoch_over("gene", {"epoch": 1}) == "go on"
 
     played(scene)
 
@@ -175,14 +175,68 @@ def test_a_stage_that_is_asked_for_again_while_it_is_withdrawn_is_run_to_its_end
         assert await key_of(queue, "s1", joined, 0) == "gene"
         await queue.withdraw("trial")
         if given_up:
-            assert not await queue.epoch_over("gene", {})
+            assert await queue.epoch_over("gene", {"epoch": 2}) == "stop"
         assert await queue.add(assigned(GENE), "another") == 1
         if given_up:
             await queue.drop("s1", "gene")
             assert await key_of(queue, "s1", joined, 1) == "gene"
-        assert await queue.epoch_over("gene", {})
+        assert await queue.epoch_over("gene", {"epoch": 1}) == "go on"
         await queue.done("s1", "gene", 1.0, 0.0)
         assert (await queue.result("gene", 9))[1] is not None
+
+    played(scene)
+
+
+def gated(key: str, *gates: int) -> Assignment:
+    nothing: Any = None
+    stage: Any = Stage(key)
+    return Assignment(stage=stage, placed=nothing, title=key, gates=gates)
+
+
+def test_a_stage_at_a_gate_gives_its_slot_to_one_that_waits_until_it_is_permitted() -> None:
+    async def scene(queue: StageQueue) -> None:
+        joined = await queue.join("s1")
+        await queue.add([gated("a", 2), gated("b", 2)], "trial")
+        assert await key_of(queue, "s1", joined, 0) == "a"
+        assert await queue.epoch_over("a", {"epoch": 1}) == "go on"
+        assert await queue.epoch_over("a", {"epoch": 2}) == "pause"
+        await queue.pause("s1", "a")
+        assert await key_of(queue, "s1", joined, 1) == "b"
+        # Nothing else waits: it goes on whether or not it is permitted.
+        assert await queue.epoch_over("b", {"epoch": 2}) == "go on"
+        assert (await queue.standing(0)).unfinished == 2
+        await queue.permit(["a", "b"], 2)
+        await queue.done("s1", "b", 1.0, 0.0)
+        assert await key_of(queue, "s1", joined, 2) == "a"
+        assert await queue.epoch_over("a", {"epoch": 2}) == "go on", "after a loss, from an earlier checkpoint"
+        metrics, ended = await queue.result("a", 1)
+        assert (list(metrics), ended) == ([2], None)
+
+    played(scene)
+
+
+def test_a_permit_that_comes_before_the_pause_lets_the_stage_wait_for_a_slot_only() -> None:
+    async def scene(queue: StageQueue) -> None:
+        joined = await queue.join("s1")
+        await queue.add([gated("a", 1), gated("b")], "trial")
+        assert await key_of(queue, "s1", joined, 0) == "a"
+        assert await queue.epoch_over("a", {"epoch": 1}) == "pause"
+        await queue.permit(["a"], 1)
+        await queue.pause("s1", "a")
+        assert await key_of(queue, "s1", joined, 1) == "a"
+
+    played(scene)
+
+
+def test_a_paused_stage_that_is_withdrawn_leaves_the_queue() -> None:
+    async def scene(queue: StageQueue) -> None:
+        joined = await queue.join("s1")
+        await queue.add([gated("a", 1), gated("b")], "trial")
+        assert await key_of(queue, "s1", joined, 0) == "a"
+        assert await queue.epoch_over("a", {"epoch": 1}) == "pause"
+        await queue.pause("s1", "a")
+        await queue.withdraw("trial")
+        assert (await queue.standing(0)).unfinished == 0
 
     played(scene)
 

@@ -13,9 +13,10 @@ from stray.cohort.panel import fit_panel
 from stray.cohort.split import Fold
 from stray.data.local import LocalData
 from stray.experiment.cells import Group
+from stray.experiment.trials import TrialPlan
 from stray.on_ray.progress import NullProgress
 from stray.on_ray.tracking import Tracking
-from stray.on_ray.trial import METRIC, Shared, deliver_trial, trial_cell, trial_key
+from stray.on_ray.trial import METRIC, Shared, deliver_trial, trial_key
 from stray.recipe import apply
 from stray.stages.run import run_stage
 from stray.track.mlflow_reader import MlflowReader
@@ -34,8 +35,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     dataset, recipe = small_dataset(folder), apply(small_recipe(folder), {"gene.epochs": 1})
     none: Any = None
     fold, root = Fold("search", ("P2",), ("P3",)), str(folder / "runs" / "smoke")
-    shared = Shared(recipe, "clip_scvi", dataset, fold, root, none, none, none, "search-of-this-test")
-    cell = trial_cell(recipe, "clip_scvi", SETTINGS, dataset, fold, root)
+    plan = TrialPlan(recipe=recipe, method="clip_scvi", dataset=dataset, folds=(fold,), root=root)
+    shared = Shared(plan, none, none, none, "search-of-this-test")
+    (cell,) = plan.cells(SETTINGS)
     panel = Path(cell.scored.gene.panel_path)
     panel.parent.mkdir(parents=True)
     panel.write_text(fit_panel(dataset, fold.train, cell.scored.gene.config.panel).to_json())
@@ -46,7 +48,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
 
 @contextmanager
 def command(shared: Shared, uri: str) -> Iterator[Tracking]:
-    recipe = apply(shared.recipe, {"track.uri": uri})
+    recipe = apply(shared.plan.recipe, {"track.uri": uri})
     with Tracking(recipe, kind="search", key="k", dataset="d", progress=NullProgress()) as tracking:
         yield tracking
 
@@ -59,13 +61,13 @@ def test_a_store_gets_each_trial_that_it_lacks_once(shared: Shared, tmp_path: Pa
     first, other = f"sqlite:///{tmp_path}/mlflow.db", f"sqlite:///{tmp_path}/other.db"
     for uri in (first, first, other):  # again, and after the store was lost
         with command(shared, uri) as tracking:
-            deliver_trial("t1", SETTINGS, 0.625, shared, tracking)
+            deliver_trial("t1", SETTINGS, {"inner/P2/seed_0": 0.625}, shared, tracking)
         (run,) = runs(uri)
         assert run.status == "FINISHED"
         assert run.metrics[METRIC] == 0.625
         assert {"gene/elbo", "contrastive/loss"} <= set(run.metrics)
         assert run.params["search.contrastive.optim.lr"] == run.params["contrastive.optim.lr"] == "0.002"
-        assert (run.tags["stray.method"], run.tags["stray.fold"]) == ("clip_scvi", "search")
+        assert (run.tags["stray.method"], run.tags["stray.fold"]) == ("clip_scvi", "search-P2")
         assert run.tags["mlflow.parentRunId"] == runs(uri, "search")[0].run_id
         assert [path.name for path in tmp_path.rglob(f"{run.run_id}/**/codes_*.png")] == ["codes_scvi.png"]
         client = MlflowReader(uri, "smoke")._client
@@ -75,12 +77,12 @@ def test_a_store_gets_each_trial_that_it_lacks_once(shared: Shared, tmp_path: Pa
 def test_a_trial_of_this_command_and_one_whose_results_are_gone_are_left_alone(shared: Shared, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     with command(shared, uri) as tracking:
-        cell = trial_cell(shared.recipe, "clip_scvi", SETTINGS, shared.dataset, shared.fold, shared.root)
+        (cell,) = shared.plan.cells(SETTINGS)
         tracking.open(
             trial_key(shared.experiment, "t1"), "a trial of this command", cell.recipe, {"stray.kind": "trial"}
         )
         tracking.close(trial_key(shared.experiment, "t1"))
-        deliver_trial("t1", SETTINGS, 0.5, shared, tracking)
-        deliver_trial("t2", {"contrastive.optim.lr": 0.5}, 0.5, shared, tracking)
+        deliver_trial("t1", SETTINGS, {"one": 0.5}, shared, tracking)
+        deliver_trial("t2", {"contrastive.optim.lr": 0.5}, {"one": 0.5}, shared, tracking)
     (run,) = runs(uri)
     assert METRIC not in run.metrics

@@ -61,7 +61,7 @@ class PairMonitor:
             both = ahead_N8[:, 4 * place : 4 * place + 4]
             numbers = retrieval(both[:, :2], both[:, 2:], group)
             found |= {f"{name}_{measure}": value for measure, value in numbers.items()}
-        return _from_first(found | _collapse(image, gene), image_ND.device)
+        return from_first(found | _collapse(image, gene), image_ND.device)
 
     def _of_genes(self, places: np.ndarray) -> Tensor:
         if isinstance(self._genes, Tensor):
@@ -73,7 +73,7 @@ def collapse(image_ND: Tensor, gene_ND: Tensor) -> Measured:
     """Return spread and effective rank of the codes (N, D) of the images and of the genes, which all ranks hold
     alike.
     """
-    return _from_first(_collapse(image_ND.cpu().numpy(), gene_ND.cpu().numpy()), image_ND.device)
+    return from_first(_collapse(image_ND.cpu().numpy(), gene_ND.cpu().numpy()), image_ND.device)
 
 
 def _collapse(image_ND: np.ndarray, gene_ND: np.ndarray) -> dict[str, float]:
@@ -84,7 +84,7 @@ def _collapse(image_ND: np.ndarray, gene_ND: np.ndarray) -> dict[str, float]:
     return found
 
 
-def _from_first(found: dict[str, float], device: torch.device) -> Measured:
+def from_first(found: dict[str, float], device: torch.device) -> Measured:
     """Return the values of rank 0: decisions and warnings of all ranks must use the same digits."""
     count = float(rank() == 0)
     values = torch.tensor(list(found.values()), dtype=torch.float64, device=device) * count

@@ -38,6 +38,7 @@ def run_image(stage: ImageStage, data: StageData, worker: Worker, train: Callabl
             seed=trained.gene.seed,
             device=worker.device,
             monitor=None if watched is None else _monitor(watched, data),
+            judge=None if stage.judge is None else (stage.judge, data.patches(stage.judge.rows)),
         )
         with naming_spots(
             stage.prefix,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stray.collective import rank_rows
+from stray.collective import gather_rows, rank_rows
 from stray.config import ContrastiveConfig, FrozenTowerConfig, MlpTowerConfig, TunedTowerConfig
 from stray.data.batches import BatchPlan
 from stray.data.blocks import Counts
@@ -28,7 +28,8 @@ from stray.stages.contrastive.augment import augment
 from stray.stages.contrastive.encoder_checks import check_encoder
 from stray.stages.contrastive.frozen_features import FrozenFeatures
 from stray.stages.contrastive.gene_inputs import GeneInput
-from stray.stages.contrastive.monitor import PairMonitor, collapse
+from stray.stages.contrastive.monitor import PairMonitor, collapse, from_first
+from stray.stages.judge import JUDGED, Judge
 from stray.training.averages import Averages
 from stray.training.process import half_precision
 from stray.training.task import StepOutput
@@ -85,13 +86,15 @@ class ContrastiveTask:
         seed: int,
         device: torch.device,
         monitor: PairMonitor | None = None,
+        judge: tuple[Judge, PatchSource] | None = None,
     ) -> None:
-        """`patches` and `genes` are of the same training spots; `monitor` holds spots that do not train.
+        """`patches` and `genes` are of the same training spots; `monitor` holds spots that do not train, `judge` a
+        sample of labelled spots and their patches.
 
         Raises InputError when batches cannot be drawn, or not be taken in chunks, as `config` says.
         """
         self.config, self.device, self.epochs = config, device, config.epochs
-        self._patches, self._genes, self._monitor = patches.source, genes, monitor
+        self._patches, self._genes, self._monitor, self._judge = patches.source, genes, monitor, judge
         self._told = -1  # the epoch whose batches `patches` expects
         self._last: tuple[Tensor, Tensor] | None = None
         self._half = half_precision(config.precision, device)
@@ -204,7 +207,8 @@ class ContrastiveTask:
     def validate(self, epoch: int) -> Averages:
         """Measure retrieval on the held-out spots (never a loss: losses at two temperatures do not compare), with the
         weights as they are, not their average, and without augmentation; spread and effective rank of these codes, or
-        of those of the epoch's last batch, as it trained, where no spots are held out.
+        of those of the epoch's last batch, as it trained, where no spots are held out; and the probe's score at the
+        epochs of a judge.
         """
         averages = Averages()
         if self._monitor is not None:
@@ -212,7 +216,15 @@ class ContrastiveTask:
             averages.add(*self._monitor.measure(self._code_held_out))
         elif self._last is not None:
             averages.add(*collapse(*self._last))
+        if self._judge is not None and epoch + 1 in self._judge[0].epochs:
+            averages.add(*self._judged(*self._judge))
         return averages
+
+    def _judged(self, judge: Judge, patches: PatchSource) -> tuple[dict[str, Tensor], float]:
+        """Return the probe's score of the weights as they are."""
+        local_mD = embed(self.module.unfolded_coder(), patches, self.device)
+        features_MD = gather_rows(local_mD.to(self.device), len(judge.rows)).cpu().numpy()
+        return from_first({JUDGED: judge.score(features_MD)}, self.device)
 
     def _code_held_out(self, patches_nCHW: Tensor, genes_nX: Tensor) -> tuple[Tensor, Tensor]:
         """Return image and gene codes (n, D) as the step makes them, of a batch on the host."""

@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 
 from stray.config import Recipe
 from stray.experiment.study import SearchStudy
-from stray.on_ray.searcher import EPOCH, StudySearcher
+from stray.on_ray.searcher import EPOCH, ERROR, SCORES, StudySearcher
 from stray.recipe import load_recipe
 
 LR = "contrastive.optim.lr"
@@ -41,15 +41,18 @@ def test_every_trial_is_told_as_what_it_ended_as(recipe: Recipe) -> None:
     assert tune.suggest("g") == Searcher.FINISHED
     for epoch in (2, 4):
         tune.on_trial_result("a", {RUNG: epoch / 10, EPOCH: epoch, "training_iteration": 1})
-    tune.on_trial_complete("a", {RUNG: 0.4, EPOCH: 4, SCORE: 0.75, "done": True})
+    tune.on_trial_complete("a", {RUNG: 0.4, EPOCH: 4, SCORE: 0.75, f"{SCORES}/inner/P1/seed_0": 0.75, "done": True})
     tune.on_trial_result("b", {RUNG: 0.1, EPOCH: 2})
     tune.on_trial_complete("b", {RUNG: 0.2, EPOCH: 4, "done": True})  # a scheduler stopped it
     tune.on_trial_complete("c", {SCORE: math.nan, "done": True})
+    tune.on_trial_result("d", {ERROR: "no such file"})
     tune.on_trial_complete("d", error=True)
     tune.on_trial_complete("e")  # stopped while it was waiting
     trials = tune.study.trials()
     assert [t.state for t in trials] == ["complete", "pruned", "failed", "failed", "pruned", "running"]
     assert trials[0].values == (0.75,)
+    assert trials[0].scores == {"inner/P1/seed_0": 0.75}
+    assert trials[3].error == "no such file"
     assert [t.curve for t in trials[:2]] == [{2: 0.2, 4: 0.4}, {2: 0.1, 4: 0.2}]
 
 

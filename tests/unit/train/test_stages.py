@@ -15,13 +15,16 @@ from stray import storage
 from stray.cohort.build import build_dataset
 from stray.cohort.dataset import PairedDataset
 from stray.cohort.manifest import Manifest
+from stray.cohort.panel import fit_panel
 from stray.config import Recipe
 from stray.data.local import LocalData
 from stray.errors import InputError
+from stray.experiment.trials import TrialPlan
 from stray.recipe import apply
 from stray.stages.contrastive.run import untrained
 from stray.stages.contrastive.task import embed
 from stray.stages.gene.encoder import load_gene_encoder
+from stray.stages.judge import JUDGED
 from stray.stages.run import run_stage
 from stray.stages.spec import CodesStage, GeneStage, ImageStage
 from stray.track.tracker import MemoryTracker
@@ -55,6 +58,31 @@ def test_two_runs_with_one_seed_give_the_same_loss_at_every_step_and_the_same_we
     assert len(found[0][1]) == 3 * 2
     weights = [folder.read_weights("encoder.pt") for _, _, folder in found]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_stage_that_is_judged_has_the_weights_of_one_that_is_not(
+    recipe: Recipe, dataset: PairedDataset, tmp_path: Path
+) -> None:
+    found = []
+    for name, scheduler in (("plain", "none"), ("judged", "asha")):
+        searched = apply(recipe, {"search.held_out": ["P1"], "search.validation": ["P2"]})
+        searched = apply(searched, {"search.scheduler": {"kind": scheduler}})
+        plan = TrialPlan.of(searched, dataset, str(tmp_path / name))
+        (made,) = plan.cells({})
+        panel = Path(made.scored.gene.panel_path)
+        panel.parent.mkdir(parents=True)
+        panel.write_text(fit_panel(dataset, made.fold.train, made.scored.gene.config.panel).to_json())
+        for stage in (made.scored.gene, made.scored):
+            run_stage(stage, LocalData(dataset), LocalWorker(), MemoryTracker())
+        found.append(made.scored)
+    plain, judged = found
+    assert plain.key == judged.key
+    weights = [stage.folder.read_weights("encoder.pt") for stage in found]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    histories = [stage.folder.read_json("history.json") for stage in found]
+    assert [JUDGED in epoch for epoch in histories[0]] == [False, False, False]
+    assert [JUDGED in epoch for epoch in histories[1]] == [True, True, False], "its last epoch is scored, not judged"
+    assert all(0 <= epoch[JUDGED] <= 1 for epoch in histories[1][:2])
 
 
 class RewritingWorker(LocalWorker):
@@ -232,7 +260,7 @@ def test_a_batch_is_whatever_a_column_of_the_sections_says(folder: Path, recipe:
 def test_the_folders_of_stages_hold_the_curves_that_were_sent_as_they_went(
     recipe: Recipe, dataset: PairedDataset, tmp_path: Path
 ) -> None:
-    from stray.on_ray.score import log_curves
+    from stray.on_ray.score import curve_points
 
     class Curves:
         points: ClassVar[list[tuple[str, int, float]]] = []
@@ -243,7 +271,7 @@ def test_the_folders_of_stages_hold_the_curves_that_were_sent_as_they_went(
     made, live = prepared_cell(recipe, dataset, tmp_path), MemoryTracker()
     for stage in (made.scored.gene, made.scored):
         run_stage(stage, LocalData(dataset), LocalWorker(), live)
-    log_curves(kept := Curves(), made)
+    (kept := Curves()).curves(curve_points(made))
     # To the last digit, or the store would take them for other values.
     sent = {(name, step, value) for step, values in live.history for name, value in values.items()}
     assert set(kept.points) <= sent
