@@ -107,7 +107,19 @@ def search(
 
     with session.session():
         found = ray_search.search(resolved, progress=progress)
-    trials = [{"trial": trial.name, **trial.settings, "score": trial.score} for trial in found.trials]
+    trials = [
+        {
+            "trial": trial.number,
+            "name": trial.name,
+            **trial.settings,
+            "score": trial.score,
+            "sd": trial.sd,
+            "state": trial.state,
+            "judged": trial.judged,
+            "error": trial.error,
+        }
+        for trial in found.trials
+    ]
     return SearchResult(table=pd.DataFrame(trials), recipe=found.recipe, path=found.path, uri=found.uri)
 
 

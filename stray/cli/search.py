@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -56,21 +57,62 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+WIDE = 4
+"""Most settings that have a column of their own; more stand in one column, a line each."""
+
+
 def show_trials(trials: pd.DataFrame) -> None:
-    """Print `SearchResult.table`."""
-    table = Table(title="Trials, best first", title_justify="left")
-    settings = [name for name in trials.columns if name not in ("trial", "score")]
-    for path in settings:
-        table.add_column(path.replace("contrastive.", ""), justify="right")
-    table.add_column("balanced accuracy,\ninner validation", justify="right")
-    for trial in trials.to_dict("records"):
-        values = [_shown(trial[name]) for name in settings]
-        table.add_row(*values, "failed" if math.isnan(trial["score"]) else f"{trial['score']:.3f}")
+    """Print `SearchResult.table`, the best trial first."""
+    facts = ("trial", "name", "score", "sd", "state", "judged", "error")
+    settings = [name for name in trials.columns if name not in facts]
+    short = short_names(settings)
+    title = "Trials, best first (balanced accuracy on inner validation patients"
+    title += ", mean ± sd over them)" if trials["sd"].notna().any() else ")"
+    table = Table(title=title, title_justify="left")
+    table.add_column("trial", justify="right", no_wrap=True)
+    wide = len(settings) <= WIDE
+    for path in settings if wide else []:
+        table.add_column(short[path], justify="right", overflow="fold")
+    if not wide:
+        table.add_column("settings", overflow="fold")
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("state", overflow="fold")
+    for place, trial in enumerate(trials.to_dict("records")):
+        shown = {short[name]: _shown(trial[name]) for name in settings}
+        values = shown.values() if wide else ["\n".join(f"{n} {v}" for n, v in shown.items() if v != "-")]
+        style = "bold" if place == 0 else None
+        table.add_row(str(trial["trial"]), *values, _score(trial), _state(trial), style=style)
     stdout.print(table)
+
+
+def _score(trial: Mapping[str, Any]) -> str:
+    if math.isnan(trial["score"]):
+        return "-"
+    return f"{trial['score']:.3f}" + ("" if math.isnan(trial["sd"]) else f" ± {trial['sd']:.3f}")
+
+
+def _state(trial: Mapping[str, Any]) -> str:
+    if trial["state"] == "pruned":
+        return f"stopped after epoch {trial['judged']}" if trial["judged"] else "stopped"
+    if trial["state"] == "failed":
+        return f"failed: {trial['error'][:60]}"
+    return str(trial["state"])
+
+
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Return the end of each dotted path, as long as it takes to tell it from the others, two parts at least."""
+
+    def ends(path: str) -> list[str]:
+        parts = path.split(".")
+        return [".".join(parts[-n:]) for n in range(min(2, len(parts)), len(parts) + 1)]
+
+    return {path: next(end for end in ends(path) if sum(end in ends(other) for other in paths) == 1) for path in paths}
 
 
 def _shown(value: object) -> str:
     """Return a setting; a dash where the trial did not draw it."""
+    if value is None:
+        return "-"
     if isinstance(value, float):
         return "-" if math.isnan(value) else f"{value:.3g}"
     return str(value)

@@ -13,6 +13,7 @@ from rich.text import Text
 from stray import storage
 from stray.cli.console import say, stdout
 from stray.cli.plan import duration, slots_of
+from stray.cli.search import short_names
 from stray.cohort.dataset import PairedDataset
 from stray.config import (
     ChoiceConfig,
@@ -135,14 +136,7 @@ def _trials_table(recipe: Recipe, trials: list[StudyTrial]) -> Table:
 
 
 def _short_names(recipe: Recipe) -> dict[str, str]:
-    """Return the end of each path of the space, as long as it takes to tell it from the others."""
-    paths = list(owners(recipe.search.space))
-    return {path: next(end for end in _ends(path) if sum(end in _ends(p) for p in paths) == 1) for path in paths}
-
-
-def _ends(path: str) -> list[str]:
-    parts = path.split(".")
-    return [".".join(parts[-n:]) for n in range(min(2, len(parts)), len(parts) + 1)]
+    return short_names(list(owners(recipe.search.space)))
 
 
 def _value(value: Any) -> str:

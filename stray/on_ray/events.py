@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class RunEnded:
     """The run of the first target ended."""
 
     status: RunStatus
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -179,9 +180,9 @@ class EventTracker:
         """Open the run of the first target."""
         self._post(RunOpened(name, recipe, dict(tags)))
 
-    def end(self, status: RunStatus = "FINISHED") -> None:
-        """Close the run of the first target."""
-        self._post(RunEnded(status))
+    def end(self, status: RunStatus = "FINISHED", tags: Mapping[str, str] | None = None) -> None:
+        """Give the run of the first target these tags, and close it."""
+        self._post(RunEnded(status, dict(tags or {})))
         self.flush(wait=True)
 
     def note(self, text: str) -> None:

@@ -24,6 +24,7 @@ from stray.config import Recipe
 from stray.experiment.cells import Cell, Group, fold_title
 from stray.experiment.study import SearchStudy, State, study_name
 from stray.experiment.trials import TrialPlan, best_recipe
+from stray.metrics.naming import INNER_SD
 from stray.on_ray.data import Placed, place_counts, place_patches
 from stray.on_ray.events import listen
 from stray.on_ray.existing import say_damage
@@ -38,7 +39,16 @@ from stray.on_ray.resources import plan_slots
 from stray.on_ray.schedulers import JUDGED, scheduler_of
 from stray.on_ray.searcher import ERROR, SCORES, StudySearcher
 from stray.on_ray.tracking import Tracking, log_text
-from stray.on_ray.trial import METRIC, Shared, deliver_trial, forget_trial, run_trial, trial_key
+from stray.on_ray.trial import (
+    METRIC,
+    Shared,
+    deliver_trial,
+    forget_trial,
+    run_trial,
+    summary,
+    trial_key,
+    trial_title,
+)
 from stray.on_ray.waiting import patience
 from stray.recipe import dump_yaml
 from stray.stages.results import digest
@@ -50,7 +60,10 @@ from stray.track import records
 class Trial:
     """One point of the search."""
 
+    number: int
+    """Number in the study, from 0."""
     name: str
+    """Name in MLflow and in the progress display."""
     settings: dict[str, Any]
     """Dotted path to value."""
     score: float
@@ -59,9 +72,14 @@ class Trial:
     """Score of each training by the name of its metric."""
     state: State
     judged: int
-    """Last epoch at which it was judged while it ran; 0: none."""
+    """Last epoch at which it was judged while it ran; 0: it was not."""
     error: str
     """Why it failed."""
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation of the score over its trainings; nan for one training."""
+        return summary(self.scores).get(INNER_SD, math.nan)
 
 
 @dataclass(frozen=True)
@@ -124,7 +142,10 @@ def _search(recipe: Recipe, progress: Progress) -> Found:
         path = storage.join(root, "best.yaml")
         storage.write_bytes(path, dump_yaml(found).encode())
         log_text(tracking.parent, "best.yaml", dump_yaml(found))
-        tracking.parent.metrics({METRIC: trials[0].score})
+        counts = {
+            f"search/{state}": sum(t.state == state for t in trials) for state in ("complete", "pruned", "failed")
+        }
+        tracking.parent.metrics({METRIC: trials[0].score, **counts})
     return Found(trials, found, path, tracking.uri)
 
 
@@ -152,18 +173,30 @@ which has others.
 
 
 class _Ends(tune.Callback):
-    """Withdraws what a trial still has in the queue when it ends, and closes the run of one that was stopped."""
+    """Withdraws what a trial still has in the queue when it ends, closes the run of one that was stopped, and keeps the
+    best so far on the parent run.
+    """
 
     def __init__(self, experiment: str) -> None:
         self._experiment = experiment
+        self._ended, self._best = 0, -math.inf
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.on_trial_error(iteration, trials, trial)
-        if self._experiment in _LIVE and METRIC not in trial.last_result:
-            tracking, key = _LIVE[self._experiment][1], trial_key(self._experiment, trial.trial_id)
+        if self._experiment not in _LIVE:
+            return
+        tracking, key = _LIVE[self._experiment][1], trial_key(self._experiment, trial.trial_id)
+        score = trial.last_result.get(METRIC)
+        if score is None:
+            tracking.tag(key, {records.STATE: "pruned"})
             tracking.close(key)
+        elif score > self._best:
+            self._best = score
+            tracking.parent.tags({records.BEST: f"{score:.3f}, {trial_title(trial.trial_id, trial.config)}"})
+            tracking.parent.metrics({METRIC: score}, step=self._ended)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._ended += 1
         if self._experiment in _LIVE:
             _LIVE[self._experiment][0].withdraw.remote(trial_key(self._experiment, trial.trial_id))
 
@@ -221,6 +254,7 @@ def _ranked(study: SearchStudy, results: tune.ResultGrid) -> tuple[Trial, ...]:
             study.tell(trial.number, [float(told[METRIC])], error=told.get(ERROR, ""), scores=told.get(SCORES))
     trials = [
         Trial(
+            number=t.number,
             name=t.runner,
             settings=t.settings,
             score=t.values[0] if t.values else math.nan,

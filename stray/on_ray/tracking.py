@@ -95,6 +95,12 @@ class Tracking:
                 self.opened.add(key)
             return self._open[key]
 
+    def tag(self, key: str, tags: Mapping[str, str]) -> None:
+        """Give tags to the open child run of this key, if there is one."""
+        with self._lock:
+            if (run := self._open.get(key)) is not None:
+                run.tags(tags)
+
     def close(self, key: str, status: RunStatus = "FINISHED", stored: Callable[[], None] | None = None) -> None:
         """End the child run of this key; `stored` is called once the store has all of it."""
         with self._lock:
@@ -136,7 +142,9 @@ class Tracking:
         match event.content:
             case RunOpened(name, recipe, tags):
                 self.open(targets[0], name, recipe, tags)
-            case RunEnded(status):
+            case RunEnded(status, tags):
+                for run in runs:
+                    run.tags(tags)
                 self.close(targets[0], status)
             case Params(values):
                 for run in runs:

@@ -69,11 +69,11 @@ def run_trial(settings: dict[str, Any], *, shared: Shared) -> None:
             _train(cells, shared, tracker, title, key)
     except NotFiniteError as error:
         tracker.note(str(error))
-        tracker.end("FAILED")
+        tracker.end("FAILED", {records.STATE: "failed", records.ERROR: str(error)})
         tune.report({METRIC: math.nan, ERROR: str(error)})
         return
     except Exception as error:
-        tracker.end("FAILED")
+        tracker.end("FAILED", {records.STATE: "failed", records.ERROR: str(error)})
         tune.report({ERROR: str(error)})
         raise
     scores = {inner_of(cell.fold.held_out, cell.seed): _score(cell, plan) for cell in cells}
@@ -81,7 +81,7 @@ def run_trial(settings: dict[str, Any], *, shared: Shared) -> None:
     _log(tracker, cells, values)
     spread = f" (sd {values[INNER_SD]:.3f} over {len(scores)} trainings)" if INNER_SD in values else ""
     tracker.note(f"balanced accuracy on {', '.join(plan.judges)}: {values[METRIC]:.3f}{spread}")
-    tracker.end()
+    tracker.end("FINISHED", {records.STATE: "complete" if math.isfinite(values[METRIC]) else "failed"})
     tune.report({METRIC: values[METRIC], SCORES: scores})
 
 
@@ -108,6 +108,7 @@ def deliver_trial(
         run = tracking.open(key, trial_title(name, settings), cells[0].recipe, trial_tags(shared, cells[0]))
         run.params({f"search.{path}": value for path, value in settings.items()})
         _log(run, cells, summary(scores))
+        run.tags({records.STATE: "complete"})
         tracking.close(key)
 
 

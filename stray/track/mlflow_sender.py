@@ -21,7 +21,7 @@ from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
 from stray.track.items import CloseRun, Item, LogArtifact, LogMetrics, LogModel, LogParams, OpenRun, Point, SetTags
-from stray.track.records import KEY, PARENT
+from stray.track.records import ERROR, KEY, PARENT, STATE
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +135,9 @@ class Sender:
             if item.known:  # an earlier process had opened it: only what it could not send is added
                 return run_id
             self._client.update_run(run_id, status="RUNNING", name=item.name)
+            for tag in (ERROR, STATE):
+                if tag in found[0].data.tags:
+                    self._client.delete_tag(run_id, tag)
             self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
             return run_id
         made = self._client.create_run(self._experiment_id, tags=tags, run_name=item.name).info.run_id
