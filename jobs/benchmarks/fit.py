@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from stray.config import Recipe
+from stray.on_ray.assignment import Assignment
 from stray.on_ray.data import Placed
 from stray.on_ray.events import Event, listen
 from stray.on_ray.pool import fit
-from stray.on_ray.queue import Assignment
 from stray.on_ray.resources import SlotPlan
 from stray.stages.spec import Stage
 

@@ -85,13 +85,13 @@ def show_trials(trials: pd.DataFrame) -> None:
     stdout.print(table)
 
 
-def _score(trial: Mapping[str, Any]) -> str:
+def _score(trial: Mapping[Any, Any]) -> str:
     if math.isnan(trial["score"]):
         return "-"
     return f"{trial['score']:.3f}" + ("" if math.isnan(trial["sd"]) else f" ± {trial['sd']:.3f}")
 
 
-def _state(trial: Mapping[str, Any]) -> str:
+def _state(trial: Mapping[Any, Any]) -> str:
     if trial["state"] == "pruned":
         return f"stopped after epoch {trial['judged']}" if trial["judged"] else "stopped"
     if trial["state"] == "failed":

@@ -97,7 +97,7 @@ class TrialPlan:
 
     @property
     def how_judged(self) -> str:
-        """What judges a trial, in words."""
+        """Description of what judges a trial."""
         seeds = f" with {len(self.seeds)} seeds" if len(self.seeds) > 1 else ""
         if len(self.folds) == 1:
             return f"trials are judged on patient {self.judges[0]} alone{seeds}: a noisy score (search.inner_folds)"

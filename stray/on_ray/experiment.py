@@ -21,13 +21,13 @@ from stray.experiment.cells import Cell, Group, fold_title
 from stray.experiment.estimate import expected_seconds
 from stray.experiment.grid import Grid, recipe_folds
 from stray.lease import lease
+from stray.on_ray.assignment import Assignment, Ended
 from stray.on_ray.events import relayed
 from stray.on_ray.existing import Existing, say_damage
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.placer import Placer
 from stray.on_ray.pool import POLL_S, Pool
 from stray.on_ray.progress import NullProgress, Progress
-from stray.on_ray.queue import Assignment, Ended
 from stray.on_ray.resources import plan_slots
 from stray.on_ray.score import Scorer
 from stray.on_ray.tracking import Tracking

@@ -20,9 +20,10 @@ from stray import storage
 from stray.config import RunConfig
 from stray.errors import Problem, RunError
 from stray.on_ray import waiting
+from stray.on_ray.assignment import Assignment, Ended, Standing
 from stray.on_ray.failures import full_storage, input_error
 from stray.on_ray.interruptible import THREAD
-from stray.on_ray.queue import Assignment, Ended, Standing, open_stage_queue
+from stray.on_ray.queue import open_stage_queue
 from stray.on_ray.resources import SlotPlan
 from stray.on_ray.share import Share
 from stray.on_ray.slot import SLOTS, Slot, run_slot, threads_of

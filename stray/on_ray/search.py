@@ -25,6 +25,7 @@ from stray.experiment.cells import Cell, Group, fold_title
 from stray.experiment.study import SearchStudy, State, study_name
 from stray.experiment.trials import TrialPlan, best_recipe
 from stray.metrics.naming import INNER_SD
+from stray.on_ray.assignment import Assignment, Ended
 from stray.on_ray.data import Placed, place_counts, place_patches
 from stray.on_ray.events import listen
 from stray.on_ray.existing import say_damage
@@ -34,7 +35,6 @@ from stray.on_ray.interruptible import interruptible
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.pool import Pool
 from stray.on_ray.progress import NullProgress, Progress
-from stray.on_ray.queue import Assignment, Ended
 from stray.on_ray.resources import plan_slots
 from stray.on_ray.schedulers import JUDGED, scheduler_of
 from stray.on_ray.searcher import ERROR, SCORES, StudySearcher
@@ -142,9 +142,8 @@ def _search(recipe: Recipe, progress: Progress) -> Found:
         path = storage.join(root, "best.yaml")
         storage.write_bytes(path, dump_yaml(found).encode())
         log_text(tracking.parent, "best.yaml", dump_yaml(found))
-        counts = {
-            f"search/{state}": sum(t.state == state for t in trials) for state in ("complete", "pruned", "failed")
-        }
+        ends = [trial.state for trial in trials]
+        counts = {f"search/{state}": float(ends.count(state)) for state in ("complete", "pruned", "failed")}
         tracking.parent.metrics({METRIC: trials[0].score, **counts})
     return Found(trials, found, path, tracking.uri)
 

@@ -27,10 +27,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from stray import storage
 from stray.config import RunConfig
 from stray.errors import CheckpointWriteError, NotFiniteError
+from stray.on_ray.assignment import LOST, Assignment
 from stray.on_ray.data import PlacedData
 from stray.on_ray.events import EventTracker, Source
 from stray.on_ray.failures import full_storage, input_error
-from stray.on_ray.queue import LOST, Assignment
 from stray.on_ray.resources import SlotPlan
 from stray.on_ray.waiting import running
 from stray.on_ray.worker import PausedError, RayWorker, WithdrawnError

@@ -20,10 +20,10 @@ from stray.experiment.cells import Cell, Group, fold_title
 from stray.experiment.estimate import expected_seconds
 from stray.experiment.trials import TrialPlan
 from stray.metrics.naming import INNER, INNER_SD, inner_of
+from stray.on_ray.assignment import Assignment
 from stray.on_ray.data import Placed, place_counts
 from stray.on_ray.events import EventTracker, Source
 from stray.on_ray.panels import fit_panels, panel_notes
-from stray.on_ray.queue import Assignment
 from stray.on_ray.schedulers import JUDGED
 from stray.on_ray.score import curve_points, log_codes
 from stray.on_ray.searcher import EPOCH, ERROR, SCORES

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from stray import collective, storage
 from stray.errors import CheckpointWriteError, Problem
+from stray.on_ray.assignment import Verdict
 from stray.on_ray.checkpoints import STATE, keep_newest, newest, write
-from stray.on_ray.queue import Verdict
 
 
 class WithdrawnError(Exception):

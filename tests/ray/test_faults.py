@@ -27,8 +27,8 @@ from mlflow.tracking import MlflowClient
 
 from stray.data.local import LocalData
 from stray.errors import CheckpointWriteError
+from stray.on_ray.assignment import Assignment
 from stray.on_ray.checkpoints import PREFIX, STATE
-from stray.on_ray.queue import Assignment
 from stray.on_ray.session import SessionInfo
 from stray.recipe import apply
 from stray.stages.contrastive.task import ContrastiveTask

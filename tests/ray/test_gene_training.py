@@ -13,11 +13,11 @@ import ray.train
 import torch
 
 from stray.config import Recipe, RunConfig
+from stray.on_ray.assignment import Assignment
 from stray.on_ray.data import Placed, place_counts
 from stray.on_ray.events import Event, Metrics, Note, listen
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.pool import fit
-from stray.on_ray.queue import Assignment
 from stray.on_ray.resources import SlotPlan
 from stray.on_ray.session import SessionInfo
 from stray.recipe import apply

@@ -16,9 +16,9 @@ from stray.cohort.build import build_dataset
 from stray.config import Recipe, RunConfig
 from stray.errors import NotFiniteError, RunError
 from stray.on_ray import experiment
+from stray.on_ray.assignment import Assignment
 from stray.on_ray.events import listen
 from stray.on_ray.pool import fit
-from stray.on_ray.queue import Assignment
 from stray.on_ray.resources import SlotPlan
 from stray.on_ray.session import SessionInfo
 from stray.recipe import apply

@@ -32,7 +32,7 @@ def settings(folder: Path, name: str) -> list[str]:
     """A search with one slot of one CPU, whose sampler asks for no earlier score."""
     sets = [f"dataset={folder}/dataset", f"output={folder}/{name}", f"search.trials={TRIALS}", SPACE]
     sets += ["search.sampler={kind: random}", "search.seed=289", "search.validation=[]", "search.inner_folds=2"]
-    sets += ["search.held_out=[]", "contrastive.epochs=6", "run.cpus_per_worker=1", "run.slots=1"]
+    sets += ["search.held_out=[]", "contrastive.epochs=3", "run.cpus_per_worker=1", "run.slots=1"]
     return sets
 
 

@@ -18,12 +18,12 @@ from stray.config import Recipe, RunConfig
 from stray.errors import InputError, Problem
 from stray.experiment.cells import Cell
 from stray.on_ray import experiment
+from stray.on_ray.assignment import Assignment
 from stray.on_ray.data import Placed, place_counts, place_patches
 from stray.on_ray.events import Event, Metrics, Note, listen
 from stray.on_ray.experiment import results_held
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.pool import fit
-from stray.on_ray.queue import Assignment
 from stray.on_ray.resources import SlotPlan
 from stray.on_ray.search import search
 from stray.on_ray.session import SessionInfo

@@ -14,10 +14,10 @@ import ray
 from stray.config import RunConfig
 from stray.errors import InputError
 from stray.on_ray import waiting
+from stray.on_ray.assignment import Assignment
 from stray.on_ray.data import Placed
 from stray.on_ray.events import listen
 from stray.on_ray.pool import fit
-from stray.on_ray.queue import Assignment
 from stray.on_ray.resources import SlotPlan
 from stray.on_ray.session import SessionInfo
 from stray.on_ray.waiting import Need, anything_runs, patience, patiently, running

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from stray.errors import InputError, Problem, RunError
-from stray.on_ray.queue import Assignment, StageQueue
+from stray.on_ray.assignment import Assignment
+from stray.on_ray.queue import StageQueue
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from stray.config import Recipe
 from stray.experiment.cells import Group
 from stray.experiment.estimate import expected_seconds
 from stray.experiment.grid import Grid, recipe_folds
+from stray.on_ray.assignment import Assignment, Ended
 from stray.on_ray.data import Placed
 from stray.on_ray.events import listen
 from stray.on_ray.panels import fit_panels
 from stray.on_ray.placer import Placer
 from stray.on_ray.pool import Pool
 from stray.on_ray.progress import Progress
-from stray.on_ray.queue import Assignment, Ended
 from stray.on_ray.resources import SlotPlan
 from stray.stages.spec import Stage
 
