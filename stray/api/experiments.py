@@ -45,15 +45,21 @@ class SearchResult:
     """Result of `stray.search`."""
 
     table: pd.DataFrame
-    """A row for each trial, best first, with `trial` (its name), the settings by their dotted paths (nan where a
-    parameter was not drawn), and `score` (the balanced accuracy on the inner validation patients; nan where the trial
-    failed)."""
+    """A row for each trial, best first: `trial` (its number), `name`, the settings by their dotted paths (nan where a
+    parameter was not drawn), `score` (the mean balanced accuracy on the inner validation patients; nan unless the trial
+    is complete) and `sd` over its trainings, `state` (complete, pruned or failed), `judged` (the last epoch at which it
+    was judged) and `error`.
+    """
     recipe: Recipe
     """The recipe with the best settings, for `train`."""
     path: str
     """File of that recipe."""
     uri: str
     """The MLflow store."""
+    final: Comparison | None = None
+    """The best settings against the recipe's own on the patients of `search.held_out`; None where nobody was held out,
+    `search.final` is off, or the recipe's own settings were the best.
+    """
 
 
 def train(
@@ -104,9 +110,12 @@ def search(
 
     from stray.on_ray import search as ray_search
     from stray.on_ray import session
+    from stray.on_ray.progress import NullProgress
+    from stray.on_ray.search_final import compare_with_recipe
 
     with session.session():
         found = ray_search.search(resolved, progress=progress)
+        final = compare_with_recipe(resolved, found, progress or NullProgress())
     trials = [
         {
             "trial": trial.number,
@@ -120,7 +129,8 @@ def search(
         }
         for trial in found.trials
     ]
-    return SearchResult(table=pd.DataFrame(trials), recipe=found.recipe, path=found.path, uri=found.uri)
+    table = pd.DataFrame(trials)
+    return SearchResult(table=table, recipe=found.recipe, path=found.path, uri=found.uri, final=final)
 
 
 def compare(

@@ -4,8 +4,9 @@
   stray search her2st --set dataset=/data/her2st_64 --dry-run     show the space, the first trials and their time
   stray train stray-runs/her2st/best.yaml                        train the best recipe
 
-The space is `search.space` of the recipe: dotted paths and their distributions. Patients of `search.held_out` are
-seen by no trial, so that a later comparison on them is honest; those of `search.validation` score the trials.
+The space is `search.space` of the recipe: dotted paths and their distributions. Each trial trains once without each of
+`search.inner_folds` patients, who judge it; `search.scheduler` stops trials that fall behind. Patients of
+`search.held_out` are seen by no trial: at the end the best settings are compared with the recipe's own on them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from rich.table import Table
 
 from stray.api.experiments import require_dataset, search
 from stray.cli.arguments import add_recipe, connecting, recipe_from
+from stray.cli.compare import show
 from stray.cli.console import say, stdout
 from stray.cli.progress import ConsoleProgress
 
@@ -52,6 +54,11 @@ def run(args: argparse.Namespace) -> int:
         progress.say(connecting())
         found = search(recipe, progress=progress)
     show_trials(found.table)
+    if found.final is not None:
+        from stray.on_ray.search_final import verdict
+
+        show(found.final, stdout)
+        stdout.print(verdict(found.final))
     say(f"best recipe: {found.path}   (train it: stray train {found.path})")
     say(f"MLflow: {found.uri}")
     return 0

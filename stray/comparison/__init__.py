@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from stray.comparison.cells import (
     choices,
@@ -23,7 +24,11 @@ UNTRAINED = "untrained"
 
 
 def read_comparison(
-    uri: str, experiment: str | None = None, metric: str = "balanced_accuracy", baseline: str | None = None
+    uri: str,
+    experiment: str | None = None,
+    metric: str = "balanced_accuracy",
+    baseline: str | None = None,
+    only: Sequence[str] = (),
 ) -> Comparison:
     """Compare methods by the newest finished run of each (method, fold, seed) on the newest dataset.
 
@@ -32,13 +37,14 @@ def read_comparison(
         experiment: Name of the MLflow experiment; None: the one changed last.
         metric: Name of the summary score that is compared.
         baseline: Method that the others are compared with; None: `UNTRAINED`, else the first method.
+        only: Methods to compare; empty: all.
 
     Raises:
         InputError: There is no such store, experiment or baseline, or no cell has finished.
     """
     reader = MlflowReader(uri, experiment)
     notes: list[str] = []
-    runs = newest_cells(reader, notes)
+    runs = [run for run in newest_cells(reader, notes) if not only or run.method in only]
     methods = list(dict.fromkeys(run.method for run in sorted(runs, key=lambda run: run.record.start_time)))
     if baseline is not None and baseline not in methods:
         raise InputError(

@@ -53,6 +53,10 @@ class SearchConfig:
     chosen_on: tuple[str, ...] = ()
     """Patients on whose scores the settings of this recipe were selected. `stray search` writes it to best.yaml, and
     `stray compare` marks scores on them, which are optimistic."""
+    final: bool = True
+    """After the search, train the best settings and the recipe's own without the patients of `held_out`, and compare
+    them on these patients; nothing where `held_out` is empty.
+    """
     seed: int = 0
     """Seed of the sampler."""
     sampler: SamplerConfig = field(default_factory=TpeSamplerConfig)

@@ -194,7 +194,7 @@ def study_name(recipe: Recipe, *parts: Any) -> str:
     """Return the name of a study: the tuned method, and a digest of the settings of the search and of `parts`
     (everything else that a score depends on). A search for more trials continues the study.
     """
-    same = replace(recipe.search, trials=1, max_concurrent="auto", storage=None, start_from=())
+    same = replace(recipe.search, trials=1, max_concurrent="auto", storage=None, start_from=(), final=True)
     return f"{recipe.tuned}-{digest(same, *parts)[:8]}"
 
 

@@ -156,14 +156,22 @@ class TrialPlan:
         )
 
 
+def untuned(method: str) -> str:
+    """Return the name of a tuned method with the settings that it had before."""
+    return f"{method}_untuned"
+
+
 def best_recipe(recipe: Recipe, method: str, best: Mapping[str, Any], judges: Sequence[str]) -> Recipe:
     """Return the recipe whose method carries the best settings, scored on the patients that the search did not see.
 
-    The other methods stay as they are. Where the search held nobody out the folds stay, too, and the patients that
-    judged the trials (`judges`) are marked in the recipe: scores on them are no estimate.
+    The other methods stay as they are, and the tuned method as the recipe had it becomes `METHOD_untuned`. Where the
+    search held nobody out the folds stay, too, and the patients that judged the trials (`judges`) are marked in the
+    recipe: scores on them are no estimate.
     """
-    settings = {**recipe.methods[method].set, **best}
-    changes: dict[str, object] = {f"methods.{method}.set": settings, "search.chosen_on": list(judges)}
+    before = recipe.methods[method].set
+    changes: dict[str, object] = {f"methods.{method}.set": {**before, **best}, "search.chosen_on": list(judges)}
+    if untuned(method) not in recipe.methods:
+        changes[f"methods.{untuned(method)}"] = {"set": dict(before)}
     if recipe.search.held_out:
         changes["folds.held_out"] = list(recipe.search.held_out)
     return apply(recipe, changes)

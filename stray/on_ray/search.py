@@ -94,6 +94,8 @@ class Found:
     """File of that recipe."""
     uri: str
     """The tracking store."""
+    key: str
+    """Key of the search's run there."""
 
 
 def search(recipe: Recipe, *, progress: Progress | None = None) -> Found:
@@ -145,7 +147,7 @@ def _search(recipe: Recipe, progress: Progress) -> Found:
         ends = [trial.state for trial in trials]
         counts = {f"search/{state}": float(ends.count(state)) for state in ("complete", "pruned", "failed")}
         tracking.parent.metrics({METRIC: trials[0].score, **counts})
-    return Found(trials, found, path, tracking.uri)
+    return Found(trials, found, path, tracking.uri, key)
 
 
 def _concurrent(recipe: Recipe, most: int) -> int:
