@@ -170,6 +170,7 @@ def best_recipe(recipe: Recipe, method: str, best: Mapping[str, Any], judges: Se
     """
     before = recipe.methods[method].set
     changes: dict[str, object] = {f"methods.{method}.set": {**before, **best}, "search.chosen_on": list(judges)}
+    changes["search.method"] = method
     if untuned(method) not in recipe.methods:
         changes[f"methods.{untuned(method)}"] = {"set": dict(before)}
     if recipe.search.held_out:
