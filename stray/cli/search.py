@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -23,6 +23,7 @@ from stray.cli.arguments import add_recipe, connecting, recipe_from
 from stray.cli.compare import show
 from stray.cli.console import say, stdout
 from stray.cli.progress import ConsoleProgress
+from stray.recipe.space import short_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,16 +105,6 @@ def _state(trial: Mapping[Any, Any]) -> str:
     if trial["state"] == "failed":
         return f"failed: {trial['error'][:60]}"
     return str(trial["state"])
-
-
-def short_names(paths: Sequence[str]) -> dict[str, str]:
-    """Return the end of each dotted path, as long as it takes to tell it from the others, two parts at least."""
-
-    def ends(path: str) -> list[str]:
-        parts = path.split(".")
-        return [".".join(parts[-n:]) for n in range(min(2, len(parts)), len(parts) + 1)]
-
-    return {path: next(end for end in ends(path) if sum(end in ends(other) for other in paths) == 1) for path in paths}
 
 
 def _shown(value: object) -> str:

@@ -13,7 +13,6 @@ from rich.text import Text
 from stray import storage
 from stray.cli.console import say, stdout
 from stray.cli.plan import duration, slots_of
-from stray.cli.search import short_names
 from stray.cohort.dataset import PairedDataset
 from stray.config import (
     ChoiceConfig,
@@ -31,7 +30,7 @@ from stray.experiment.space import SearchSpace, Settings
 from stray.experiment.study import SearchStudy, StudyTrial, study_name
 from stray.experiment.study_store import study_storage
 from stray.experiment.trials import TrialPlan
-from stray.recipe.space import owners
+from stray.recipe.space import owners, short_names
 
 SHOWN, TIMED = 5, 2
 """Number of trials that are shown, and of those whose steps are timed."""

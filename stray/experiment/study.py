@@ -171,6 +171,16 @@ class SearchStudy:
         repeated = {trial.user_attrs.get(AGAIN) for trial in found}
         return tuple(_trial(trial) for trial in found if trial.number not in repeated)
 
+    def importances(self) -> dict[str, float]:
+        """Return the share of the scores' variance by parameter (fANOVA, Hutter et al. 2014), of those that every
+        complete trial has; empty where it cannot be computed.
+        """
+        complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if len(complete) < 2 or len({tuple(trial.values) for trial in complete}) < 2:
+            return {}
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        return optuna.importance.get_param_importances(self.study, evaluator=evaluator)
+
     def _frozen(self, number: int) -> FrozenTrial:
         store = self.study._storage
         return store.get_trial(store.get_trial_id_from_study_id_trial_number(self.study._study_id, number))

@@ -37,6 +37,7 @@ from stray.on_ray.pool import Pool
 from stray.on_ray.progress import NullProgress, Progress
 from stray.on_ray.resources import plan_slots
 from stray.on_ray.schedulers import JUDGED, scheduler_of
+from stray.on_ray.search_report import log_search
 from stray.on_ray.searcher import ERROR, SCORES, StudySearcher
 from stray.on_ray.tracking import Tracking, log_text
 from stray.on_ray.trial import (
@@ -147,6 +148,7 @@ def _search(recipe: Recipe, progress: Progress) -> Found:
         ends = [trial.state for trial in trials]
         counts = {f"search/{state}": float(ends.count(state)) for state in ("complete", "pruned", "failed")}
         tracking.parent.metrics({METRIC: trials[0].score, **counts})
+        log_search(tracking.parent, recipe, study())
     return Found(trials, found, path, tracking.uri, key)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from stray.config import (
     ChoiceConfig,
@@ -241,3 +241,13 @@ def place_in_space(path: str, space: Space) -> str:
     if isinstance(dist, SimplexConfig):
         return f"search.space.{name}.paths.{dist.paths.index(path)}"
     return f"search.space.{name}"
+
+
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Return the end of each dotted path, as long as it takes to tell it from the others, two parts at least."""
+
+    def ends(path: str) -> list[str]:
+        parts = path.split(".")
+        return [".".join(parts[-n:]) for n in range(min(2, len(parts)), len(parts) + 1)]
+
+    return {path: next(end for end in ends(path) if sum(end in ends(other) for other in paths) == 1) for path in paths}
