@@ -272,4 +272,4 @@ def _ranked(study: SearchStudy, results: tune.ResultGrid) -> tuple[Trial, ...]:
         for error in (result.error for result in results if result.error is not None):
             raise input_error(error) or error
         raise RuntimeError("no trial was scored: the validation patients have no usable label")
-    return tuple(sorted(trials, key=lambda t: -np.nan_to_num(t.score, nan=-1.0)))
+    return tuple(sorted(trials, key=lambda t: (-np.nan_to_num(t.score, nan=-1.0), -t.judged)))
