@@ -48,7 +48,7 @@ class SearchResult:
     """A row for each trial, best first: `trial` (its number), `name`, the settings by their dotted paths (nan where a
     parameter was not drawn), `score` (the mean balanced accuracy on the inner validation patients; nan unless the trial
     is complete) and `sd` over its trainings, `state` (complete, pruned or failed), `judged` (the last epoch at which it
-    was judged) and `error`.
+    was judged), `error`, and where the device hours are an objective `hours` and `front` (on the Pareto front).
     """
     recipe: Recipe
     """The recipe with the best settings, for `train`."""
@@ -126,6 +126,8 @@ def search(
             "state": trial.state,
             "judged": trial.judged,
             "error": trial.error,
+            "hours": trial.hours,
+            "front": trial.front,
         }
         for trial in found.trials
     ]

@@ -71,7 +71,8 @@ WIDE = 4
 
 def show_trials(trials: pd.DataFrame) -> None:
     """Print `SearchResult.table`, the best trial first."""
-    facts = ("trial", "name", "score", "sd", "state", "judged", "error")
+    facts = ("trial", "name", "score", "sd", "state", "judged", "error", "hours", "front")
+    timed = bool(trials["hours"].notna().any())
     settings = [name for name in trials.columns if name not in facts]
     short = short_names(settings)
     title = "Trials, best first (balanced accuracy on inner validation patients"
@@ -84,12 +85,14 @@ def show_trials(trials: pd.DataFrame) -> None:
     if not wide:
         table.add_column("settings", overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
+    if timed:
+        table.add_column("device\nminutes", justify="right", no_wrap=True)
     table.add_column("state", overflow="fold")
     for place, trial in enumerate(trials.to_dict("records")):
         shown = {short[name]: _shown(trial[name]) for name in settings}
         values = shown.values() if wide else ["\n".join(f"{n} {v}" for n, v in shown.items() if v != "-")]
         style = "bold" if place == 0 else None
-        table.add_row(str(trial["trial"]), *values, _score(trial), _state(trial), style=style)
+        table.add_row(str(trial["trial"]), *values, _score(trial), *_minutes(trial, timed), _state(trial), style=style)
     stdout.print(table)
 
 
@@ -99,12 +102,18 @@ def _score(trial: Mapping[Any, Any]) -> str:
     return f"{trial['score']:.3f}" + ("" if math.isnan(trial["sd"]) else f" ± {trial['sd']:.3f}")
 
 
+def _minutes(trial: Mapping[Any, Any], timed: bool) -> list[str]:
+    if not timed:
+        return []
+    return ["-" if math.isnan(trial["hours"]) else f"{60 * trial['hours']:.2f}"]
+
+
 def _state(trial: Mapping[Any, Any]) -> str:
     if trial["state"] == "pruned":
         return f"stopped after epoch {trial['judged']}" if trial["judged"] else "stopped"
     if trial["state"] == "failed":
         return f"failed: {trial['error'][:60]}"
-    return str(trial["state"])
+    return f"{trial['state']}, Pareto front" if trial["front"] else str(trial["state"])
 
 
 def _shown(value: object) -> str:

@@ -53,6 +53,11 @@ class SearchConfig:
     chosen_on: tuple[str, ...] = ()
     """Patients on whose scores the settings of this recipe were selected. `stray search` writes it to best.yaml, and
     `stray compare` marks scores on them, which are optimistic."""
+    objectives: tuple[Literal["score", "hours"], ...] = ("score",)
+    """Objectives. score: the mean balanced accuracy on the inner validation patients, maximised. hours: the device
+    hours of a trial's contrastive trainings, minimised; with both, no trial is stopped early, the best recipe is that
+    with the best score, and the Pareto front is reported.
+    """
     final: bool = True
     """After the search, train the best settings and the recipe's own without the patients of `held_out`, and compare
     them on these patients; nothing where `held_out` is empty.

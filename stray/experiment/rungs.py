@@ -34,9 +34,9 @@ def judge_every(search: SearchConfig, most: int) -> int:
 
 def judged_epochs(search: SearchConfig, most: int, epochs: int) -> tuple[int, ...]:
     """Return the epochs after which a trial of `epochs` epochs is judged; its last is not among them, since a finished
-    trial is scored. Empty without a scheduler.
+    trial is scored. Empty without a scheduler, and with several objectives.
     """
-    if isinstance(search.scheduler, NoSchedulerConfig):
+    if isinstance(search.scheduler, NoSchedulerConfig) or len(search.objectives) > 1:
         return ()
     every = judge_every(search, most)
     return tuple(range(every, epochs, every))

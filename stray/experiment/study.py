@@ -59,7 +59,7 @@ class SearchStudy:
         self._search, self._space = recipe.search, SearchSpace.of(recipe)
 
     @classmethod
-    def open(cls, recipe: Recipe, name: str, *, directions: Sequence[Direction] = ("maximize",)) -> SearchStudy:
+    def open(cls, recipe: Recipe, name: str) -> SearchStudy:
         """Open the study in the recipe's store, or create it there. Its first trials are the recipe's own settings and
         those of `search.start_from`.
 
@@ -68,14 +68,14 @@ class SearchStudy:
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # silence its line per study and trial
         starts = list(starting_points(recipe))
         store = open_storage(study_storage(recipe))
-        study = optuna.create_study(storage=store, study_name=name, directions=directions, load_if_exists=True)
+        study = optuna.create_study(storage=store, study_name=name, directions=directions(recipe), load_if_exists=True)
         return cls(study, recipe)._begun(starts)
 
     @classmethod
-    def in_memory(cls, recipe: Recipe, *, directions: Sequence[Direction] = ("maximize",)) -> SearchStudy:
+    def in_memory(cls, recipe: Recipe) -> SearchStudy:
         """Return a new study that is kept nowhere, as `open` would create it."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        return cls(optuna.create_study(directions=directions), recipe)._begun(list(starting_points(recipe)))
+        return cls(optuna.create_study(directions=directions(recipe)), recipe)._begun(list(starting_points(recipe)))
 
     @classmethod
     def preview(cls, recipe: Recipe, name: str) -> SearchStudy:
@@ -171,6 +171,10 @@ class SearchStudy:
         repeated = {trial.user_attrs.get(AGAIN) for trial in found}
         return tuple(_trial(trial) for trial in found if trial.number not in repeated)
 
+    def front(self) -> tuple[int, ...]:
+        """Return the numbers of the complete trials that no other one dominates; of one objective the best."""
+        return tuple(trial.number for trial in self.study.best_trials)
+
     def importances(self) -> dict[str, float]:
         """Return the share of the scores' variance by parameter (fANOVA, Hutter et al. 2014), of those that every
         complete trial has; empty where it cannot be computed.
@@ -179,7 +183,9 @@ class SearchStudy:
         if len(complete) < 2 or len({tuple(trial.values) for trial in complete}) < 2:
             return {}
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        return optuna.importance.get_param_importances(self.study, evaluator=evaluator)
+        return optuna.importance.get_param_importances(
+            self.study, evaluator=evaluator, target=lambda trial: trial.values[0]
+        )
 
     def _frozen(self, number: int) -> FrozenTrial:
         store = self.study._storage
@@ -198,6 +204,11 @@ def _trial(trial: FrozenTrial) -> StudyTrial:
         attrs.get(ERROR, ""),
         dict(attrs.get(SCORES, {})),
     )
+
+
+def directions(recipe: Recipe) -> tuple[Direction, ...]:
+    """Return the direction of each of `search.objectives`."""
+    return tuple("minimize" if objective == "hours" else "maximize" for objective in recipe.search.objectives)
 
 
 def study_name(recipe: Recipe, *parts: Any) -> str:

@@ -156,23 +156,26 @@ class TrialPlan:
         )
 
 
-def untuned(method: str) -> str:
-    """Return the name of a tuned method with the settings that it had before."""
-    return f"{method}_untuned"
+def tuned_name(method: str) -> str:
+    """Return the name of a method with the settings that a search found: METHOD_tuned, METHOD_tuned2, ..."""
+    stem, mark, number = method.rpartition("_tuned")
+    if not mark or not (number.isdigit() or not number):
+        return f"{method}_tuned"
+    return f"{stem}_tuned{int(number or 1) + 1}"
 
 
 def best_recipe(recipe: Recipe, method: str, best: Mapping[str, Any], judges: Sequence[str]) -> Recipe:
-    """Return the recipe whose method carries the best settings, scored on the patients that the search did not see.
+    """Return the recipe with one more method, `tuned_name(method)`: the tuned method with the best settings.
 
-    The other methods stay as they are, and the tuned method as the recipe had it becomes `METHOD_untuned`. Where the
-    search held nobody out the folds stay, too, and the patients that judged the trials (`judges`) are marked in the
-    recipe: scores on them are no estimate.
+    It is scored on the patients that the search did not see. Where the search held nobody out the folds stay, and the
+    patients that judged the trials (`judges`) are marked in the recipe: scores on them are no estimate.
     """
-    before = recipe.methods[method].set
-    changes: dict[str, object] = {f"methods.{method}.set": {**before, **best}, "search.chosen_on": list(judges)}
-    changes["search.method"] = method
-    if untuned(method) not in recipe.methods:
-        changes[f"methods.{untuned(method)}"] = {"set": dict(before)}
+    own, name = recipe.methods[method], tuned_name(method)
+    changes: dict[str, object] = {
+        f"methods.{name}": {"set": {**own.set, **best}},
+        "search.method": name,
+        "search.chosen_on": list(judges),
+    }
     if recipe.search.held_out:
         changes["folds.held_out"] = list(recipe.search.held_out)
     return apply(recipe, changes)

@@ -19,6 +19,10 @@ INNER_SD = f"{INNER}_sd"
 """Standard deviation of that score over the trainings of a trial: inner folds and seeds."""
 
 
+HOURS = "search/device_hours"
+"""Device hours of a trial's contrastive trainings."""
+
+
 def inner_of(held_out: Sequence[str], seed: int) -> str:
     """Return the name of the score of one training of a trial."""
     return f"inner/{safe_name('+'.join(held_out))}/seed_{seed}"

@@ -26,6 +26,8 @@ JUDGED = "judged"
 def scheduler_of(search: SearchConfig, most: int) -> TrialScheduler:
     """Return the scheduler of a search whose trials have `most` epochs at most. It compares trials at equal epochs."""
     first = first_rung(search, most)
+    if len(search.objectives) > 1:
+        return FIFOScheduler()
     match search.scheduler:
         case AshaSchedulerConfig(reduction_factor=factor):
             return _halving(search, first, factor, 1, most)

@@ -24,7 +24,7 @@ from stray.config import Recipe
 from stray.experiment.cells import Cell, Group, fold_title
 from stray.experiment.study import SearchStudy, State, study_name
 from stray.experiment.trials import TrialPlan, best_recipe
-from stray.metrics.naming import INNER_SD
+from stray.metrics.naming import HOURS, INNER_SD
 from stray.on_ray.assignment import Assignment, Ended
 from stray.on_ray.data import Placed, place_counts, place_patches
 from stray.on_ray.events import listen
@@ -76,6 +76,10 @@ class Trial:
     """Last epoch at which it was judged while it ran; 0: it was not."""
     error: str
     """Why it failed."""
+    hours: float
+    """Device hours of its trainings, where they are an objective; else nan."""
+    front: bool
+    """Whether no other trial is better in one objective and as good in the others; false with one objective."""
 
     @property
     def sd(self) -> float:
@@ -135,7 +139,7 @@ def _search(recipe: Recipe, progress: Progress) -> Found:
                 pool.finish(_raise, more=True)
             shared = Shared(plan, placed, pool.queue, events, key)
             results = _tune(shared, storage.join(root, "search"), study, pool, tracking)
-        trials = _ranked(study(), results)
+        trials = _ranked(recipe, study(), results)
         for trial in trials:
             if trial.state == "complete":
                 deliver_trial(trial.name, trial.settings, trial.scores, shared, tracking)
@@ -150,6 +154,11 @@ def _search(recipe: Recipe, progress: Progress) -> Found:
         tracking.parent.metrics({METRIC: trials[0].score, **counts})
         log_search(tracking.parent, recipe, study())
     return Found(trials, found, path, tracking.uri, key)
+
+
+def objectives(recipe: Recipe) -> list[str]:
+    """Return the names of the metrics that a search optimises, the score first."""
+    return [HOURS if objective == "hours" else METRIC for objective in recipe.search.objectives]
 
 
 def _concurrent(recipe: Recipe, most: int) -> int:
@@ -223,7 +232,7 @@ def _tune(
     tuner = Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=StudySearcher(study, config.trials, [METRIC], JUDGED),
+            search_alg=StudySearcher(study, config.trials, objectives(plan.recipe), JUDGED),
             scheduler=scheduler_of(config, plan.most_epochs),
             num_samples=config.trials,
             # As many as fill the slots.
@@ -247,14 +256,18 @@ def _fit(tuner: Tuner, pool: Pool) -> tune.ResultGrid:
     return interruptible(tuner.fit, lambda: pool.keep(more=True))
 
 
-def _ranked(study: SearchStudy, results: tune.ResultGrid) -> tuple[Trial, ...]:
+def _ranked(recipe: Recipe, study: SearchStudy, results: tune.ResultGrid) -> tuple[Trial, ...]:
     """Return the trials of the study. Ends of trials that Tune ran again reach no searcher, and are told here."""
+    names = objectives(recipe)
     found = {str(result.metrics.get("trial_id")): result for result in results if result.metrics}
     for trial in study.trials():
         result = found.get(trial.runner)
         if result is not None and result.error is None and METRIC in (result.metrics or {}):
             told = result.metrics or {}
-            study.tell(trial.number, [float(told[METRIC])], error=told.get(ERROR, ""), scores=told.get(SCORES))
+            study.tell(
+                trial.number, [float(told[name]) for name in names], error=told.get(ERROR, ""), scores=told.get(SCORES)
+            )
+    front = study.front() if len(names) > 1 else ()
     trials = [
         Trial(
             number=t.number,
@@ -265,6 +278,8 @@ def _ranked(study: SearchStudy, results: tune.ResultGrid) -> tuple[Trial, ...]:
             state=t.state,
             judged=max(t.curve, default=0),
             error=t.error,
+            hours=t.values[1] if len(t.values) > 1 else math.nan,
+            front=t.number in front,
         )
         for t in study.trials()
     ]

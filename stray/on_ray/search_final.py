@@ -8,11 +8,11 @@ from dataclasses import replace
 from stray.cohort.dataset import PairedDataset
 from stray.comparison import read_comparison
 from stray.config import Recipe
-from stray.experiment.trials import untuned
 from stray.on_ray import experiment
 from stray.on_ray.progress import Progress
 from stray.on_ray.search import Found
 from stray.on_ray.tracking import Tracking, log_text
+from stray.recipe import for_method
 from stray.report.tables import METRIC_NAMES, Comparison
 from stray.report.text import main_table, markdown
 from stray.track import records
@@ -27,9 +27,9 @@ def compare_with_recipe(recipe: Recipe, found: Found, progress: Progress) -> Com
 
     None where the search held nobody out or is to end without it, and where the recipe's own settings were the best.
     """
-    method = found.recipe.tuned
-    pair = (untuned(method), method)
-    same = found.recipe.methods[pair[0]].set == found.recipe.methods[pair[1]].set
+    pair = (recipe.tuned, found.recipe.tuned)
+    own, best = (for_method(found.recipe, method) for method in pair)
+    same = (own.gene, own.contrastive) == (best.gene, best.contrastive)
     if not recipe.search.final or not recipe.search.held_out or same:
         return None
     patients = ", ".join(recipe.search.held_out)

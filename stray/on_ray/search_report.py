@@ -21,7 +21,7 @@ def log_search(run: MlflowTracker, recipe: Recipe, study: SearchStudy) -> None:
     """Log the figures of a search below `figures/search`, and its trials as `trials.json`."""
     space = recipe.search.space
     short = short_names(list(owners(space)))
-    trials = study.trials()
+    trials, front = study.trials(), study.front()
     points = [
         TrialPoint(
             number=trial.number,
@@ -29,6 +29,8 @@ def log_search(run: MlflowTracker, recipe: Recipe, study: SearchStudy) -> None:
             score=trial.values[0] if trial.values else math.nan,
             state=trial.state,
             curve=trial.curve,
+            hours=trial.values[1] if len(trial.values) > 1 else math.nan,
+            front=trial.number in front,
         )
         for trial in trials
     ]

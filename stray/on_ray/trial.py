@@ -19,7 +19,7 @@ from stray.evaluate import probe_balanced_accuracy
 from stray.experiment.cells import Cell, Group, fold_title
 from stray.experiment.estimate import expected_seconds
 from stray.experiment.trials import TrialPlan
-from stray.metrics.naming import INNER, INNER_SD, inner_of
+from stray.metrics.naming import HOURS, INNER, INNER_SD, inner_of
 from stray.on_ray.assignment import Assignment
 from stray.on_ray.data import Placed, place_counts
 from stray.on_ray.events import EventTracker, Source
@@ -70,19 +70,19 @@ def run_trial(settings: dict[str, Any], *, shared: Shared) -> None:
     except NotFiniteError as error:
         tracker.note(str(error))
         tracker.end("FAILED", {records.STATE: "failed", records.ERROR: str(error)})
-        tune.report({METRIC: math.nan, ERROR: str(error)})
+        tune.report({METRIC: math.nan, HOURS: math.nan, ERROR: str(error)})
         return
     except Exception as error:
         tracker.end("FAILED", {records.STATE: "failed", records.ERROR: str(error)})
         tune.report({ERROR: str(error)})
         raise
     scores = {inner_of(cell.fold.held_out, cell.seed): _score(cell, plan) for cell in cells}
-    values = summary(scores)
+    values = {**summary(scores), HOURS: device_hours(cells, plan.recipe.run.workers)}
     _log(tracker, cells, values)
     spread = f" (sd {values[INNER_SD]:.3f} over {len(scores)} trainings)" if INNER_SD in values else ""
     tracker.note(f"balanced accuracy on {', '.join(plan.judges)}: {values[METRIC]:.3f}{spread}")
     tracker.end("FINISHED", {records.STATE: "complete" if math.isfinite(values[METRIC]) else "failed"})
-    tune.report({METRIC: values[METRIC], SCORES: scores})
+    tune.report({METRIC: values[METRIC], HOURS: values[HOURS], SCORES: scores})
 
 
 def summary(scores: Mapping[str, float]) -> dict[str, float]:
@@ -96,6 +96,16 @@ def summary(scores: Mapping[str, float]) -> dict[str, float]:
     return {METRIC: float(np.mean(values)) if values else math.nan, **spread, **parts}
 
 
+def device_hours(cells: Sequence[Cell], workers: int) -> float:
+    """Return the device hours of the epochs of trainings, each on `workers` devices, by the speed that they had."""
+    seconds = 0.0
+    for one in cells:
+        if isinstance(stage := one.scored, ImageStage):
+            history = stage.folder.read_json("history.json")
+            seconds += sum(len(stage.rows) / epoch["spots_per_second"] for epoch in history)
+    return workers * seconds / 3600
+
+
 def deliver_trial(
     name: str, settings: dict[str, Any], scores: Mapping[str, float], shared: Shared, tracking: Tracking
 ) -> None:
@@ -107,7 +117,7 @@ def deliver_trial(
     if all(cell.scored.folder.is_done() for cell in cells):
         run = tracking.open(key, trial_title(name, settings), cells[0].recipe, trial_tags(shared, cells[0]))
         run.params({f"search.{path}": value for path, value in settings.items()})
-        _log(run, cells, summary(scores))
+        _log(run, cells, {**summary(scores), HOURS: device_hours(cells, shared.plan.recipe.run.workers)})
         run.tags({records.STATE: "complete"})
         tracking.close(key)
 

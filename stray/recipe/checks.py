@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from urllib.parse import urlparse
 
 from stray.columns import ANNOTATED
-from stray.config import Recipe, TpeSamplerConfig
+from stray.config import CmaesSamplerConfig, Recipe, TpeSamplerConfig
 from stray.recipe.findings import Finding, finding, repeated_in
 from stray.recipe.space import space_contradictions
 from stray.recipe.stage_checks import stage_contradictions
@@ -131,6 +131,11 @@ def _search(recipe: Recipe) -> Iterator[Finding]:
     if both := sorted(set(search.validation) & set(search.held_out)):
         what = f"{', '.join(both)} would score trials, but is in `search.held_out`"
         yield finding("search.validation", what, "take it out of one of them", "search.held_out")
+    if search.objectives not in (("score",), ("score", "hours")):
+        yield finding("search.objectives", f"is {list(search.objectives)}", "take [score] or [score, hours]")
+    elif len(search.objectives) > 1 and isinstance(search.sampler, CmaesSamplerConfig):
+        what, remedy = "CMA-ES has one objective", "take [score], or another sampler such as nsga2"
+        yield finding("search.objectives", what, remedy, "search.sampler.kind")
     if isinstance(search.sampler, TpeSamplerConfig) and search.sampler.group and not search.sampler.multivariate:
         what = "groups are modelled jointly, and `multivariate` is off"
         yield finding(

@@ -38,6 +38,10 @@ class TrialPoint:
     state: str
     curve: Mapping[int, float]
     """Epoch to the score of the running trial."""
+    hours: float = math.nan
+    """Device hours, where they are an objective."""
+    front: bool = False
+    """Whether it is on the Pareto front."""
 
     @property
     def shown(self) -> float:
@@ -51,8 +55,8 @@ def search_figures(
     """Draw what the trials can show, by the name of the figure.
 
     Parameters named in `logarithmic` have a logarithmic axis; `importances` are shares by parameter, empty where they
-    are unknown. Slices need a score; rungs a trial that was judged; parallel coordinates two parameters; importances
-    and contour `FEW` complete trials, and the contour two numeric parameters.
+    are unknown. Slices need a score; the Pareto front device hours; rungs a trial that was judged; parallel coordinates
+    two parameters; importances and contour `FEW` complete trials, and the contour two numeric parameters.
     """
     scored = [trial for trial in trials if not math.isnan(trial.shown)]
     complete = [trial for trial in scored if trial.state == "complete"]
@@ -61,6 +65,8 @@ def search_figures(
     if scored:
         found["history"] = _history(scored, complete)
         found["slices"] = _slices(scored, names, logarithmic)
+    if any(not math.isnan(trial.hours) for trial in complete):
+        found["pareto_front"] = _front(complete)
     if any(trial.curve for trial in trials):
         found["rungs"] = _rungs(trials)
     if len(complete) > 1 and len(names) > 1:
@@ -91,6 +97,24 @@ def _history(scored: Sequence[TrialPoint], complete: Sequence[TrialPoint]) -> Fi
         quiet_grid(axes)
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
         axes.set_title("Scores of the trials", loc="left")
+    return figure
+
+
+def _front(complete: Sequence[TrialPoint]) -> Figure:
+    front = sorted((trial for trial in complete if trial.front), key=lambda trial: trial.hours)
+    others = [trial for trial in complete if not trial.front]
+    with styled():
+        figure, axes = canvas(6.0, 3.4)
+        axes.plot([t.hours for t in others], [t.score for t in others], "o", color=COMPLETE, label="other trials")
+        axes.plot([t.hours for t in front], [t.score for t in front], "o-", color=BEST, label="Pareto front")
+        for trial in front:
+            at = (trial.hours, trial.score)
+            axes.annotate(str(trial.number), at, xytext=(4, 4), textcoords="offset points", fontsize=8)
+        axes.set_xlabel("device hours")
+        axes.set_ylabel(SCORE)
+        quiet_grid(axes)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        axes.set_title("Score against cost (numbers of trials)", loc="left")
     return figure
 
 

@@ -122,6 +122,7 @@ def test_a_search_runs_its_trials_and_writes_the_best_recipe(
     assert "Trials, best first" in capsys.readouterr().out
     trials = trained.runs("trial")
     assert len(trials) == 2
+    assert {run.tags["stray.state"] for run in trials} == {"complete"}
     (parent,) = trained.runs("search")
     scores = [run.metrics["eval/inner_balanced_accuracy"] for run in trials]
     assert parent.metrics["eval/inner_balanced_accuracy"] == max(scores)
@@ -130,8 +131,9 @@ def test_a_search_runs_its_trials_and_writes_the_best_recipe(
         figures = {path.name for path in trained.folder.rglob(f"{run.run_id}/**/codes_*.png")}
         assert figures == {"codes_scvi.png"}, "what the gene stage did is shown by every trial that uses it"
     best = load_recipe(str(trained.folder / "runs" / "smoke" / "best.yaml"))
-    tuned = best.methods["clip_scvi"].set
+    tuned = best.methods["clip_scvi_tuned"].set
     assert set(tuned) == set(best.search.space)
+    assert best.methods["clip_scvi"] == load_recipe("smoke").methods["clip_scvi"]
     winner = trials[int(np.argmax(scores))]
     assert winner.params["search.contrastive.optim.lr"] == str(tuned["contrastive.optim.lr"])
 

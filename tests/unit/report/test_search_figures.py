@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +39,25 @@ MIXED = [trial(n, ("complete", "complete", "pruned")[n % 3]) for n in range(12)]
         ([trial(0, "failed")], {}, set()),
         ([], {}, set()),
         ([flat(n) for n in range(8)], {}, {"history", "slices"}),
+        (
+            [replace(one, hours=0.1 * one.number, front=one.number < 2) for one in MIXED],
+            {},
+            (ALL - {"importances"}) | {"pareto_front"},
+        ),
         # Two parameters that are one: no area, no contour.
         ([trial(n, weight=10.0 ** -(1 + n % 4)) for n in range(8)], {"lr": 0.5, "weight": 0.5}, ALL - {"contour"}),
     ],
-    ids=["mixed", "no importances", "failed and conditional", "two", "failed", "none", "alike", "on a line"],
+    ids=[
+        "mixed",
+        "no importances",
+        "failed and conditional",
+        "two",
+        "failed",
+        "none",
+        "alike",
+        "two objectives",
+        "on a line",
+    ],
 )
 def test_what_can_be_drawn_is_drawn_and_no_more(
     trials: list[TrialPoint], importances: dict[str, float], expected: set[str], tmp_path: Path

@@ -17,6 +17,7 @@ from stray.config import Recipe
 from stray.errors import InputError
 from stray.experiment.study import SearchStudy, study_name
 from stray.experiment.study_store import study_storage
+from stray.experiment.trials import tuned_name
 from stray.recipe import apply, dump_yaml, load_recipe
 
 LR, SIZE = "contrastive.optim.lr", "contrastive.projection.size"
@@ -149,12 +150,15 @@ def test_a_process_that_ends_between_two_writes_leaves_no_half_a_trial(recipe: R
 
 
 def test_several_objectives_have_a_front(recipe: Recipe) -> None:
-    recipe = apply(recipe, {"search.sampler.kind": "nsga2"})
-    study = SearchStudy.in_memory(recipe, directions=("maximize", "minimize"))
+    recipe = apply(recipe, {"search.sampler.kind": "nsga2", "search.objectives": ["score", "hours"]})
+    study = SearchStudy.in_memory(recipe)
     for _ in range(30):
         trial = study.ask()
         study.tell(trial.number, [score(trial.settings), float(str(trial.settings[HUE]))])
-    assert study.study.best_trials
+    values = {trial.number: trial.values for trial in study.trials()}
+    for number in study.front():
+        score_of, hours = values[number]
+        assert not any(a >= score_of and b <= hours and (a, b) != (score_of, hours) for a, b in values.values())
 
 
 @pytest.mark.parametrize("given", [None, "journal", "sqlite"])
@@ -206,6 +210,7 @@ def test_a_study_is_kept_for_more_trials_and_another_for_another_space(recipe: R
 
 KILLED = """
 import os, signal, sys
+from stray.experiment.trials import tuned_name
 from stray.experiment.study import SearchStudy
 from stray.recipe import load_recipe
 study = SearchStudy.open(load_recipe(None, sys.argv[1:]), "killed")
@@ -227,3 +232,31 @@ def test_a_killed_process_loses_no_trial(recipe: Recipe) -> None:
         ("running", "t2"),
     ]
     assert trials[2].settings[LR]
+
+
+@pytest.mark.parametrize(
+    ("method", "tuned"),
+    [
+        ("clip", "clip_tuned"),
+        ("clip_tuned", "clip_tuned2"),
+        ("clip_tuned2", "clip_tuned3"),
+        ("a_tuned_b", "a_tuned_b_tuned"),
+    ],
+)
+def test_what_a_search_finds_has_a_name_of_its_own(method: str, tuned: str) -> None:
+    assert tuned_name(method) == tuned
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ("search.objectives=[hours]", "search.objectives"),
+        ("search.objectives=[score, score]", "search.objectives"),
+        ("search={objectives: [score, hours], sampler: {kind: cmaes}}", "search.objectives"),
+        ("search.seeds=[1, 1]", "search.seeds"),
+    ],
+)
+def test_objectives_that_cannot_be_are_refused(change: str, place: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_recipe("smoke", [change])
+    assert place in [problem.place for problem in caught.value.problems]
