@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files that take longest first, and mark the tests beside which nothing else may run."""
     items.sort(key=lambda item: rank(item.nodeid))  # stable: files and tests keep their order otherwise
     for item in items:
-        if item.nodeid.partition("::")[0] in ALONE:
+        if item.nodeid.partition("::")[0] in ALONE and item.get_closest_marker("beside") is None:
             item.add_marker("alone")
 
 

@@ -42,6 +42,8 @@ def runs(recipe: Recipe) -> dict[str, RunRecord]:
     return {run.tags["stray.method"]: run for run in found}
 
 
+@pytest.mark.beside
+@pytest.mark.slow
 def test_a_run_that_fails_is_recorded_with_its_error_the_others_go_on_and_only_it_is_repeated(
     ray_session: SessionInfo, tmp_path: Path
 ) -> None:

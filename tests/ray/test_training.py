@@ -166,6 +166,8 @@ def test_a_training_whose_worker_is_killed_ends_with_the_weights_of_an_uninterru
         assert set(losses) == set(whole.step_losses()[step])
 
 
+@pytest.mark.beside
+@pytest.mark.slow
 def test_one_worker_sees_the_batches_of_two(setup: Setup, whole: Heard) -> None:
     alone = setup.train(setup.image("alone"), "alone", workers=1)
     assert alone.step_losses().keys() == whole.step_losses().keys() == set(range(2 * EPOCHS))
@@ -208,6 +210,8 @@ class Faulty(ImageStage):
         return super().inputs
 
 
+@pytest.mark.beside
+@pytest.mark.slow
 def test_a_fault_of_the_input_that_one_worker_finds_is_not_tried_again(setup: Setup) -> None:
     stage, marks = setup.cell("faulty").scored, setup.folder / "tried"
     known = {field.name: getattr(stage, field.name) for field in fields(ImageStage)}
