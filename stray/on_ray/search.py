@@ -233,7 +233,7 @@ def _tune(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(study, config.trials, objectives(plan.recipe), JUDGED),
-            scheduler=scheduler_of(config, plan.most_epochs),
+            scheduler=scheduler_of(config, plan.most_epochs, study),
             num_samples=config.trials,
             # As many as fill the slots.
             max_concurrent_trials=_concurrent(plan.recipe, max(1, -(-pool.plan.slots // plan.size))),

@@ -34,6 +34,7 @@ from stray.on_ray.failures import full_storage, input_error
 from stray.on_ray.resources import SlotPlan
 from stray.on_ray.waiting import running
 from stray.on_ray.worker import PausedError, RayWorker, WithdrawnError
+from stray.stages.judge import JUDGED
 from stray.stages.run import run_stage
 from stray.training.process import ONE_ARENA
 
@@ -132,7 +133,7 @@ def _run(assignment: Assignment, slot: Slot, free_since: float) -> None:
     worker = RayWorker(
         key,
         storage.join(slot.root, CHECKPOINTS, key),
-        on_restore=lambda *at: tracker.note(f"resumed after {_place(*at)}"),
+        on_restore=lambda state: _resumed(assignment, slot, tracker, state),
         before_checkpoint=partial(tracker.flush, wait=True),
         on_epoch=lambda metrics: ray.get(queue.epoch_over.remote(key, metrics)),
     )
@@ -171,6 +172,17 @@ def _run(assignment: Assignment, slot: Slot, free_since: float) -> None:
             tracker.done()
             seconds = time.monotonic() - started
             ray.get(queue.done.remote(slot.name, key, seconds, started - free_since))
+
+
+def _resumed(assignment: Assignment, slot: Slot, tracker: EventTracker, state: Mapping[str, Any]) -> None:
+    """Tell where a stage goes on, and the queue of the judgements before: one that a driver opened anew lacks them."""
+    tracker.note(f"resumed after {_place(state['epoch'], state.get('step', 0))}")
+    if ray.train.get_context().get_world_rank() != 0:
+        return
+    for epoch, metrics in enumerate(state["history"], start=1):
+        if JUDGED in metrics:
+            judged = {f"{assignment.stage.prefix}/{JUDGED}": metrics[JUDGED], "epoch": epoch}
+            ray.get(slot.queue.epoch_over.remote(assignment.key, judged))
 
 
 def _line(error: BaseException) -> str:

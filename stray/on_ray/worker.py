@@ -36,16 +36,16 @@ class RayWorker:
         stage: str,
         folder: str,
         *,
-        on_restore: Callable[[int, int], None] | None = None,
+        on_restore: Callable[[Mapping[str, Any]], None] | None = None,
         before_checkpoint: Callable[[], None] | None = None,
         on_epoch: Callable[[Mapping[str, float]], Verdict] | None = None,
     ) -> None:
         """Checkpoints of the stage with this key lie in `folder`.
 
-        `on_restore` is told after how many epochs, and steps of the next one, the stage goes on. Whoever goes on from a
-        checkpoint says nothing again of what was before it: `before_checkpoint` is called to send it away. `on_epoch`
-        is told each epoch's metrics on rank 0, and returns what becomes of the stage; it asks for a pause only at
-        epochs that end with a checkpoint.
+        `on_restore` is given the state from which the stage goes on. Whoever goes on from a checkpoint says nothing
+        again of what was before it: `before_checkpoint` is called to send it away. `on_epoch` is told each epoch's
+        metrics on rank 0, and returns what becomes of the stage; it asks for a pause only at epochs that end with a
+        checkpoint.
         """
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
@@ -92,7 +92,7 @@ class RayWorker:
         if saved["stage"] != self._stage:
             return None
         if self._on_restore is not None:
-            self._on_restore(saved["state"]["epoch"], saved["state"].get("step", 0))
+            self._on_restore(saved["state"])
         return saved["state"]
 
     def newest(self) -> str | None:

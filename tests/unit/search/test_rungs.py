@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stray.experiment.rungs import gates, judged_epochs, most_epochs
-from stray.on_ray.schedulers import scheduler_of
+from stray.experiment.study import SearchStudy, StudyTrial
+from stray.on_ray.schedulers import JUDGED, scheduler_of
+from stray.on_ray.searcher import EPOCH
 from stray.on_ray.trial import Rungs
 from stray.recipe import load_recipe
 from stray.stages.spec import ImageStage
@@ -43,9 +46,54 @@ def test_a_trial_is_judged_before_its_end_and_may_be_stopped_at_rungs(
 
 
 def test_the_stops_are_those_at_which_rays_scheduler_decides() -> None:
-    search = load_recipe("smoke").search
-    scheduler: Any = scheduler_of(search, 18)
+    recipe = load_recipe("smoke")
+    scheduler: Any = scheduler_of(recipe.search, 18, lambda: SearchStudy.in_memory(recipe))
     assert sorted(rung for rung, _ in scheduler._brackets[0]._rungs) == [2, 6, 18]
+
+
+@dataclass(frozen=True)
+class TuneTrial:
+    """The part of Tune's trial that its schedulers need."""
+
+    trial_id: str
+
+
+@pytest.mark.parametrize("kind", ["asha", "hyperband", "median"])
+def test_a_search_that_is_continued_stops_the_trials_that_it_would_have_stopped(kind: str) -> None:
+    recipe = load_recipe("smoke", [f"search.scheduler.kind={kind}", "search.sampler.kind=random"])
+    study = SearchStudy.in_memory(recipe)
+
+    def ask(scheduler: Any) -> tuple[StudyTrial, Any]:
+        trial = study.ask(f"runner-{len(study.trials())}")
+        tune = TuneTrial(trial.runner)
+        scheduler.on_trial_add(None, tune)
+        return trial, tune
+
+    def run(schedulers: list[Any], score: float) -> list[str]:
+        """Judge a trial at epochs 2, 4, ... until one of the schedulers stops it; the last answers."""
+        trial, tune = ask(schedulers[0])
+        for other in schedulers[1:]:
+            other.on_trial_add(None, tune)
+        answers = []
+        for epoch in range(2, 18, 2):
+            result = {EPOCH: epoch, JUDGED: score + 0.001 * epoch}
+            study.report(trial.number, result[JUDGED], epoch)
+            answers = [scheduler.on_trial_result(None, tune, result) for scheduler in schedulers]
+            if "STOP" in answers:
+                study.tell(trial.number, pruned=True)
+                break
+        else:
+            study.tell(trial.number, [score])
+        return answers
+
+    whole = scheduler_of(recipe.search, 18, lambda: study)
+    for score in (0.5, 0.6, 0.4, 0.55, 0.45, 0.7):
+        run([whole], score)
+    assert "complete" in {trial.state for trial in study.trials()}
+    anew = scheduler_of(recipe.search, 18, lambda: study)
+    answers = [run([whole, anew], score) for score in (0.52, 0.3, 0.65, 0.58, 0.2, 0.8)]
+    assert all(first == second for first, second in answers)
+    assert {first for first, _ in answers} == {"CONTINUE", "STOP"}
 
 
 @pytest.mark.parametrize(
