@@ -30,6 +30,7 @@ from stray.on_ray.searcher import EPOCH, ERROR, SCORES
 from stray.on_ray.slot import CHECKPOINTS
 from stray.on_ray.tracking import Tracking
 from stray.on_ray.waiting import patience
+from stray.recipe.space import short_names
 from stray.stages.judge import JUDGED as PROBE
 from stray.stages.results import digest
 from stray.stages.spec import ImageStage
@@ -151,7 +152,8 @@ def trial_key(experiment: str, name: str) -> str:
 
 def trial_title(name: str, settings: dict[str, Any]) -> str:
     """Return the name of a trial's run and of its line in the progress display."""
-    return f"trial {name}: " + "  ".join(f"{path.split('.')[-1]} {_short(value)}" for path, value in settings.items())
+    short = short_names(list(settings))
+    return f"trial {name}: " + "  ".join(f"{short[path]} {_short(value)}" for path, value in settings.items())
 
 
 def trial_tags(shared: Shared, trial: Cell) -> dict[str, str]:
