@@ -71,8 +71,8 @@ class SearchConfig:
     of a database server, or the path of a journal file; null: search.db beside the results.
     """
     start_from: tuple[str, ...] = ()
-    """Earlier searches whose best settings are tried after the recipe's own: paths of best.yaml files, or studies as
-    STORAGE#NAME.
+    """Earlier searches whose best settings are tried after the recipe's own: paths of best.yaml files, studies as
+    STORAGE#NAME, or experiments of the tracking store as mlflow:NAME.
     """
     max_concurrent: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Trials at a time; auto: as many as fit on the cluster."""

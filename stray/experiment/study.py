@@ -229,7 +229,7 @@ def starting_points(recipe: Recipe) -> Iterator[tuple[str, dict[str, Any]]]:
     problems, found = [], []
     for number, text in enumerate(recipe.search.start_from):
         try:
-            settings = best_settings(text, f"search.start_from.{number}")
+            settings = best_settings(text, f"search.start_from.{number}", recipe)
             found.append((without_secrets(text), space.params(settings)))
         except InputError as error:
             problems += error.problems

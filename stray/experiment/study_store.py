@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -15,13 +16,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from stray import storage
 from stray.config import Recipe
 from stray.errors import InputError, Problem, without_secrets
+from stray.metrics.naming import INNER
 from stray.recipe import flatten, for_method, load_recipe
+from stray.recipe.files import parse
+from stray.track import records
 from stray.track.place import local_folder, sqlite_file, sqlite_uri, tracking_uri
 
 FILE = "search.db"
 """Default file of the studies of a recipe."""
 SETTINGS = "settings"
 """User attribute of a trial: its settings by recipe path."""
+MLFLOW = "mlflow:"
+"""Prefix of the name of an MLflow experiment."""
 LOCK_S = 60
 """Seconds to wait for another process (a dashboard) that writes to a SQLite file."""
 
@@ -75,16 +81,18 @@ def open_storage(address: str, place: str = "search.storage") -> BaseStorage:
         raise InputError(Problem(place, what, remedy)) from None
 
 
-def best_settings(text: str, place: str) -> Mapping[str, Any]:
-    """Return the settings that an earlier search found: those of the tuned method in a best.yaml, or of the best trial
-    of the study `STORAGE#NAME`.
+def best_settings(text: str, place: str, recipe: Recipe) -> Mapping[str, Any]:
+    """Return the settings that an earlier search found: those of the tuned method in a best.yaml, of the best trial of
+    the study `STORAGE#NAME`, or of the best trial of an experiment `mlflow:NAME` in the tracking store of `recipe`.
 
     Raises InputError, naming `place`, where there is no such search.
     """
+    if text.startswith(MLFLOW):
+        return _best_run(tracking_uri(recipe), text.removeprefix(MLFLOW), place)
     address, mark, name = text.rpartition("#")
     if not mark:
-        recipe = load_recipe(text)
-        return flatten(for_method(recipe, recipe.tuned))
+        earlier = load_recipe(text)
+        return flatten(for_method(earlier, earlier.tuned))
     if not exists(address):
         what = f"there is no store of studies at {address}"
         raise InputError(Problem(place, what, "give STORAGE#NAME, or the path of a best.yaml"))
@@ -99,5 +107,19 @@ def best_settings(text: str, place: str) -> Mapping[str, Any]:
     if not complete:
         what, remedy = f"the study {name!r} has no complete trial", "remove it, or continue that search"
         raise InputError(Problem(place, what, remedy))
-    best = study.best_trials[0]  # the best, or of several objectives one that no other trial dominates
+    best = max(study.best_trials, key=lambda trial: trial.values[0])  # of the Pareto front that with the best score
     return best.user_attrs.get(SETTINGS, best.params)
+
+
+def _best_run(uri: str, experiment: str, place: str) -> dict[str, Any]:
+    """Return the settings of the trial with the best score among the runs of an experiment."""
+    from stray.track.mlflow_reader import MlflowReader
+
+    runs = MlflowReader(uri, experiment).runs({records.KIND: records.TRIAL})
+    scored = [run for run in runs if math.isfinite(run.metrics.get(INNER, math.nan))]
+    if not scored:
+        what = f"the experiment {experiment!r} in {without_secrets(uri)} has no complete trial of a search"
+        raise InputError(Problem(place, what, "remove it, or name the experiment of a search"))
+    best, start = max(scored, key=lambda run: run.metrics[INNER]), "search."
+    known = {run_path for run_path in best.params if f"{start}{run_path}" in best.params}
+    return {path: parse(best.params[f"{start}{path}"], place) for path in sorted(known)}

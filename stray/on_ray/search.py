@@ -152,7 +152,10 @@ def _search(recipe: Recipe, progress: Progress) -> Found:
         ends = [trial.state for trial in trials]
         counts = {f"search/{state}": float(ends.count(state)) for state in ("complete", "pruned", "failed")}
         tracking.parent.metrics({METRIC: trials[0].score, **counts})
-        log_search(tracking.parent, recipe, study())
+        try:
+            log_search(tracking.parent, recipe, study())
+        except Exception as error:  # the result does not depend on a figure
+            progress.say(f"the figures of the search could not be drawn: {type(error).__name__}: {error}")
     return Found(trials, found, path, tracking.uri, key)
 
 

@@ -234,6 +234,28 @@ def test_a_killed_process_loses_no_trial(recipe: Recipe) -> None:
     assert trials[2].settings[LR]
 
 
+def test_the_best_trial_of_an_experiment_in_mlflow_comes_after_the_recipe(recipe: Recipe, tmp_path: Path) -> None:
+    from stray.track.mlflow import MlflowStore
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    store = MlflowStore(uri, "earlier", unsent_folder=str(tmp_path / "unsent"))
+    for number, (rate, score) in enumerate([(2e-3, 0.5), (4e-3, 0.7), (6e-3, None)]):
+        run = store.run(f"trial {number}", tags={"stray.kind": "trial", "stray.key": str(number)})
+        run.params({LR: rate, f"search.{LR}": rate, "search.trials": 3})
+        run.metrics({} if score is None else {"eval/inner_balanced_accuracy": score})
+        run.close()
+    store.close()
+    again = apply(recipe, {"track.uri": uri, "search.start_from": ["mlflow:earlier"]})
+    study = SearchStudy.in_memory(again)
+    study.ask()
+    assert study.ask().settings[LR] == pytest.approx(4e-3)
+    for name, what in (("mlflow:earlyer", "earlier"), ("mlflow:empty", "no complete trial")):
+        if name == "mlflow:empty":
+            MlflowStore(uri, "empty", unsent_folder=str(tmp_path / "unsent")).close()
+        with pytest.raises(InputError, match=what):
+            SearchStudy.in_memory(apply(again, {"search.start_from": [name]}))
+
+
 @pytest.mark.parametrize(
     ("method", "tuned"),
     [
