@@ -19,7 +19,7 @@ from stray.experiment.study import SearchStudy, StudyTrial
 from stray.recipe import load_recipe
 from stray.track.mlflow_reader import MlflowReader
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 TRIALS = 6
 RATE, HEAD = "contrastive.optim.lr", "contrastive.projection.kind"
 SPACE = (
