@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 WIDE = 4
-"""Most settings that have a column of their own; more stand in one column, a line each."""
+"""Most settings that have a column of their own; more stand in one column."""
 
 
 def show_trials(trials: pd.DataFrame) -> None:
@@ -90,7 +90,8 @@ def show_trials(trials: pd.DataFrame) -> None:
     table.add_column("state", overflow="fold")
     for place, trial in enumerate(trials.to_dict("records")):
         shown = {short[name]: _shown(trial[name]) for name in settings}
-        values = shown.values() if wide else ["\n".join(f"{n} {v}" for n, v in shown.items() if v != "-")]
+        joined = "  ".join(f"{name}\N{NO-BREAK SPACE}{value}" for name, value in shown.items() if value != "-")
+        values = shown.values() if wide else [joined]
         style = "bold" if place == 0 else None
         table.add_row(str(trial["trial"]), *values, _score(trial), *_minutes(trial, timed), _state(trial), style=style)
     stdout.print(table)
