@@ -1,9 +1,9 @@
 """One command at a time on a folder: a lease that its holder renews while it lives, on any filesystem.
 
 Object stores cannot create a file only where there is none, so each command writes a claim of its own below the
-folder, and then lists all claims. Whoever sees another living claim withdraws. A claim is alive while its process runs
-(seen from the same machine), or while it is renewed (from another one): times are those of the filesystem, so that the
-machines' clocks need not agree.
+folder, and then lists all claims. A command that sees another living claim withdraws its own. A claim is alive while
+its process runs (seen from the same machine), or while it is renewed (from another one): times are those of the
+filesystem, so that the machines' clocks need not agree.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ class Claim:
 def lease(place: str, command: str, remedy: str, *, folder: str = ".lock") -> Iterator[None]:
     """Hold `place` (path or URI) while the block runs. Claims lie in its `folder`.
 
-    Raises InputError, with who holds it and `remedy`, when another living command does. A claim of another machine is
-    watched until it is renewed or expires, `EXPIRY_S` at most. A holder that finds its claim taken over, because it was
-    stopped for longer, is interrupted as by Ctrl-C.
+    Raises InputError, which names the holder and `remedy`, when another living command holds it. A claim of another
+    machine is watched until it is renewed or expires, `EXPIRY_S` at most. A holder that finds its claim taken over,
+    because it was stopped for longer, is interrupted as by Ctrl-C.
     """
     own = _Own(storage.absolute(place), storage.join(storage.absolute(place), folder), command, remedy)
     ended = threading.Event()
@@ -95,7 +95,7 @@ def lease(place: str, command: str, remedy: str, *, folder: str = ".lock") -> It
 
 
 def holder(place: str, *, folder: str = ".lock") -> Claim | None:
-    """Return the claim of the command that holds `place`; None where nobody does, or it is known to have ended."""
+    """Return the claim of the command that holds `place`; None where none does, or it is known to have ended."""
     with suppress(OSError):
         for _, claim, _ in _claims(storage.join(storage.absolute(place), folder)):
             if claim is not None and claim.held and not claim.ended():

@@ -176,6 +176,6 @@ def _with_absolute_pictures(spatial: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _named_adata(problem: Problem, file: Path) -> Problem:
-    """Return the problem in the words of somebody who has an AnnData, no file and no source in a recipe."""
+    """Return the problem worded for a caller with an AnnData object: no file, no source in a recipe."""
     remedy = problem.remedy.replace(", or set the source's `pitch_um`", "")
     return Problem(*(part.replace(str(file), "adata") for part in (problem.place, problem.what, remedy)))

@@ -21,8 +21,8 @@ def new_recipe(path: str) -> Recipe:
     """Return the defaults with the name, the label sources and the folds of the dataset at `path` (path or URI).
 
     Every source of labels that can be scored trains and is scored; only labels that sections bring themselves are
-    trusted. Nobody is held out where fewer than two patients can be scored. A dataset in which no spot has both counts
-    and a picture gets methods that need one of them alone. Raises InputError when there is no dataset.
+    trusted. No patient is held out where fewer than two patients can be scored. A dataset in which no spot has both
+    counts and a picture gets methods that need one of them alone. Raises InputError when there is no dataset.
     """
     dataset = PairedDataset.open(path)
     spots = dataset.spots()

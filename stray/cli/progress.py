@@ -87,7 +87,7 @@ class ConsoleProgress:
             self._live.stop()
 
     def start(self, key: str, label: str, total: float | None = None) -> None:
-        """Add a task; `total` is what it counts to, None where nobody knows. A known key starts anew."""
+        """Add a task; `total` is what it counts to, None where that is unknown. A known key starts anew."""
         with self._lock:
             old = self._tasks.get(key)
             task = self._tasks[key] = _Task(label, total, self._clock(), printed=self._clock())

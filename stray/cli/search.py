@@ -5,7 +5,7 @@
   stray train stray-runs/her2st/best.yaml                        train the best recipe
 
 The space is `search.space` of the recipe: dotted paths and their distributions. Each trial trains once without each of
-`search.inner_folds` patients, who judge it; `search.scheduler` stops trials that fall behind. Patients of
+`search.inner_folds` patients, on whom it is scored; `search.scheduler` stops trials that fall behind. Patients of
 `search.held_out` are seen by no trial: at the end the best settings are compared with the recipe's own on them.
 """
 

@@ -44,7 +44,7 @@ class SpotTable:
     y_um: np.ndarray
     """Micrometres downwards in the section's frame; float64."""
     label: np.ndarray
-    """Class name, None where nobody annotated the spot; object."""
+    """Class name, None where the spot is not annotated; object."""
     label_source: np.ndarray
     """Source of the label, None where there is none; object."""
     total_count: np.ndarray

@@ -30,8 +30,9 @@ def by_variance(
 ) -> np.ndarray:
     """Return the `count` most variable genes, best first: scanpy's `seurat_v3` with the patient as batch.
 
-    A patient of fewer than `FEWEST_SPOTS` spots, or whose variance over mean cannot be fitted, has no say and is named
-    in `notes`; where nobody has a say, all spots are one batch. Raises InputError where that cannot be fitted either.
+    A patient of fewer than `FEWEST_SPOTS` spots, or whose variance over mean cannot be fitted, is left out of the
+    ranking and named in `notes`; where all are left out, all spots are one batch. Raises InputError where that cannot
+    be fitted either.
     """
     names_N = patient_N.astype(str)
     patients, spots = np.unique(names_N, return_counts=True)

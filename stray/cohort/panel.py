@@ -33,7 +33,7 @@ class Panel:
     ids: tuple[str | None, ...] = ()
     """Accessions, parallel to `symbols`; empty in a panel of an earlier stray."""
     notes: tuple[str, ...] = ()
-    """Notes on the fit for the user: sections that measured little of the panel, patients who had no say."""
+    """Notes on the fit for the user: sections that measured little of the panel, patients left out of the ranking."""
 
     def __len__(self) -> int:
         return len(self.symbols)

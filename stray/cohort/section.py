@@ -67,7 +67,7 @@ class Section:
     array_col: np.ndarray | None = None
     """Column on the capture array, (S,) int; None when the source knows none."""
     labels: np.ndarray | None = None
-    """Class names, (S,) object, None where nobody annotated the spot; None when the section has no labels at all."""
+    """Class names, (S,) object, None where a spot is not annotated; None when the section has no labels at all."""
     in_tissue: np.ndarray | None = None
     """Whether the source says that a spot lies on tissue, (S,) bool; None when it does not tell."""
     image: SectionImage | None = None

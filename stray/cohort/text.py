@@ -21,7 +21,7 @@ from stray.errors import InputError, Problem
 MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "none", "null", "nil", "<na>", "nat"})
 """Spellings of a missing value, in lower case."""
 UNLABELLED = frozenset({"unknown", "unlabeled", "unlabelled", "unannotated", "unassigned"})
-"""Words of software for a spot that nobody labelled, in lower case: a label table fills such spots."""
+"""Words by which software marks a spot without a label, in lower case: a label table fills such spots."""
 _INTEGRAL = re.compile(r"([+-]?\d+)\.0*")
 _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"))
 _MOST_BYTES = 1 << 30

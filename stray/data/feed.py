@@ -44,7 +44,7 @@ class Prefetcher:
                     waiting.append((another, pool.submit(self._gather, another)))
                 yield key, batch
         finally:
-            # Whoever stops half-way waits for the batch in work alone.
+            # A consumer that stops half-way waits only for the batch that is being gathered.
             pool.shutdown(cancel_futures=True)
 
     def _timed(self, get: Callable[[], Any]) -> Any:

@@ -177,7 +177,7 @@ class _InShare:
 
 
 class _OfSome:
-    """The patients of each batch, in equal parts; who has fewer spots than that leaves the rest to the others."""
+    """Draws equal parts of each batch from its patients; a patient with too few spots leaves the rest to the others."""
 
     def __init__(self, pools: Sequence[_Pool], who: Sequence[np.ndarray], generator: np.random.Generator) -> None:
         self._pools, self._who, self._generator = pools, iter(who), generator

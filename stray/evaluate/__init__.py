@@ -36,7 +36,7 @@ class Evaluation:
 
     table: pa.Table
     """A row an embedded spot of the test patients: spot_id, patient, section, x_um, y_um, label, label_source (null
-    where nobody labelled it), scored, weak, the predictions `probe`, `knn`, `majority`, and `probability/CLASS` of
+    where it has no label), scored, weak, the predictions `probe`, `knn`, `majority`, and `probability/CLASS` of
     the probe. Its schema's metadata holds `facts` under the key `FACTS`."""
     metrics: dict[str, float]
     """Flat names: `eval/SOURCE/CLASSIFIER/SCORE`, per class `eval/SOURCE/CLASSIFIER/SCORE/CLASS`; only finite

@@ -19,7 +19,7 @@ class Node:
     seconds: float
     """Expected duration."""
     owners: set[str]
-    """Those who asked for it: it is withdrawn with the last of them."""
+    """Names of the runs or trials that asked for it: it is withdrawn with the last of them."""
     state: State = "open"
     slot: str = ""
     """The slot that runs it."""

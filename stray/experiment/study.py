@@ -43,7 +43,7 @@ class StudyTrial:
     curve: dict[int, float]
     """Epoch to the score reported then."""
     runner: str
-    """Name given by whoever runs it; empty where nobody does."""
+    """Name of the trial in Ray Tune; empty where none runs it."""
     error: str
     """Why it failed."""
     scores: Mapping[str, float] = field(default_factory=dict)

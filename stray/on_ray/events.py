@@ -231,7 +231,7 @@ def listen(deliver: Callable[[Event], None]) -> Iterator[Any]:
 
 @contextmanager
 def relayed(deliver: Callable[[Event], None]) -> Iterator[Relay]:
-    """Yield what `listen` does with its queue, for who must know that all events so far are delivered."""
+    """Yield a `Relay`: like `listen`, for callers that wait until all events so far are delivered."""
     relay = Relay(open_queue(), deliver)
     try:
         yield relay

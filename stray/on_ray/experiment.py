@@ -160,7 +160,7 @@ class _Experiment:
             def hear(*, more: bool, timeout: float = POLL_S) -> None:
                 self._take(pool.ended(more=more, timeout=timeout))
                 if any(not one.left for one in self._open):
-                    # Whoever scores a run closes it: nothing that its stages said may come later.
+                    # Scoring closes the run: events of its stages must be delivered before.
                     relay.catch_up()
                 self._score_done(scoring)
 

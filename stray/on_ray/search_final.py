@@ -25,7 +25,7 @@ def compare_with_recipe(recipe: Recipe, found: Found, progress: Progress) -> Com
     """Train the best settings and those of `recipe` without the patients of `search.held_out`, compare them on these
     patients, and keep the comparison in the run of the search.
 
-    None where the search held nobody out or is to end without it, and where the recipe's own settings were the best.
+    None where `search.held_out` is empty or `search.final` is off, and where the recipe's own settings were the best.
     """
     pair = (recipe.tuned, found.recipe.tuned)
     own, best = (for_method(found.recipe, method) for method in pair)

@@ -32,9 +32,9 @@ class Usage:
 
     nodes: tuple[NodeUse, ...]
     own: Mapping[str, float] = field(default_factory=dict)
-    """Held by this job."""
+    """Resources held by this job."""
     others: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Held by others, by who they are."""
+    """Resources held by other jobs, by job."""
     gone: tuple[str, ...] = ()
     """Hosts of nodes that were lost."""
 
@@ -43,7 +43,7 @@ class Usage:
         return _sum(node.total for node in self.nodes)
 
     def free(self) -> dict[str, float]:
-        """Return the resources that nobody holds."""
+        """Return the free resources."""
         return _sum(node.free for node in self.nodes)
 
 

@@ -18,7 +18,7 @@ from stray.on_ray.checkpoints import STATE, keep_newest, newest, write
 
 
 class WithdrawnError(Exception):
-    """Nobody wants the stage any more."""
+    """The stage was withdrawn: no run needs its result any more."""
 
 
 class PausedError(Exception):
@@ -42,10 +42,9 @@ class RayWorker:
     ) -> None:
         """Checkpoints of the stage with this key lie in `folder`.
 
-        `on_restore` is given the state from which the stage goes on. Whoever goes on from a checkpoint says nothing
-        again of what was before it: `before_checkpoint` is called to send it away. `on_epoch` is told each epoch's
-        metrics on rank 0, and returns what becomes of the stage; it asks for a pause only at epochs that end with a
-        checkpoint.
+        `on_restore` is given the state from which the stage goes on. What was before a checkpoint is not reported again
+        after a restart: `before_checkpoint` is called to send it. `on_epoch` is told each epoch's metrics on rank 0,
+        and returns what becomes of the stage; it asks for a pause only at epochs that end with a checkpoint.
         """
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()

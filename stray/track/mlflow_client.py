@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# Read by MLflow when it is imported: it shall call nobody but the tracking server, and give up a request soon, since
+# Read by MLflow when it is imported: it must contact only the tracking server, and give up a request soon, since
 # the outbox asks again anyway. What the user has set stays.
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -29,7 +29,7 @@ def draw_codes(stage: GeneStage, counts: Counts, codes_NZ: Tensor) -> bytes | No
     Before: log-normalised counts over the panel (every spot scaled to the median total), their principal components.
     After: the codes. Both are shown on two principal components, because UMAP takes longer to load and compile than
     a small stage to train, and the line over each panel says what two components cannot: the separation in all of
-    them. Of a fold the training patients are in it and nobody else.
+    them. Of a fold only the training patients are drawn.
     """
     totals_N = counts.totals()
     usable = np.flatnonzero(totals_N >= max(stage.config.min_count, 1))
