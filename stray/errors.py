@@ -31,7 +31,7 @@ def without_secrets(text: str) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with what the user gave."""
+    """One fault of the user's input."""
 
     place: str
     """Place of the fault: a file, a dotted recipe path, a section, a row."""

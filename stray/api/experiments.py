@@ -87,7 +87,7 @@ def train(
 
 
 def run_experiment(recipe: Recipe, *, score_only: bool = False, progress: Progress | None = None) -> TrainResult:
-    """Train and score what is left of a recipe, or only score again what is trained."""
+    """Train and score the cells of a recipe that are not done, or only score trained ones again."""
     _check_patches(recipe)
     from stray.on_ray import experiment, session
 

@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def config_from(args: argparse.Namespace) -> IngestConfig:
-    """Return the ingest that the command line describes: the recipe's, with what the flags add and change."""
+    """Return the ingest that the command line describes: the recipe's, changed by the flags."""
     problems: list[Problem] = []
     sources: list[dict[str, Any]] = [
         {"kind": kind, "path": path} for kind in ("her2st", "h5ad") for path in getattr(args, kind)

@@ -1,4 +1,4 @@
-"""Show what a paired dataset holds: sections, patients, classes, what was dropped and why.
+"""Show what a paired dataset holds: sections, patients, classes, dropped spots with the reason.
 
   stray inspect /data/her2st_64                      the card
   stray inspect /data/her2st_64 --verify             compare every file with its checksum first

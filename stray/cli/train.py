@@ -55,7 +55,7 @@ def chosen(args: argparse.Namespace) -> Recipe:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train what is left to train."""
+    """Train the cells that are not done."""
     recipe = chosen(args)
     if args.plan:
         from stray.cli.plan import show_plan

@@ -24,7 +24,7 @@ class LabelRows:
     """The rows of one label table that concern one section."""
 
     name: str
-    """The table's name: the label source of what it fills."""
+    """Name of the table: the label source of the labels that it fills in."""
     path: str
     labels: Mapping[str, str]
     """Spot, without a section prefix -> class."""

@@ -27,7 +27,7 @@ class Panel:
     """Genes in the order of the model's inputs."""
 
     symbols: tuple[str, ...]
-    """Gene symbols; what a panel is stored and matched by."""
+    """Gene symbols, by which a panel is stored and matched."""
     index: tuple[int, ...]
     """Each gene's row in the gene table of the dataset that the panel was fitted on."""
     ids: tuple[str | None, ...] = ()

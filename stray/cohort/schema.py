@@ -10,7 +10,7 @@ import pyarrow as pa
 from stray import columns as c
 
 ROW_GROUP_SPOTS = 4096
-"""Spots of a row group, at most: what a worker reads in one piece."""
+"""Maximum number of spots in a row group, which a worker reads in one piece."""
 
 SPOTS = pa.schema(
     [

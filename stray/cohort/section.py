@@ -1,4 +1,4 @@
-"""One tissue section: counts, picture, spot coordinates, labels, and what was left out of it.
+"""One tissue section: counts, picture, spot coordinates, labels, and the spots left out of it.
 
 Legend: S spots kept, G genes measured in this section.
 """

@@ -139,7 +139,7 @@ def write_table(
 
 
 class _HashingSink:
-    """A file that digests what is written to it, so that nothing is read back."""
+    """A file that computes the digest of its content as it is written."""
 
     def __init__(self, stream: pa.NativeFile) -> None:
         self._stream = stream

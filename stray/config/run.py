@@ -19,7 +19,7 @@ class RunConfig:
     several: more slots serve it better.
     """
     cpus_per_worker: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
-    """CPUs of each worker; auto: an equal share of what the cluster has."""
+    """CPUs of each worker; auto: an equal share of the cluster's CPUs."""
     gpu: bool | Literal["auto"] = "auto"
     """Whether workers compute on GPUs; auto: when the cluster has any, or an autoscaler may add one."""
     gpus_per_worker: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -44,7 +44,7 @@ class RunConfig:
     budget.
     """
     decode_threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Threads of each worker that decode what is not kept decoded; auto: one a CPU of the worker."""
+    """Threads of each worker that decode patches which are not kept decoded; auto: one a CPU of the worker."""
     batches_ahead: Annotated[int, Field(ge=1)] = 3
     """Batches that are gathered, and decoded where that is needed, ahead of the step."""
     window_spots: Annotated[int, Field(ge=1)] = 32_768

@@ -22,7 +22,7 @@ class LocalData:
     batches_ahead = 1
 
     def __init__(self, dataset: PairedDataset, residence: Residence = "decoded", threads: int | None = None) -> None:
-        """`threads` decode what is not kept decoded; None: as many as torch computes with."""
+        """`threads` decode patches that are not kept decoded; None: as many as torch computes with."""
         self._dataset, self._residence = dataset, residence
         self._files = dataset.fragments(images=True)
         self._decoder = PatchDecoder(dataset.manifest.patch.size_px, threads)

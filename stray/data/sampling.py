@@ -162,7 +162,7 @@ class _Balanced:
 
 
 class _InShare:
-    """Two pools in the share of their sizes; what a draw leaves of a spot is made up for by the next ones."""
+    """Two pools, drawn from in proportion to their sizes; fractions of a spot are carried over to the next draw."""
 
     def __init__(self, first: _Pool, second: _Pool, generator: np.random.Generator) -> None:
         self._first, self._second = first, second

@@ -111,17 +111,17 @@ class Group:
 
     @property
     def trained(self) -> tuple[Cell, ...]:
-        """Every cell that has something to train: what is chosen is trained as a cell of its own method."""
+        """Every cell with a stage to train: the candidate of a choice is trained as a cell of its own method."""
         return (*self.cells, *self.inner)
 
     def stages(self) -> tuple[Stage, ...]:
-        """Return the stages that are not done yet, each once, in an order in which every one finds what it needs."""
+        """Return the stages that are not done yet, each once, every one after the stages that it reads."""
         genes = {gene.key: gene for c in self.trained for gene in c.pending_genes()}
         scored = {c.scored.key: c.scored for c in self.trained}
         return tuple(stage for stage in (*genes.values(), *scored.values()) if not stage.folder.is_done())
 
     def damage(self) -> dict[str, str]:
-        """Return what is damaged of the group's stages and panels, by its place: `stages` names it to be made anew."""
+        """Return the damage of the group's stages and panels by path; `stages` includes damaged stages."""
         found: dict[str, str | None] = {}
         for c in self.trained:
             found[c.scored.folder.path] = c.scored.folder.damage()

@@ -1,4 +1,4 @@
-"""Graph of stages that slots of workers take from: what is ready, what runs where, what failed. Nothing is run here."""
+"""Graph of stages with their states (ready, running on a slot, paused, done, failed). Nothing is run here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Node:
 
 
 class StageGraph:
-    """Stages with what they need; each is run once, by the slot that takes it.
+    """Stages with the stages that they read; each is run once, by the slot that takes it.
 
     A stage is ready when all that it needs and that was added has been done; what was never added counts as done. A
     stage that fails takes those that need it with it, and no others.
@@ -81,7 +81,7 @@ class StageGraph:
         return (key, *(other for user in sorted(node.users) for other in self.fail(user)))
 
     def lose(self, slot: str) -> tuple[str | None, tuple[str, ...]]:
-        """Take back what a lost slot was running.
+        """Take back the stage that a lost slot was running.
 
         Returns its key (None where it ran nothing), and the keys that fail for good, because the stage was lost more
         often than allowed.

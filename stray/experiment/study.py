@@ -103,7 +103,7 @@ class SearchStudy:
         return self
 
     def ask(self, runner: str = "") -> StudyTrial:
-        """Start the next trial: what is queued, else what the sampler proposes."""
+        """Start the next trial: a queued one, else a proposal of the sampler."""
         started = sum(trial.state != TrialState.WAITING for trial in self.study.get_trials(deepcopy=False))
         self.study.sampler = sampler_of(self._search.sampler, self._search.seed, started)
         trial = self.study.ask()

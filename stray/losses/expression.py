@@ -14,7 +14,7 @@ from stray.likelihood.reconstruction import count_log_prob
 
 @dataclass(frozen=True)
 class Explained:
-    """The counts of n local spots over G genes, and what the decoder makes of the codes of their pictures."""
+    """The counts of n local spots over G genes, and the decoder's output for the codes of their pictures."""
 
     x: SparseCounts
     logit_nG: Tensor

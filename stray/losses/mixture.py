@@ -22,13 +22,13 @@ class Mixed:
     """A rank's shares, scalars: those of all ranks add up to the numbers of the global batch."""
 
     loss: Tensor
-    """The weighted sum: what is minimised."""
+    """The weighted sum, which is minimised."""
     terms: dict[str, Tensor]
     """Each loss by its name, unweighted."""
     chances: dict[str, Tensor]
     """Value of each loss at chance: all similarities equal, or counts independent of the picture."""
     health: dict[str, Tensor]
-    """Numbers that tell whether a loss does what it is there for."""
+    """Metrics that tell whether each loss has an effect."""
 
 
 def mixture(

@@ -26,7 +26,7 @@ TRIED_PX = 224
 
 
 class ImageEncoder(nn.Module):
-    """A network without its classifier, and what is done to patches before it. `dim` is the width of its features."""
+    """A network without its classifier, and the preprocessing of its patches. `dim` is the width of its features."""
 
     mean: Tensor
     std: Tensor

@@ -94,7 +94,7 @@ def _file_digest(path: str, changed: int, size: int) -> str:
 
 
 def _code(top: str) -> Iterator[str]:
-    """Yield the version of what is installed, the text of what is not, of a module and of all that it imports.
+    """Yield the version of each installed package, and the text of each other module, that a module imports.
 
     Modules of one's own count with their text. An installed distribution counts with its version, and what it imports
     is its own affair.
@@ -141,7 +141,7 @@ def _own_files(name: str) -> list[Path] | None:
 
 
 def _imported(text: bytes) -> set[str]:
-    """Return the top-level modules that Python code imports; none of what is no Python."""
+    """Return the top-level modules that Python code imports; none where the code is not Python."""
     try:
         nodes = list(ast.walk(ast.parse(text)))
     except (SyntaxError, ValueError):

@@ -184,7 +184,7 @@ def _join(*tables: pa.Table) -> pa.Table:
 
 
 class PlacedData:
-    """A worker's view of what was placed: `train.stages.StageData` over the object store of its node."""
+    """A worker's view of the placed data: `StageData` over the object store of its node."""
 
     def __init__(self, placed: Placed) -> None:
         self._placed = placed

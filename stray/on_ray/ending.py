@@ -15,7 +15,7 @@ CLOSE_S = 25.0
 """Seconds that the end may take: within the half minute after which clusters send SIGKILL."""
 
 leaving = threading.Event()
-"""Set once the process was told to end: what it started in Ray is then killed rather than asked."""
+"""Set once the process was told to end: its actors and tasks in Ray are then killed, not asked to end."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""

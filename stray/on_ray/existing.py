@@ -1,4 +1,4 @@
-"""Existing results of an experiment, before it starts: what is done, pending, damaged or missing."""
+"""Existing results of an experiment before it starts: stages that are done, pending, damaged or missing."""
 
 from __future__ import annotations
 

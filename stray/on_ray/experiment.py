@@ -57,7 +57,7 @@ def results_folder(recipe: Recipe) -> str:
 
 
 def run(recipe: Recipe, *, progress: Progress | None = None, train: bool = True) -> Outcome:
-    """Run what is left of `recipe` on the cluster that this process is connected to.
+    """Run the cells of `recipe` that are not done on the cluster that this process is connected to.
 
     train=False scores what is trained already and raises InputError where a cell is not. Raises InputError for
     everything that is at fault in the input, before anything is trained where it can be known, and when another
@@ -173,7 +173,7 @@ class _Experiment:
                 hear(more=False)
 
     def _submit(self, group: Group, pool: Pool) -> None:
-        """Place what the group's stages read and submit them: gene stages train while the patches are placed."""
+        """Place the data that the group's stages read, and submit them: gene stages train while patches are placed."""
         stages = group.stages()
         self._open.append(_Open(group, {stage.key for stage in stages}))
         if not stages:

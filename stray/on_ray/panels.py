@@ -43,7 +43,7 @@ def fit_panels(dataset: PairedDataset, cells: Sequence[Cell], say: Callable[[str
 
 
 def panel_notes(dataset: PairedDataset, cells: Sequence[Cell]) -> tuple[str, ...]:
-    """Return what the user must know of fitted panels, each once: their notes, and the held-out sections that measured
+    """Return the notes on fitted panels, each once: their notes, and the held-out sections that measured
     little of them and whose codes are scored.
 
     Raises InputError where such a section measured under a tenth of its panel.

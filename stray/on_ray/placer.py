@@ -46,7 +46,7 @@ class Placer:
         return self._patches
 
     def placed(self, stage: Stage, counts: Mapping[str, Refs]) -> Placed:
-        """Return what one stage reads, of the patches and of `counts`."""
+        """Return the data that one stage reads: patches and those of `counts`."""
         found = self.patches() if stage.needs_patches else Placed(self._dataset, run=self._run)
         if stage.needs_counts:
             key = stage.gene.panel().key

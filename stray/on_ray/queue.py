@@ -70,7 +70,7 @@ class StageQueue:
         return self._graph.unfinished
 
     async def join(self, slot: str) -> int:
-        """Return the number of a slot's new worker group; what the one before it ran is given back."""
+        """Return the number of a slot's new worker group; the stage of the group before it is given back."""
         self._give_back(slot, LOST)
         found = self._slots.setdefault(slot, _Slot())
         found.incarnation += 1
@@ -157,7 +157,7 @@ class StageQueue:
         await self._tell()
 
     async def lost(self, slot: str, reason: str) -> None:
-        """Give back what a slot ran, for a reason such as "lost its workers"; its worker group is answered no more."""
+        """Give back the stage of a slot, for a reason such as "lost its workers"; its group gets no further stage."""
         self._give_back(slot, reason)
         found = self._slots.get(slot)
         if found is None or not found.given:

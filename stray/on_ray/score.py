@@ -51,7 +51,7 @@ class Scorer:
     def __init__(
         self, recipe: Recipe, dataset: PairedDataset, tracking: Tracking, progress: Progress, root: str, *, again: bool
     ) -> None:
-        """again: score also what is scored already."""
+        """again: also score cells that have scores."""
         self._recipe, self._dataset, self._tracking, self._progress, self._root = (
             recipe,
             dataset,

@@ -188,8 +188,8 @@ which has others.
 
 
 class _Ends(tune.Callback):
-    """Withdraws what a trial still has in the queue when it ends, closes the run of one that was stopped, and keeps the
-    best so far on the parent run.
+    """Withdraws the stages that a trial still has in the queue when it ends, closes the run of a stopped trial, and
+    keeps the best score so far on the parent run.
     """
 
     def __init__(self, experiment: str) -> None:

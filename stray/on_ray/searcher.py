@@ -1,4 +1,4 @@
-"""A searcher of Ray Tune over an Optuna study in a store: every trial is told there as what it ended as.
+"""A searcher of Ray Tune over an Optuna study in a store, which records how every trial ended.
 
 Ray's own OptunaSearch leaves trials without a number running, tells trials that a scheduler stopped as complete, and
 proposes old points again when a search with a seed is continued.
@@ -75,7 +75,7 @@ class StudySearcher(Searcher):
             self.study.report(trial.number, float(result[self._judged]), int(result[EPOCH]))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Record what a trial ended as."""
+        """Record how a trial ended."""
         if (trial := self._find(trial_id)) is None:
             return
         found = result or {}

@@ -40,7 +40,7 @@ class Need:
     count: int = 1
 
     def lack(self, usage: Usage) -> str:
-        """Return what is missing and who holds it; empty where there is room."""
+        """Return the missing resources and the jobs that hold them; empty where there is room."""
         # Resources that this command already holds may be those that it requests.
         free = self._fits([node.free for node in usage.nodes])
         if free >= self.count or all(usage.own.get(name, 0.0) >= n * self.count for name, n in self.each.items()):

@@ -148,7 +148,7 @@ def _assign_dotted(here: Tree, node: Named, parts: list[str], value: Any) -> Pro
 
 
 RENAMED = {"trains": "trainable", "rate_share": "lr_multiplier"}
-"""Settings of earlier versions, and what they are called now."""
+"""Settings of earlier versions, with their present names."""
 
 
 def suggest(path: str, siblings: list[str]) -> str:

@@ -226,7 +226,7 @@ def p_text(delta: Delta | None) -> str:
 
 
 def cells_text(row: MethodRow) -> str:
-    """Return `2 folds x 3 seeds`, with what is missing."""
+    """Return `2 folds x 3 seeds`, with the cells that are missing."""
     folds, seeds = len(row.folds), len(row.seeds)
     text = f"{folds} fold{'s' * (folds != 1)} x {seeds} seed{'s' * (seeds != 1)}"
     return f"{text}, {len(row.missing)} missing" if row.missing else text

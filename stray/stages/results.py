@@ -46,7 +46,7 @@ def digest(*parts: Any) -> str:
 
 
 def result_key(*parts: Any) -> str:
-    """Return the digest of what a result is a function of, and of the version of stray's own results."""
+    """Return the digest of everything that a result is a function of, and of the version of stray's own results."""
     return digest(RESULTS, *parts)
 
 
@@ -65,7 +65,7 @@ class ResultFolder:
         return self._place(DONE) is not None and self.damage() is None
 
     def damage(self) -> str | None:
-        """Return what is wrong with a folder that was finished; None where it is whole, or was never finished.
+        """Return the fault of a folder that was finished; None where it is whole, or was never finished.
 
         A file's content is read once per process, as long as its size and time of change stay.
         """
@@ -107,7 +107,7 @@ class ResultFolder:
         return self.facts().get("kind") if self.is_done() else None
 
     def clear(self) -> None:
-        """Delete what is in it, the mark first: what is written next stands alone."""
+        """Delete its files, the mark of completion first."""
         filesystem, inner = storage.resolve(self.path)
         if self._place(DONE) is not None:
             filesystem.delete_file(f"{inner}/{DONE}")
@@ -208,7 +208,7 @@ class ResultFolder:
         return info if info.type == fs.FileType.File else None
 
     def _names(self) -> list[str]:
-        """Return the files of the folder but its mark and what a killed process left half-written."""
+        """Return the files of the folder, without its mark of completion and half-written files of a killed process."""
         filesystem, inner = storage.resolve(self.path)
         infos = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
         names = [info.base_name for info in infos if info.type == fs.FileType.File]

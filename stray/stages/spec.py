@@ -27,7 +27,7 @@ class Work:
     """Amount of computation of a stage, by which its time is estimated."""
 
     config: GeneConfig | ContrastiveConfig | None = None
-    """Settings of what is trained or embeds."""
+    """Settings of the stage's model."""
     spots: int = 0
     """Spots that train, or are fitted in one pass where `epochs` is 0."""
     epochs: int = 0
@@ -56,7 +56,7 @@ class GeneStage:
     rows: np.ndarray
     """Global rows of the training patients' spots with counts."""
     batch: np.ndarray
-    """The batch of each, by `gene.batch_key`: its patient, its section, or what a column of the sections says."""
+    """The batch of each, by `gene.batch_key`: its patient, its section, or a column of the sections."""
     label: np.ndarray
     """The class of each, empty where it is not known or may not train. scANVI learns from it; for other models it is
     only watched how far apart the codes keep the classes. Objects, like the batch: a class of a million spots is then
@@ -146,7 +146,7 @@ class GeneStage:
         return Panel.from_json(storage.read_bytes(self.panel_path).decode())
 
     def panel_damage(self) -> str | None:
-        """Return what is wrong with the panel's file; None where it is whole, or not there."""
+        """Return the fault of the panel's file; None where it is whole, or not there."""
         try:
             self.panel()
         except FileNotFoundError:

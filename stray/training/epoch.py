@@ -131,7 +131,7 @@ class EpochSoFar:
         return self._steps.check(steps, self._worker, last)
 
     def means(self) -> dict[str, float]:
-        """Return the means of what was summed, over all workers' items so far; every rank must call it."""
+        """Return the means of the metrics over all workers' items so far; every rank must call it."""
         return self._averages.reduce(self._worker.all_reduce)
 
     @property

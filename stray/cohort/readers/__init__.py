@@ -47,7 +47,7 @@ class Reader(Protocol):
     """The path (or the settings) that the source was made from, for messages."""
 
     def sections(self) -> tuple[SectionHandle, ...]:
-        """Return all sections, in a fixed order. Raises InputError when the source is not what it should be."""
+        """Return all sections, in a fixed order. Raises InputError for faults of the source."""
         ...
 
     def remarks(self) -> tuple[str, ...]:
